@@ -1,0 +1,57 @@
+"""A small network from a similarity matrix to logits of the interaction: prediction header and estimator."""
+
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+InteractionNetKind = Literal["none", "mlp", "cnn", "mlp_sa", "cnn_sa"]
+
+
+class InteractionNet(nn.Module):
+    """Predicts a number for every word-frame cell (HBI V2, Table V; the paper's is `cnn_sa`).
+
+    A cell-wise MLP or a 3x3 CNN, with or without one-head attention over all cells between its two layers.
+    `none` returns the similarity unchanged.
+    """
+
+    kind: InteractionNetKind = "cnn_sa"
+    num_features: int = 64
+
+    @nn.compact
+    def __call__(
+        self, similarity: Float[Array, "b t v"], mask: Bool[Array, "b t v"] | None = None
+    ) -> Float[Array, "b t v"]:
+        """Predicts in float32.
+
+        Args:
+          similarity: Token-by-token cosines, in [-1, 1].
+          mask: True at cells whose word and frame are both real. Other cells are as if outside the matrix:
+            they read as zero, are attended to by none and come out as zero.
+
+        Raises:
+          ValueError: If `kind` is not one of the five.
+        """
+        if self.kind not in get_args(InteractionNetKind):
+            raise ValueError(f"kind={self.kind!r}; use one of {', '.join(get_args(InteractionNetKind))}")
+        real = jnp.ones(similarity.shape, bool) if mask is None else mask
+        similarity = jnp.where(real, similarity.astype(jnp.float32), 0)
+        if self.kind == "none":
+            return similarity
+        b, t, v = similarity.shape
+        kernel = (3, 3) if self.kind.startswith("cnn") else (1, 1)
+        h = nn.relu(nn.Conv(self.num_features, kernel, name="conv_in")(similarity[..., None]))
+        h = jnp.where(real[..., None], h, 0)
+        if self.kind.endswith("_sa"):
+            cells, keys = h.reshape(b, t * v, -1), real.reshape(b, 1, 1, t * v)
+            query, key, value = (
+                nn.Dense(self.num_features, use_bias=False, name=name)(cells)[:, :, None]
+                for name in ("query", "key", "value")
+            )
+            # The published header does not scale its logits.
+            mixed = jax.nn.dot_product_attention(query, key, value, mask=keys, scale=1.0)
+            h = jnp.where(real[..., None], h + mixed.reshape(h.shape), 0)
+        out = nn.Conv(1, kernel, name="conv_out")(h)[..., 0]
+        return jnp.where(real, out, 0)

@@ -1,0 +1,142 @@
+"""Games on two sides of players: the payoff of the similarity game, and interactions by enumeration.
+
+Note that `enumerate` here is the enumeration of coalitions; inside this module the builtin is not available.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+INDICES = ("banzhaf", "shapley")
+MAX_PLAYERS = 20
+_COALITIONS_AT_ONCE = 8192
+
+Payoff = Callable[[Bool[Array, " t"], Bool[Array, " v"]], Float[Array, ""]]
+
+
+def check_index(index: str, join_probability: float) -> None:
+    """Raises ValueError unless the two name an interaction index."""
+    if index not in INDICES:
+        raise ValueError(f"index={index!r} is unknown; use one of {', '.join(INDICES)}.")
+    if not 0.0 < join_probability < 1.0:
+        raise ValueError(
+            f"join_probability={join_probability} is not strictly between 0 and 1; "
+            "use 0.5 for the Banzhaf interaction."
+        )
+    if index == "shapley" and join_probability != 0.5:
+        raise ValueError(
+            f"join_probability={join_probability} has no meaning with index='shapley', which averages over "
+            "all of them; leave it out, or use index='banzhaf'."
+        )
+
+
+def coalition_value(
+    similarity: Float[Array, "t v"],
+    text_logits: Float[Array, " t"],
+    video_logits: Float[Array, " v"],
+    text_in: Bool[Array, " t"],
+    video_in: Bool[Array, " v"],
+) -> Float[Array, ""]:
+    """Value of one coalition in the similarity game (HBI V2, Eq. 12 on a coalition).
+
+    A present token scores its best match among the present tokens of the other side; the scores are averaged
+    with softmax weights over the present tokens of their own side. Absent tokens take no part.
+
+    Args:
+      similarity: Cosine similarity, in [-1, 1]. One pair; `jax.vmap` for a batch.
+      text_logits: Unnormalised logits of the word weights (not yet softmaxed).
+      video_logits: The same for frames.
+      text_in: Words of the coalition; pass `mask & text_in` so that padding never plays.
+      video_in: Frames of the coalition.
+
+    Returns:
+      Scalar in the units of `similarity`; 0 where either side is empty.
+    """
+    text_best = _best_match(similarity, video_in)
+    video_best = _best_match(similarity.T, text_in)
+    text_score = jnp.sum(_coalition_weights(text_logits, text_in) * text_best)
+    video_score = jnp.sum(_coalition_weights(video_logits, video_in) * video_best)
+    return 0.5 * (text_score + video_score)
+
+
+def enumerate(
+    payoff: Payoff,
+    num_text: int,
+    num_video: int,
+    *,
+    index: str = "banzhaf",
+    join_probability: float = 0.5,
+) -> Float[Array, "t v"]:
+    """Interaction of every text-video pair of players, by evaluating all coalitions (HBI V2, Eq. 1).
+
+        I_ij = sum_C p(C) [payoff(C+i+j) - payoff(C+i) - payoff(C+j) + payoff(C)],   C without i and j
+
+    The oracle: exact for any payoff, and exponential in the number of players. For the similarity game
+    `hbi_jax.banzhaf.interaction` returns the same in closed form.
+
+    Args:
+      payoff: `payoff(text_in, video_in)`, the value of the coalition of the True players; traceable by JAX.
+      num_text: Number of text players.
+      num_video: Number of video players.
+      index: "banzhaf": each other player is in C independently with `join_probability`. "shapley": every size
+        of C is equally likely, and every C of one size (the Shapley interaction index).
+      join_probability: In (0, 1); 0.5 makes all coalitions equally likely, which is the Banzhaf interaction.
+
+    Returns:
+      The interactions, in the units and the dtype of the payoff.
+
+    Raises:
+      ValueError: No player on a side, more than `MAX_PLAYERS` in all, an unknown index, or a join probability
+        outside (0, 1).
+    """
+    check_index(index, join_probability)
+    num_players = num_text + num_video
+    if num_text < 1 or num_video < 1:
+        raise ValueError(f"num_text={num_text}, num_video={num_video}: give each side at least one player.")
+    if num_players > MAX_PLAYERS:
+        raise ValueError(
+            f"num_text + num_video = {num_players} players make 2^{num_players} coalitions, more than "
+            f"2^{MAX_PLAYERS}; use fewer players, or banzhaf.interaction, which has no such limit."
+        )
+    coalitions = jnp.asarray(np.indices((2,) * num_players, dtype=bool).reshape(num_players, -1).T)
+    text_in, video_in = coalitions[:, :num_text], coalitions[:, num_text:]
+    values = jax.lax.map(lambda sides: payoff(*sides), (text_in, video_in), batch_size=_COALITIONS_AT_ONCE)
+
+    probability = jnp.asarray(_coalition_probability(num_players - 2, index, join_probability), values.dtype)
+    size = jnp.sum(coalitions, axis=1)
+    total = jnp.zeros((num_text, num_video), values.dtype)
+    # One matrix product for each of the four terms: i in or out, j in or out. `others` is the size of C.
+    for i_in in (False, True):
+        for j_in in (False, True):
+            others = size - i_in - j_in
+            weight = jnp.where((others >= 0) & (others <= num_players - 2), probability[others], 0)
+            signed = (1 if i_in == j_in else -1) * weight * values
+            has_i = (text_in == i_in).astype(values.dtype)
+            has_j = (video_in == j_in).astype(values.dtype)
+            total += jnp.matmul(has_i.T, signed[:, None] * has_j, precision=jax.lax.Precision.HIGHEST)
+    return total
+
+
+def _coalition_probability(num_others: int, index: str, join_probability: float) -> list[float]:
+    """Probability of one coalition of the other players, by its size."""
+    sizes = range(num_others + 1)
+    if index == "shapley":
+        return [1 / ((num_others + 1) * math.comb(num_others, size)) for size in sizes]
+    return [join_probability**size * (1 - join_probability) ** (num_others - size) for size in sizes]
+
+
+def _best_match(similarity: Float[Array, "n m"], present: Bool[Array, " m"]) -> Float[Array, " n"]:
+    """Largest similarity of each row among the present columns; 0 where none is present."""
+    best = jnp.max(similarity, axis=1, where=present[None, :], initial=-jnp.inf)
+    return jnp.where(jnp.any(present), best, 0)
+
+
+def _coalition_weights(logits: Float[Array, " n"], present: Bool[Array, " n"]) -> Float[Array, " n"]:
+    """Softmax over the present tokens; 0 at absent ones, also where none is present."""
+    largest = jnp.max(logits, where=present, initial=jnp.finfo(logits.dtype).min)
+    unnormalised = jnp.where(present, jnp.exp(jnp.where(present, logits - largest, 0)), 0)
+    return unnormalised / jnp.where(jnp.any(present), jnp.sum(unnormalised), 1)

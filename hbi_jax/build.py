@@ -1,0 +1,155 @@
+"""From a configuration to objects: below this file nobody sees a ConfigDict."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from hbi_jax.config import ConfigError
+from hbi_jax.data import shapes
+from hbi_jax.data.datasets import Split, load_split
+from hbi_jax.data.source import Source
+from hbi_jax.data.text import Tokenizer
+from hbi_jax.models.clip import CLIPConfig
+from hbi_jax.models.hbi import HBI, HBIConfig, Level
+from hbi_jax.train.loop import LoopConfig
+from hbi_jax.train.objective import LossConfig
+from hbi_jax.train.optimizer import OptimizerConfig
+from hbi_jax.types import Batch
+
+
+def _plain(section: ConfigDict, **changes: object) -> dict:
+    """The section's fields, lists as tuples, some of them replaced."""
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}
+    return {**fields, **changes}
+
+
+def model(config: ConfigDict) -> HBI:
+    """The model of `config.model`."""
+    levels = tuple(Level(name, words or None, frames or None) for name, words, frames in config.model.levels)
+    return HBI(
+        HBIConfig(
+            **_plain(
+                config.model,
+                clip=CLIPConfig(**config.model.clip),
+                levels=levels,
+                dtype=jnp.dtype(config.model.dtype),
+            )
+        )
+    )
+
+
+def loss(config: ConfigDict) -> LossConfig:
+    """The weights of `config.loss`."""
+    return LossConfig(**config.loss)
+
+
+def optimizer(config: ConfigDict) -> OptimizerConfig:
+    """The rates of `config.optimizer`."""
+    return OptimizerConfig(**_plain(config.optimizer))
+
+
+def loop(config: ConfigDict, num_records: int) -> LoopConfig:
+    """When the loop does what, for a training split of `num_records` texts."""
+    train = config.train
+    num_steps = train.num_steps or max(1, round(train.num_epochs * num_records / train.batch_size))
+    return LoopConfig(num_steps, train.log_every, train.eval_every, train.checkpoint_every)
+
+
+def abstract_batch(config: ConfigDict) -> Batch:
+    """Shapes and dtypes of a global training batch."""
+    b, t, f, size = (
+        config.train.batch_size,
+        config.data.num_words,
+        config.data.num_frames,
+        config.model.clip.image_size,
+    )
+    shapes = Batch(
+        token_ids=((b, t), np.int32),
+        text_mask=((b, t), bool),
+        frames=((b, f, size, size, 3), np.uint8),
+        frame_mask=((b, f), bool),
+        video_index=((b,), np.int32),
+        record_index=((b,), np.int32),
+        example_mask=((b,), bool),
+    )
+    return Batch(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+
+
+def init_params(hbi: HBI, config: ConfigDict) -> PyTree:
+    """Freshly initialised parameters, a function of `config.seed` alone."""
+    shapes = abstract_batch(config)
+    # Parameters do not depend on the number of rows.
+    batch = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), shapes)
+    return hbi.init(jax.random.key(config.seed), batch)
+
+
+def folder(config: ConfigDict, field: str, workdir: str) -> pathlib.Path:
+    """The folder that `config.data.annotations` or `config.data.videos` names.
+
+    Raises:
+      ConfigError: If it is not set.
+    """
+    value = config.data[field]
+    if not value:
+        raise ConfigError(
+            f"config.data.{field} is not set: wanted the folder of the {field}; add --config.data.{field}=FOLDER"
+        )
+    return pathlib.Path(value.replace("{workdir}", workdir)).expanduser()
+
+
+def split(config: ConfigDict, name: str, workdir: str) -> Split:
+    """Reads the annotations of one split or gallery.
+
+    Raises:
+      ConfigError: If the folders are not set.
+      DataError: If the annotations are not what they should be.
+    """
+    return load_split(
+        config.data.dataset,
+        name,
+        annotations=folder(config, "annotations", workdir),
+        videos=folder(config, "videos", workdir),
+        train_list=config.data.train_list,
+        val_list=config.data.val_list,
+        num_val_videos=config.data.num_val_videos,
+        galleries=dict(config.data.galleries),
+    )
+
+
+def tokenizer(config: ConfigDict) -> Tokenizer:
+    """CLIP's tokenizer at the configured length."""
+    return Tokenizer(config.data.num_words)
+
+
+def source(config: ConfigDict, records: Split) -> Source:
+    """The rows of a split."""
+    return Source(
+        records,
+        tokenizer(config),
+        image_size=config.model.clip.image_size,
+        max_frames=config.data.num_frames,
+        frames_per_second=config.data.frames_per_second,
+        cache_gib=config.data.cache_gib,
+        max_unreadable_rate=config.data.max_unreadable_rate,
+    )
+
+
+def world(config: ConfigDict) -> shapes.WorldConfig:
+    """The embedded world of `config.data.world`.
+
+    Raises:
+      ConfigError: If it has no such field.
+      ShapesError: If a value is out of range.
+    """
+    known = {field.name for field in dataclasses.fields(shapes.WorldConfig)}
+    for name in config.data.world:
+        if name not in known:
+            raise ConfigError(
+                f"config.data.world.{name} is unknown: wanted one of {', '.join(sorted(known))}; correct it"
+            )
+    return shapes.WorldConfig(**_plain(config.data.world))

@@ -1,0 +1,290 @@
+"""Every field of a configuration, declared once, and the checks that run before any device work.
+
+A file in `configs/` starts from `default_config()` and changes what differs.
+"""
+
+import re
+
+from ml_collections import ConfigDict, config_dict
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot work: names the field, what it got, what is wanted and the remedy."""
+
+
+def default_config() -> ConfigDict:
+    """The defaults: ViT-B/32 with the three levels of HBI V2's paper."""
+    config = ConfigDict()
+
+    # What tables call the method.
+    config.name = "HBI"
+    # Seed of the initialisation and of the order of the training data.
+    config.seed = 0
+
+    config.model = ConfigDict()
+    config.model.clip = ConfigDict()
+    # Side of the square frames, in pixels; a multiple of patch_size.
+    config.model.clip.image_size = 224
+    config.model.clip.patch_size = 32
+    config.model.clip.vision_width = 768
+    config.model.clip.vision_layers = 12
+    config.model.clip.text_width = 512
+    config.model.clip.text_layers = 12
+    # Width of the joint space: of words, frames and everything after the towers.
+    config.model.clip.embed_features = 512
+    # Width of one attention head; divides the three widths above.
+    config.model.clip.head_features = 64
+    config.model.clip.vocab_size = 49408
+    # Longest text, in tokens, start and end token included.
+    config.model.clip.context_length = 77
+    # From fine to coarse: name, and how many words and frames are left (0: all those of the level before).
+    config.model.levels = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
+    # Layers of the temporal transformer over frames.
+    config.model.frame_layers = 4
+    # Rows of the frame position embedding, at least data.num_frames.
+    config.model.max_frames = 77
+    # Hidden width of the token-weight MLPs: 128 in HBI V2, twice the embedding in V1.
+    config.model.weight_features = 1024
+    # The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
+    config.model.pooled = False
+    # Attention heads of the token merge; divides clip.embed_features.
+    config.model.merge_heads = 8
+    # Prediction header: none, mlp, cnn, mlp_sa or cnn_sa (Table V).
+    config.model.header = "cnn_sa"
+    config.model.header_features = 64
+    # Recompute the towers' activations in the backward pass: less memory, about a third more computation.
+    config.model.remat = False
+    # Activations: float32 or bfloat16. Parameters, losses and interaction are float32 always.
+    config.model.dtype = "float32"
+
+    config.data = ConfigDict()
+    # Layout of the annotation files: msrvtt.
+    config.data.dataset = "msrvtt"
+    # Folders of the annotation files and of the video files. {workdir} stands for the work folder.
+    config.data.annotations = config_dict.placeholder(str)
+    config.data.videos = config_dict.placeholder(str)
+    # Name of an embedded world to render into the annotation folder first: shapes, or nothing.
+    config.data.render = ""
+    # What is rendered: fields of hbi_jax.data.shapes.WorldConfig. Empty: its defaults.
+    config.data.world = ConfigDict()
+    # File of the training video ids.
+    config.data.train_list = "MSRVTT_train.9k.csv"
+    # File of the validation video ids, or nothing: then num_val_videos are held out of the training list.
+    config.data.val_list = ""
+    config.data.num_val_videos = 0
+    # Text and video of the galleries that are evaluated at the end: name -> file. A file with a column
+    # `group` also gets its in-group accuracy.
+    config.data.galleries = ConfigDict({"test": "MSRVTT_JSFUSION_test.csv"})
+    # Words of a text, start and end token included; longer texts are cut.
+    config.data.num_words = 32
+    # Frames of a video at most, and how many a second are candidates.
+    config.data.num_frames = 12
+    config.data.frames_per_second = 1.0
+    # Share of a split's videos that may be unreadable, in 0..1; above it the run stops with their names.
+    config.data.max_unreadable_rate = 0.01
+    # Decoded clips kept in memory, in GiB, so that each is decoded once and not once an epoch; 0: none.
+    config.data.cache_gib = 0.0
+    # Processes that decode (0: threads of this one), and threads of each.
+    config.data.num_workers = 0
+    config.data.num_threads = 4
+
+    config.loss = ConfigDict()
+    # alpha of Eq. 14: weight of the interaction loss. 0: the interaction is not computed.
+    config.loss.interaction_weight = 1.0
+    # beta of Eq. 16: weight of the distillation from the first level to each other.
+    config.loss.distillation_weight = 1.0
+    # Where the interaction comes from: exact (closed form).
+    config.loss.teacher = "exact"
+    # Teacher logits are the interaction times this.
+    config.loss.interaction_scale = 1000.0
+    # Divides both similarities of the distillation; 1 is the paper's equation.
+    config.loss.distillation_temperature = 1.0
+    # Two captions of one video in a batch are not each other's negatives.
+    config.loss.mask_same_video = True
+
+    config.optimizer = ConfigDict()
+    # Peak learning rates of the new modules and of CLIP's towers.
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.clip_learning_rate = 1e-7
+    # Share of the steps that warm up linearly, in 0..1; then cosine to 0.
+    config.optimizer.warmup_rate = 0.1
+    # Decoupled decay; not on biases, norms, embeddings of position and class, and scalars.
+    config.optimizer.weight_decay = 0.2
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.98
+    config.optimizer.eps = 1e-6
+    # Global norm that gradients are clipped to.
+    config.optimizer.clip_norm = 1.0
+    # Regular expressions of parameter names that stay as they are, such as "vision_tower/patch_embedding".
+    config.optimizer.frozen = ()
+    # Upper bound of exp(logit_scale).
+    config.optimizer.max_logit_scale = 100.0
+
+    config.train = ConfigDict()
+    # Rows of the global batch; a multiple of the mesh's data axis.
+    config.train.batch_size = 128
+    # Length: steps, or (where num_steps is 0) epochs over the training texts.
+    config.train.num_steps = 0
+    config.train.num_epochs = 5
+    # Steps between two log rows, two validations, two checkpoints (0: no validation before the end).
+    config.train.log_every = 50
+    config.train.eval_every = 500
+    config.train.checkpoint_every = 500
+
+    config.eval = ConfigDict()
+    # Texts or videos encoded at a time, and videos of a similarity block.
+    config.eval.batch_size = 128
+    config.eval.video_block = 16
+    # How much each level's similarity counts; 0: the level is not computed.
+    config.eval.level_rates = (1.0, 0.0, 0.0)
+    # Metric of the validation that says which checkpoint is best.
+    config.eval.best_metric = "t2v/R@1"
+    # The report's table also gets the same model untrained, and mean-pooled features.
+    config.eval.baselines = True
+    # Test videos drawn with their interaction.
+    config.eval.num_pictures = 4
+
+    config.mesh = ConfigDict()
+    # Devices along the batch (-1: all that are left) and along the towers' widths.
+    config.mesh.data = -1
+    config.mesh.model = 1
+
+    return config
+
+
+# Integers and the least that each may be.
+_LEAST = {
+    "model.clip.image_size": 1,
+    "model.clip.patch_size": 1,
+    "model.clip.vision_width": 1,
+    "model.clip.vision_layers": 1,
+    "model.clip.text_width": 1,
+    "model.clip.text_layers": 1,
+    "model.clip.embed_features": 1,
+    "model.clip.head_features": 1,
+    "model.clip.vocab_size": 1,
+    "model.clip.context_length": 3,
+    "model.frame_layers": 0,
+    "model.weight_features": 1,
+    "model.merge_heads": 1,
+    "model.header_features": 1,
+    "data.num_val_videos": 0,
+    "data.num_workers": 0,
+    "data.num_threads": 1,
+    "train.batch_size": 2,
+    "train.num_steps": 0,
+    "train.num_epochs": 0,
+    "train.log_every": 1,
+    "train.eval_every": 0,
+    "train.checkpoint_every": 1,
+    "eval.batch_size": 1,
+    "eval.video_block": 1,
+    "eval.num_pictures": 0,
+    "mesh.model": 1,
+}
+
+# Positive numbers.
+_POSITIVE = (
+    "data.frames_per_second",
+    "loss.interaction_scale",
+    "loss.distillation_temperature",
+    "optimizer.clip_norm",
+    "optimizer.max_logit_scale",
+)
+
+# Shares.
+_RATES = ("data.max_unreadable_rate", "optimizer.warmup_rate")
+
+_CHOICES = {
+    "model.header": ("none", "mlp", "cnn", "mlp_sa", "cnn_sa"),
+    "model.dtype": ("float32", "bfloat16"),
+    "loss.teacher": ("exact",),
+    "data.dataset": ("msrvtt",),
+    "data.render": ("", "shapes"),
+}
+
+
+def _get(config: ConfigDict, field: str) -> object:
+    for part in field.split("."):
+        config = config[part]
+    return config
+
+
+def _wanted(condition: bool, field: str, got: object, wanted: str, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"config.{field}={got!r}: wanted {wanted}; {remedy}")
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field, alone and against the others.
+
+    Raises:
+      ConfigError: Names field, got, wanted and remedy, for the first field that cannot work.
+    """
+    for field, least in _LEAST.items():
+        got = _get(config, field)
+        _wanted(got >= least, field, got, f"{least} or more", "raise it")
+    for field in _POSITIVE:
+        got = _get(config, field)
+        _wanted(got > 0, field, got, "more than 0", "raise it")
+    for field in _RATES:
+        got = _get(config, field)
+        _wanted(0 <= got <= 1, field, got, "a share in 0..1", "write 0.01 for 1 %")
+    for field, choices in _CHOICES.items():
+        got = _get(config, field)
+        _wanted(got in choices, field, got, "one of " + ", ".join(map(repr, choices)), "choose one of them")
+
+    clip, model, data, train = config.model.clip, config.model, config.data, config.train
+    either = "change one of them"
+    sizes = f"a multiple of config.model.clip.patch_size={clip.patch_size}"
+    nearest = max(1, round(clip.image_size / clip.patch_size)) * clip.patch_size
+    _wanted(
+        clip.image_size % clip.patch_size == 0, "model.clip.image_size", clip.image_size, sizes, f"use {nearest}"
+    )
+    for name in ("vision_width", "text_width", "embed_features"):
+        heads = f"a multiple of config.model.clip.head_features={clip.head_features}"
+        _wanted(clip[name] % clip.head_features == 0, f"model.clip.{name}", clip[name], heads, either)
+    divisor = f"a divisor of config.model.clip.embed_features={clip.embed_features}"
+    _wanted(clip.embed_features % model.merge_heads == 0, "model.merge_heads", model.merge_heads, divisor, either)
+
+    words = f"3 to config.model.clip.context_length={clip.context_length}"
+    _wanted(3 <= data.num_words <= clip.context_length, "data.num_words", data.num_words, words, either)
+    frames = f"1 to config.model.max_frames={model.max_frames}"
+    _wanted(1 <= data.num_frames <= model.max_frames, "data.num_frames", data.num_frames, frames, either)
+    _validate_levels(config)
+
+    rates, names = tuple(config.eval.level_rates), [level[0] for level in model.levels]
+    wanted = f"one rate for each of the levels {names}, not all 0"
+    example = f"write for instance {(1.0,) + (0.0,) * (len(names) - 1)}"
+    _wanted(len(rates) == len(names) and any(rates), "eval.level_rates", rates, wanted, example)
+    _wanted(
+        train.num_steps > 0 or train.num_epochs > 0,
+        "train.num_epochs",
+        train.num_epochs,
+        "1 or more where config.train.num_steps is 0",
+        "raise one of them",
+    )
+    for pattern in config.optimizer.frozen:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"config.optimizer.frozen has {pattern!r}: wanted a regular expression ({error}); correct it"
+            ) from error
+
+
+def _validate_levels(config: ConfigDict) -> None:
+    """Every cluster count is at most the tokens of the level before; names are distinct."""
+    levels = config.model.levels
+    for row, level in enumerate(levels):
+        wanted = "(name, words, frames), a name and two counts"
+        _wanted(len(level) == 3, f"model.levels[{row}]", level, wanted, 'write for instance ("action", 16, 6)')
+    names = [level[0] for level in levels]
+    distinct = len(names) > 0 and len(set(names)) == len(names)
+    _wanted(distinct, "model.levels", names, "one or more distinct names", "rename them")
+    for side, column, tokens in (("words", 1, config.data.num_words), ("frames", 2, config.data.num_frames)):
+        for row, level in enumerate(levels):
+            count, wanted = level[column], f"at most the {tokens} {side} of the level before"
+            remedy = f"use a count <= {tokens} or raise config.data.num_{side}"
+            _wanted(0 <= count <= tokens, f"model.levels[{row}] ({level[0]}) {side}", count, wanted, remedy)
+            tokens = count or tokens

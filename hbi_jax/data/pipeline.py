@@ -1,0 +1,239 @@
+"""Batches of a split, by Grain: shuffled, shared out among processes, read ahead by threads or workers.
+
+What a global training batch holds depends on the split, the seed and the step alone, whatever the number of
+processes, workers and threads; so a run can be continued at any step, on other hardware.
+"""
+
+from collections.abc import Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Bool, Int, UInt8
+
+from hbi_jax.data.source import FILLING, Source
+from hbi_jax.types import Batch
+
+
+class TextBatch(NamedTuple):
+    """Texts of a gallery.
+
+    Attributes:
+      token_ids: CLIP token ids, zero at padding.
+      text_mask: True at real tokens, start and end token included.
+      record_index: Number of the text's record within its split; `FILLING` at filling.
+      example_mask: False at the filling of the last batch.
+    """
+
+    token_ids: Int[np.ndarray, "b t"]
+    text_mask: Bool[np.ndarray, "b t"]
+    record_index: Int[np.ndarray, " b"]
+    example_mask: Bool[np.ndarray, " b"]
+
+
+class VideoBatch(NamedTuple):
+    """Videos of a gallery.
+
+    Attributes:
+      frames: RGB in 0..255, resized and cropped; zero at padding.
+      frame_mask: True at real frames.
+      video_index: Position of the video in `Split.videos`; `FILLING` at filling.
+      example_mask: False at unreadable videos and at the filling of the last batch.
+    """
+
+    frames: UInt8[np.ndarray, "b f h w 3"]
+    frame_mask: Bool[np.ndarray, "b f"]
+    video_index: Int[np.ndarray, " b"]
+    example_mask: Bool[np.ndarray, " b"]
+
+
+_B = TypeVar("_B", Batch, VideoBatch)
+
+
+class Batches(Generic[_B]):
+    """An iterator of batches that reads ahead. Close it, or use it in a `with` statement, to stop it.
+
+    Every batch is checked for unreadable videos before it is handed out: `next` raises what
+    `Source.account` does.
+    """
+
+    def __init__(
+        self, rows: grain.MapDataset, source: Source, num_workers: int, num_threads: int, prefetch: int
+    ):
+        if num_workers > 0 and source.cache.capacity > 0:
+            raise ValueError(
+                f"num_workers: got {num_workers} with a cache of clips, wanted 0, because each worker would "
+                "fill a cache of its own; set num_workers or cache_gib to 0."
+            )
+        self._source = source
+        options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(prefetch, num_threads))
+        dataset = rows.to_iter_dataset(options)
+        if num_workers > 0:
+            if not flags.FLAGS.is_parsed():
+                # Grain hands its debugging flags to its workers; a program without absl never parses them.
+                flags.FLAGS.mark_as_parsed()
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        self._iterator = iter(dataset)
+
+    def __iter__(self) -> "Batches[_B]":
+        return self
+
+    def __next__(self) -> _B:
+        batch = next(self._iterator)
+        masked = ~np.asarray(batch.example_mask) & (batch.video_index != FILLING)
+        self._source.account(batch.video_index[masked])
+        return batch
+
+    def close(self) -> None:
+        """Stops the threads and worker processes."""
+        self._iterator.close()
+
+    def __enter__(self) -> "Batches[_B]":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def train_batches(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    prefetch: int = 4,
+) -> Batches[Batch]:
+    """Endless training batches: a new order of all records every epoch, batches running on across epochs.
+
+    Rows of unreadable videos have `example_mask` False, keep their indices, and are zero otherwise.
+
+    Args:
+      source: The records.
+      batch_size: Rows of the global batch.
+      seed: Sets the order of the records, in [0, 2**32).
+      start_step: The step whose batch comes first.
+      process_index: Which of the processes this is; it gets the rows of that part of the global batch.
+      process_count: How many processes share a batch.
+      num_workers: Worker processes that decode; 0 decodes in this process.
+      num_threads: Batches that each (worker) process decodes at once; 0 decodes only when asked.
+      prefetch: Batches that each (worker) process holds ready, at least `num_threads`.
+
+    Returns:
+      An iterator to be closed after use.
+
+    Raises:
+      ValueError: If the batch has more rows than the split has records, if the processes cannot share it
+        evenly, or if the seed or the first step is out of range.
+    """
+    num_records = len(source.split.records)
+    if not 0 < batch_size <= num_records:
+        raise ValueError(
+            f"batch_size: got {batch_size}, wanted 1 to {num_records}, the records of split "
+            f"{source.split.name!r}; lower it or use more data."
+        )
+    if start_step < 0 or not 0 <= seed < 2**32:
+        raise ValueError(
+            f"start_step: got {start_step}, wanted >= 0; seed: got {seed}, wanted 0 <= seed < 2**32."
+        )
+    mine = _rows_of_process(batch_size, process_index, process_count)
+    # Indices are batched, cut to this process and skipped to the first step before anything is decoded.
+    records = grain.MapDataset.range(num_records).seed(seed).shuffle().repeat()
+    records = records.batch(batch_size, drop_remainder=True, batch_fn=np.asarray)[start_step:]
+    rows = records.map(lambda index: _matched_rows(source, index[mine].astype(np.int32)))
+    return Batches(rows, source, num_workers, num_threads, prefetch)
+
+
+def text_batches(
+    source: Source, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> Iterator[TextBatch]:
+    """The texts of all records, once and in order; the last batch is filled up.
+
+    Args:
+      source: The records.
+      batch_size: Rows of the global batch.
+      process_index: Which of the processes this is.
+      process_count: How many processes share a batch.
+
+    Yields:
+      This process's rows of each global batch.
+
+    Raises:
+      ValueError: If the processes cannot share a batch evenly.
+    """
+    index = _gallery_index(len(source.split.records), batch_size, process_index, process_count)
+    return (TextBatch(*source.text_rows(record), record, record != FILLING) for record in index)
+
+
+def video_batches(
+    source: Source,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    prefetch: int = 4,
+) -> Batches[VideoBatch]:
+    """The distinct videos of all records, once, in the order of `Split.videos`; the last batch is filled up.
+
+    Args:
+      source: The records.
+      batch_size: Rows of the global batch.
+      process_index: Which of the processes this is.
+      process_count: How many processes share a batch.
+      num_workers: Worker processes that decode; 0 decodes in this process.
+      num_threads: Batches that each (worker) process decodes at once; 0 decodes only when asked.
+      prefetch: Batches that each (worker) process holds ready, at least `num_threads`.
+
+    Returns:
+      An iterator of this process's rows of each global batch, to be closed after use.
+
+    Raises:
+      ValueError: If the processes cannot share a batch evenly.
+    """
+
+    def rows(index: Int[np.ndarray, " b"]) -> VideoBatch:
+        frames, frame_mask, readable = source.video_rows(index)
+        return VideoBatch(frames, frame_mask, index, readable)
+
+    index = _gallery_index(source.split.num_videos, batch_size, process_index, process_count)
+    return Batches(grain.MapDataset.source(index).map(rows), source, num_workers, num_threads, prefetch)
+
+
+def _matched_rows(source: Source, record_index: Int[np.ndarray, " b"]) -> Batch:
+    token_ids, text_mask = source.text_rows(record_index)
+    video_index = source.split.video_index[record_index]
+    frames, frame_mask, readable = source.video_rows(video_index)
+    return Batch(
+        token_ids=np.where(readable[:, None], token_ids, 0),
+        text_mask=text_mask & readable[:, None],
+        frames=frames,
+        frame_mask=frame_mask,
+        video_index=video_index,
+        record_index=record_index,
+        example_mask=readable,
+    )
+
+
+def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index: got {process_index}, wanted 0 to {process_count - 1}.")
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size: got {batch_size}, wanted a multiple of the {process_count} processes; change it."
+        )
+    share = batch_size // process_count
+    return slice(process_index * share, (process_index + 1) * share)
+
+
+def _gallery_index(
+    num_items: int, batch_size: int, process_index: int, process_count: int
+) -> list[Int[np.ndarray, " b"]]:
+    """For each batch, the numbers of this process's items; `FILLING` after the last item."""
+    mine = _rows_of_process(batch_size, process_index, process_count)
+    index = np.full(-(-num_items // batch_size) * batch_size, FILLING, np.int32)
+    index[:num_items] = np.arange(num_items)
+    return [batch[mine] for batch in index.reshape(-1, batch_size)]

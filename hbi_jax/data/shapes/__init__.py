@@ -1,0 +1,34 @@
+"""Moving shapes: a rendered world of short videos with captions, questions and complete ground truth.
+
+    from hbi_jax.data import shapes
+    shapes.generate("world")                     # mp4 files and annotations in MSR-VTT's layout
+    truth = shapes.load_ground_truth("world")    # which frames and which box each word speaks of
+
+docs/shapes.md describes the world and its files. Nothing here imports JAX.
+"""
+
+from hbi_jax.data.shapes.config import ShapesError, WorldConfig
+from hbi_jax.data.shapes.contact_sheet import preview
+from hbi_jax.data.shapes.entities import ACTIONS, COLORS, SHAPES, SIZES, Entity, Event
+from hbi_jax.data.shapes.generator import Summary, generate
+from hbi_jax.data.shapes.grammar import Word, canonical_sentence, parse_caption
+from hbi_jax.data.shapes.truth import GroundTruth, load_ground_truth
+
+__all__ = [
+    "ACTIONS",
+    "COLORS",
+    "SHAPES",
+    "SIZES",
+    "Entity",
+    "Event",
+    "GroundTruth",
+    "ShapesError",
+    "Summary",
+    "Word",
+    "WorldConfig",
+    "canonical_sentence",
+    "generate",
+    "load_ground_truth",
+    "parse_caption",
+    "preview",
+]

@@ -1,0 +1,72 @@
+"""Commands: `python -m hbi_jax.data.shapes generate FOLDER` and `... preview [FOLDER] --out sheet.png`."""
+
+import argparse
+import dataclasses
+import sys
+
+from hbi_jax.data.shapes import ShapesError, WorldConfig, generate, preview
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code, 1 for an error that a message on stderr explains."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "generate":
+            _generate(options)
+        else:
+            path = preview(options.folder, options.out, options.num_videos, options.boxes)
+            print(f"saved {path}")
+    except ShapesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> None:
+    fields = dataclasses.fields(WorldConfig)
+    config = WorldConfig(**{field.name: getattr(options, field.name) for field in fields})
+    summary = generate(options.folder, config, options.num_workers)
+    what = "already there" if summary.already_there else f"{summary.num_rendered} rendered now"
+    print(f"{summary.folder}: {summary.num_videos} videos ({what}), {summary.seconds:.1f} s")
+
+
+def _parser() -> argparse.ArgumentParser:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m hbi_jax.data.shapes",
+        description="Moving shapes: rendered videos with captions, questions and ground truth.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    generation = commands.add_parser(
+        "generate",
+        formatter_class=formatter,
+        help="render a world into a folder, or what is missing of it",
+        description="Renders videos and annotation files in MSR-VTT's layout. Started again it goes on where "
+        "it stopped; a folder with other settings is refused.",
+    )
+    generation.add_argument("folder", help="where the world goes; made if absent")
+    generation.add_argument(
+        "--num_workers", type=int, default=None, help="processes that render; None is one for each core"
+    )
+    for field in dataclasses.fields(WorldConfig):
+        generation.add_argument(
+            f"--{field.name}", type=type(field.default), default=field.default, help=field.metadata["help"]
+        )
+    sheet = commands.add_parser(
+        "preview",
+        formatter_class=formatter,
+        help="save a picture of some videos with their captions",
+        description="Saves a contact sheet: a row of frames a video with its caption, near-twins together.",
+    )
+    sheet.add_argument("folder", nargs="?", default=None, help="a finished world; None renders a few videos")
+    sheet.add_argument("--out", default="shapes.png", help="the picture; its ending chooses the format")
+    sheet.add_argument("--num_videos", type=int, default=12, help="rows; from 8 on, half of them near-twins")
+    sheet.add_argument("--boxes", action="store_true", help="draw the ground-truth boxes")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

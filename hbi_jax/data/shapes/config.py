@@ -1,0 +1,84 @@
+"""What a world of moving shapes is made of, declared once, and the one error its functions raise."""
+
+import dataclasses
+from typing import Any
+
+
+class ShapesError(ValueError):
+    """A world that cannot be made or read as asked; the message names field, got, wanted and remedy."""
+
+
+def _setting(default: Any, help_text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help_text})
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """Every setting of a world; what each means stands beside it and in `generate --help`.
+
+    Two equal configurations give byte-equal folders, whatever the number of processes.
+
+    Raises:
+      ShapesError: A value out of its range, or more held-out videos than the grammar has events for.
+    """
+
+    num_train: int = _setting(4000, "training videos")
+    num_val: int = _setting(200, "validation videos")
+    num_test: int = _setting(256, "test videos; no two show the same events")
+    num_twin_groups: int = _setting(50, "groups of four near-twins that share entities (the twin gallery)")
+    captions_per_video: int = _setting(5, "paraphrases a video, 1 to 8; the first one mentions everything")
+    two_event_share: float = _setting(0.6, "share of videos with two events, 0 to 1; the rest show one")
+    near_twin_share: float = _setting(
+        0.5, "share of training videos drawn as groups of near-twins, 0 to 1; the rest are independent"
+    )
+    distractor_share: float = _setting(0.5, "share of videos with one more shape that does nothing, 0 to 1")
+    image_size: int = _setting(64, "height and width in pixels; even, 32 to 512")
+    num_frames: int = _setting(24, "frames a video, 16 to 480")
+    fps: int = _setting(8, "frames a second, 1 to 60")
+    crf: int = _setting(18, "H.264 quality, 0 (best) to 40")
+    gop: int = _setting(8, "frames between key frames, at least 1")
+    seed: int = _setting(0, "everything drawn at random follows from it; not negative")
+
+    def __post_init__(self):
+        ranges = {
+            "num_train": (0, 1_000_000),
+            "num_val": (0, 100_000),
+            "num_test": (0, 100_000),
+            "num_twin_groups": (0, 100_000),
+            "captions_per_video": (1, 8),
+            "two_event_share": (0.0, 1.0),
+            "near_twin_share": (0.0, 1.0),
+            "distractor_share": (0.0, 1.0),
+            "image_size": (32, 512),
+            "num_frames": (16, 480),
+            "fps": (1, 60),
+            "crf": (0, 40),
+            "gop": (1, 1000),
+            "seed": (0, 2**63 - 1),
+        }
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            wanted = int if isinstance(low, int) else (int, float)
+            if isinstance(value, bool) or not isinstance(value, wanted):
+                kind = "whole number" if wanted is int else "number"
+                raise ShapesError(
+                    f"WorldConfig.{name}={value!r} is no {kind}; give one from {low} to {high}."
+                )
+            if not low <= value <= high:
+                raise ShapesError(
+                    f"WorldConfig.{name}={value} is out of range; choose a value from {low} to {high}."
+                )
+        if self.image_size % 2:
+            raise ShapesError(
+                f"WorldConfig.image_size={self.image_size} is odd; H.264 with halved colour planes needs an "
+                f"even size, such as {self.image_size + 1}."
+            )
+        if self.num_videos == 0:
+            raise ShapesError(
+                "WorldConfig asks for no video at all; raise num_train, num_val, num_test or num_twin_groups."
+            )
+
+    @property
+    def num_videos(self) -> int:
+        """Videos of all splits together."""
+        return self.num_train + self.num_val + self.num_test + 4 * self.num_twin_groups

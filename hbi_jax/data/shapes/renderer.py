@@ -1,0 +1,163 @@
+"""Draws scenes: frames as arrays, and the exact box of everything in them."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageChops, ImageDraw
+
+from hbi_jax.data.shapes.entities import COLORS
+from hbi_jax.data.shapes.scenes import NUM_BACKGROUNDS, Pose, Scene
+
+BACKGROUNDS = ((58, 62, 72), (78, 72, 66), (60, 76, 68), (88, 88, 94), (72, 62, 80))
+assert len(BACKGROUNDS) == NUM_BACKGROUNDS
+_SUPERSAMPLING = 4
+_RING_HOLE = 0.5  # inner diameter of a ring, as a share of the outer
+# A bar from the centre upwards makes every rotation visible; it stays inside, only the ring is cut by it.
+_HAND_WIDTH = 0.15
+_HAND_LENGTH, _RING_HAND_LENGTH = 0.32, 0.6
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def _star() -> tuple[tuple[float, float], ...]:
+    corners = []
+    for number in range(10):
+        radius, angle = (0.5, 0.22)[number % 2], math.pi * number / 5
+        corners.append((radius * math.sin(angle), -radius * math.cos(angle)))
+    return tuple(corners)
+
+
+# Corners around the centre for a diameter of 1; None for what is drawn with arcs. scenes.Actor.reach counts
+# on every corner being inside the unit square, and so within sqrt(1/2) of the centre however it turns.
+OUTLINES: dict[str, tuple[tuple[float, float], ...] | None] = {
+    "circle": None,
+    "ring": None,
+    "square": ((-0.46, -0.46), (0.46, -0.46), (0.46, 0.46), (-0.46, 0.46)),
+    "triangle": ((0.0, -0.5), (0.5, 0.42), (-0.5, 0.42)),
+    "star": _star(),
+    "cross": tuple(
+        (x, y)
+        for x, y in (
+            (-0.17, -0.5),
+            (0.17, -0.5),
+            (0.17, -0.17),
+            (0.5, -0.17),
+            (0.5, 0.17),
+            (0.17, 0.17),
+            (0.17, 0.5),
+            (-0.17, 0.5),
+            (-0.17, 0.17),
+            (-0.5, 0.17),
+            (-0.5, -0.17),
+            (-0.17, -0.17),
+        )
+    ),
+}
+
+
+def render(scene: Scene, size: int) -> UInt8[np.ndarray, "f size size 3"]:
+    """Draws every frame of a scene.
+
+    Args:
+      scene: What to draw.
+      size: Height and width in pixels.
+
+    Returns:
+      RGB frames, 0..255, antialiased.
+    """
+    frames = np.empty((scene.num_frames, size, size, 3), np.uint8)
+    sprites: dict[tuple[str, Pose], tuple[Image.Image, Image.Image]] = {}  # things at rest are drawn once
+    for number in range(scene.num_frames):
+        image = Image.new("RGB", (size, size), BACKGROUNDS[scene.background])
+        for actor in scene.actors:
+            pose = actor.pose(number, scene.fps)
+            if not pose.visible:
+                continue
+            key = (actor.entity.shape, pose)
+            if key not in sprites:
+                sprites[key] = _draw_sprite(actor.entity.shape, pose, size)
+            body, hand = sprites[key]
+            color = COLORS[actor.entity.color]
+            corner = _corner(pose, size)
+            image.paste(color, corner, body)
+            image.paste(_hand_color(color), corner, hand)
+        frames[number] = image
+    return frames
+
+
+def pose_box(shape: str, pose: Pose) -> tuple[float, float, float, float]:
+    """The smallest box around a shape: x0, y0, x1, y1 in shares of the side, whether seen or not."""
+    outline = OUTLINES[shape]
+    if outline is None:
+        radius = pose.diameter / 2
+        return pose.x - radius, pose.y - radius, pose.x + radius, pose.y + radius
+    xs, ys = zip(*_turned(outline, pose.angle), strict=True)
+    return (
+        pose.x + pose.diameter * min(xs),
+        pose.y + pose.diameter * min(ys),
+        pose.x + pose.diameter * max(xs),
+        pose.y + pose.diameter * max(ys),
+    )
+
+
+def scene_boxes(scene: Scene) -> Float[np.ndarray, "actors f 4"]:
+    """Boxes of every actor at every frame, as `pose_box` gives them."""
+    return np.asarray(
+        [
+            [pose_box(actor.entity.shape, actor.pose(f, scene.fps)) for f in range(scene.num_frames)]
+            for actor in scene.actors
+        ],
+        np.float64,
+    )
+
+
+def _turned(outline, angle: float) -> list[tuple[float, float]]:
+    cos, sin = math.cos(angle), math.sin(angle)
+    return [(x * cos - y * sin, x * sin + y * cos) for x, y in outline]
+
+
+def _hand_color(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    luma = sum(weight * channel for weight, channel in zip(_LUMA, color, strict=True))
+    return (16, 16, 20) if luma > 105 else (250, 250, 250)
+
+
+def _half(pose: Pose, size: int) -> int:
+    """Half the width of the canvas of a sprite, in pixels, with room for any rotation and one pixel more."""
+    return math.ceil(pose.diameter * size * math.sqrt(0.5)) + 2
+
+
+def _corner(pose: Pose, size: int) -> tuple[int, int]:
+    half = _half(pose, size)
+    return math.floor(pose.x * size) - half, math.floor(pose.y * size) - half
+
+
+def _draw_sprite(shape: str, pose: Pose, size: int) -> tuple[Image.Image, Image.Image]:
+    """Coverage, 0..255, of the shape and of its hand on a small canvas around it."""
+    width = 2 * _half(pose, size) * _SUPERSAMPLING
+    left, top = _corner(pose, size)
+    center = ((pose.x * size - left) * _SUPERSAMPLING, (pose.y * size - top) * _SUPERSAMPLING)
+    scale = pose.diameter * size * _SUPERSAMPLING
+
+    def points(outline) -> list[tuple[float, float]]:
+        # Half a sample back: PIL counts from the middle of a sample, boxes from its edge.
+        turned = _turned(outline, pose.angle)
+        return [(center[0] + scale * x - 0.5, center[1] + scale * y - 0.5) for x, y in turned]
+
+    body = Image.new("L", (width, width))
+    draw = ImageDraw.Draw(body)
+    outline = OUTLINES[shape]
+    if outline is None:
+        draw.ellipse(_circle(center, scale / 2), fill=255)
+        if shape == "ring":
+            draw.ellipse(_circle(center, scale / 2 * _RING_HOLE), fill=0)
+    else:
+        draw.polygon(points(outline), fill=255)
+    hand = Image.new("L", (width, width))
+    w, tip = _HAND_WIDTH / 2, -(_RING_HAND_LENGTH if shape == "ring" else _HAND_LENGTH)
+    ImageDraw.Draw(hand).polygon(points(((-w, tip), (w, tip), (w, w), (-w, w))), fill=255)
+    hand = ImageChops.darker(hand, body)
+    return body.reduce(_SUPERSAMPLING), hand.reduce(_SUPERSAMPLING)
+
+
+def _circle(center: tuple[float, float], radius: float) -> tuple[float, float, float, float]:
+    return (center[0] - radius, center[1] - radius, center[0] + radius - 1, center[1] + radius - 1)

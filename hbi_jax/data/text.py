@@ -1,0 +1,116 @@
+"""CLIP's tokenizer, without network: the byte-pair table travels with the package."""
+
+import functools
+import gzip
+import html
+import importlib.resources
+import re
+from collections.abc import Sequence
+
+import ftfy
+import numpy as np
+import tokenizers
+from jaxtyping import Bool, Int
+
+START, END = 49406, 49407
+_VOCABULARY = "assets/bpe_simple_vocab_16e6.txt.gz"
+# Contractions, runs of letters, single digits, runs of anything else. CLIP's own pattern also turns a literal
+# "<|endoftext|>" of a caption into the control token, which would end the sentence there; here it stays text.
+_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class Tokenizer:
+    """Turns captions into CLIP's token ids, all of the same length.
+
+    A row is the start token, the caption's tokens, the end token, and zeros. What does not fit is cut
+    before the end token, which is always there.
+    """
+
+    def __init__(self, num_words: int):
+        """Makes a tokenizer.
+
+        Args:
+          num_words: Length of a row, start and end token included.
+
+        Raises:
+          ValueError: If `num_words` leaves no room for a word.
+        """
+        if num_words < 3:
+            raise ValueError(f"num_words: got {num_words}, wanted at least 3 (start, one word, end).")
+        self.num_words = num_words
+
+    def encode(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
+        """Token ids and mask of each text.
+
+        Args:
+          texts: Captions; `clean` is applied to them here.
+
+        Returns:
+          token_ids: int32, zero at padding.
+          mask: True at the start token, the words and the end token.
+        """
+        token_ids = np.zeros((len(texts), self.num_words), np.int32)
+        mask = np.zeros((len(texts), self.num_words), bool)
+        for row, words in enumerate(_words(texts)):
+            ids = [START, *words[: self.num_words - 2], END]
+            token_ids[row, : len(ids)] = ids
+            mask[row, : len(ids)] = True
+        return token_ids, mask
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        """How many of the texts do not fit into a row and lose their last words."""
+        return sum(len(words) > self.num_words - 2 for words in _words(texts))
+
+    def decode(self, token_ids: Sequence[int] | Int[np.ndarray, " t"]) -> str:
+        """The cleaned text that a row of ids stands for, up to the first end token."""
+        ids = [int(token_id) for token_id in token_ids]
+        ids = ids[: ids.index(END)] if END in ids else ids
+        text = _byte_pairs().decode([token_id for token_id in ids if token_id != START])
+        return text.replace("</w>", " ").strip()
+
+
+def clean(text: str) -> str:
+    """A caption as CLIP's tokenizer sees it: encoding repaired, HTML resolved, one line of lower case."""
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", text).strip().lower()
+
+
+def _words(texts: Sequence[str]) -> list[list[int]]:
+    encodings = _byte_pairs().encode_batch([clean(text) for text in texts], add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
+
+
+@functools.cache
+def _byte_pairs() -> tokenizers.Tokenizer:
+    """The byte-pair encoder, built from CLIP's table of merges.
+
+    Ids are positions in: the 256 bytes, the same ending a word, every merge joined, start, end.
+    """
+    table = (importlib.resources.files("hbi_jax.data") / _VOCABULARY).read_bytes()
+    lines = gzip.decompress(table).decode("utf-8").split("\n")
+    symbols = _byte_symbols()
+    num_merges = START - 2 * len(symbols)
+    merges = [tuple(line.split()) for line in lines[1 : num_merges + 1]]
+    vocabulary = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(pair) for pair in merges)]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    encoder = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            vocab={token: number for number, token in enumerate(vocabulary)},
+            merges=merges,
+            end_of_word_suffix="</w>",
+        )
+    )
+    encoder.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(_WORD), behavior="removed", invert=True),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    encoder.decoder = tokenizers.decoders.ByteLevel()
+    return encoder
+
+
+def _byte_symbols() -> list[str]:
+    """A printable character for each byte, in the order of CLIP's vocabulary (printable first)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
+    return [chr(code) for code in printable] + [chr(256 + n) for n in range(256 - len(printable))]

@@ -1,0 +1,1 @@
+"""Evaluators, one a task, and the report that they share."""

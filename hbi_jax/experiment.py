@@ -1,0 +1,383 @@
+"""A run from its configuration: prepare, train or go on, evaluate, report."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import shlex
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Int, PyTree
+from ml_collections import ConfigDict
+
+from hbi_jax import __version__, build
+from hbi_jax.config import ConfigError, validate
+from hbi_jax.data import shapes
+from hbi_jax.data.pipeline import Batches, train_batches
+from hbi_jax.data.source import Source
+from hbi_jax.data.video import sample_indices
+from hbi_jax.evaluate import report as reports
+from hbi_jax.evaluate.pictures import WordTruth, draw_interactions
+from hbi_jax.evaluate.retrieval import RetrievalEvaluator, gallery_metrics
+from hbi_jax.metrics import chance_metrics, group_chance
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel import DATA_AXIS, abstract_params, make_mesh, put_batch
+from hbi_jax.train import loop
+from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
+from hbi_jax.train.objective import retrieval_loss
+from hbi_jax.train.optimizer import make_optimizer, warmup_cosine
+from hbi_jax.train.state import abstract_state, init_state, state_shardings
+from hbi_jax.train.step import make_train_step
+from hbi_jax.train.writers import ConsoleWriter, JsonlWriter, MultiWriter, TensorBoardWriter
+from hbi_jax.types import Batch
+from hbi_jax.visualize.curves import plot_training
+
+PROTOCOL = (
+    "A rank is 1 + the number of better candidates + the number of equal ones: ties count against the method.",
+    "Rsum is the sum of R@1, R@5 and R@10 of both directions.",
+    "In-group accuracy: how often the right video beats the near-twins of its group, which share its entities.",
+)
+
+# What may change between the first start of a run and the next: nothing of it changes what is learnt.
+FREE_FIELDS = ("data.num_workers", "data.num_threads", "data.cache_gib", "train.log_every", "eval", "mesh")
+
+
+class Setup(NamedTuple):
+    """What training and evaluation both start from."""
+
+    config: ConfigDict
+    workdir: epath.Path
+    mesh: Mesh
+    model: HBI
+    evaluator: RetrievalEvaluator
+
+    def init_params(self) -> PyTree:
+        """Fresh parameters."""
+        return build.init_params(self.model, self.config)
+
+    def source(self, split: str) -> Source:
+        """The rows of a split or gallery."""
+        return build.source(self.config, build.split(self.config, split, str(self.workdir)))
+
+
+def prepare(config: ConfigDict, workdir: str) -> Setup:
+    """Checks the configuration and the work folder, renders the embedded world, builds the model.
+
+    Raises:
+      ConfigError: If a field cannot work or the work folder cannot be written.
+      ShapesError: If the world cannot be rendered.
+    """
+    validate(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.model)
+    rows = mesh.shape[DATA_AXIS]
+    if config.train.batch_size % rows:
+        raise ConfigError(
+            f"config.train.batch_size={config.train.batch_size}: wanted a multiple of the {rows} devices along "
+            f"the mesh's data axis; use {-(-config.train.batch_size // rows) * rows}"
+        )
+    folder = epath.Path(workdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{jax.process_index()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir}: wanted a folder that can be written ({error}); choose another"
+        ) from error
+    if config.data.render == "shapes" and jax.process_index() == 0:
+        shapes.generate(build.folder(config, "annotations", workdir), build.world(config))
+    model = build.model(config)
+    evaluator = RetrievalEvaluator(
+        model, mesh, config.eval.batch_size, config.eval.video_block, tuple(config.eval.level_rates)
+    )
+    return Setup(config, folder, mesh, model, evaluator)
+
+
+def train(setup: Setup) -> None:
+    """Trains, or goes on from the work folder's last checkpoint; says so where nothing is left to do.
+
+    Writes `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `training.json`.
+
+    Raises:
+      ConfigError: If the work folder belongs to another configuration.
+      DataError: If the data is not what it should be.
+      CheckpointError: If a checkpoint cannot be read or written.
+      NonFiniteError: If the loss is no number.
+      PreemptedError: If a signal asked to stop; everything is saved.
+    """
+    config = setup.config
+    _claim_workdir(setup)
+    source = setup.source("train")
+    validation = setup.source("val") if config.data.val_list or config.data.num_val_videos else None
+    loop_config = build.loop(config, len(source.split.records))
+    optimizer_config = build.optimizer(config)
+    tx = make_optimizer(optimizer_config, jax.eval_shape(setup.init_params), loop_config.num_steps)
+    abstract = abstract_state(setup.init_params, tx, setup.mesh)
+
+    def validate_params(params: PyTree) -> dict[str, float]:
+        if validation is None:
+            return {}
+        gallery = setup.evaluator.encode(params, validation, config.data.num_threads)
+        return _flat(gallery_metrics(setup.evaluator.similarity(gallery), gallery))
+
+    def schedule(peak: float):
+        return warmup_cosine(peak, loop_config.num_steps, optimizer_config.warmup_rate)
+
+    with contextlib.ExitStack() as stack:
+        folder = str(setup.workdir / "checkpoints")
+        checkpoints = stack.enter_context(Checkpoints(folder, config.eval.best_metric))
+        start = checkpoints.latest_step() or 0
+        if start >= loop_config.num_steps:
+            logging.info("%s has all its %d steps already: only evaluating it", setup.workdir, start)
+            return
+        state = checkpoints.restore(abstract, start) if start else init_state(setup.init_params, tx, setup.mesh)
+        parameter_overview.log_parameter_overview(state.params["params"], msg="parameters")
+
+        begun = time.perf_counter()
+        loss_fn = functools.partial(retrieval_loss, setup.model, build.loss(config))
+        step_fn = make_train_step(loss_fn, tx, setup.mesh, state_shardings(abstract))
+        compiled = step_fn.lower(abstract, build.abstract_batch(config)).compile()
+        compile_seconds = time.perf_counter() - begun
+        clips_per_second = _measure_pipeline(setup)
+        logging.info(
+            "step compiled in %.1f s; the input pipeline alone delivers %.0f clips/s; %s step %d of %d",
+            compile_seconds,
+            clips_per_second,
+            "going on from" if start else "starting at",
+            start,
+            loop_config.num_steps,
+        )
+        job = loop.Job(
+            step_fn=compiled,
+            make_batches=functools.partial(_batches, config, source),
+            put_batch=functools.partial(put_batch, mesh=setup.mesh),
+            describe_rows=functools.partial(_describe_rows, source),
+            validate=validate_params,
+            schedules={
+                "learning_rate/new": schedule(optimizer_config.learning_rate),
+                "learning_rate/clip": schedule(optimizer_config.clip_learning_rate),
+            },
+        )
+        writer = stack.enter_context(contextlib.closing(_writer(setup, start, loop_config.num_steps)))
+        state, summary = loop.train(job, state, loop_config, checkpoints, writer)
+    training = reports.Training(
+        steps=loop_config.num_steps,
+        seconds=summary.seconds,
+        steps_per_second=summary.steps / summary.step_seconds,
+        clips_per_second=clips_per_second,
+        compile_seconds=compile_seconds,
+        parameters=parameter_overview.count_parameters(state.params["params"]),
+    )
+    if jax.process_index() == 0:
+        facts = {"training": dataclasses.asdict(training), "unreadable": source.unreadable}
+        (setup.workdir / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
+    """Evaluates a checkpoint on every gallery; writes `report.json`, `report.md` and pictures, prints a table.
+
+    Args:
+      setup: From `prepare`, with the configuration that the checkpoint was trained with.
+      checkpoint: A work folder (its best step) or one of its steps; by default the work folder of `setup`.
+
+    Raises:
+      DataError: If the data is not what it should be.
+      CheckpointError: If there is no checkpoint, or it is another model's.
+    """
+    config = setup.config
+    params, step = restore_params(setup, checkpoint or str(setup.workdir))
+    untrained = jax.jit(setup.init_params)() if config.eval.baselines else None
+    galleries, dataset, unreadable, pictures = [], {}, {}, []
+    for name in config.data.galleries:
+        source = setup.source(name)
+        encoded = setup.evaluator.encode(params, source, config.data.num_threads)
+        scores = {f"{config.name}, step {step}": setup.evaluator.similarity(encoded)}
+        if config.eval.baselines:
+            scores["its towers, mean-pooled"] = setup.evaluator.similarity(encoded, pooled=True)
+            scores["untrained"] = setup.evaluator.similarity(
+                setup.evaluator.encode(untrained, source, config.data.num_threads)
+            )
+        rows = []
+        for method, similarity in scores.items():
+            metrics = gallery_metrics(similarity, encoded)
+            rows.append(reports.Row(method, metrics, metrics.pop("group_accuracy", None)))
+        groups, num_videos = encoded.groups, len(encoded.video.pooled)
+        galleries.append(
+            reports.Gallery(
+                name=f"gallery {name!r}",
+                texts=len(encoded.record_index),
+                videos=num_videos,
+                chance=chance_metrics(num_videos),
+                rows=rows,
+                group_chance=None if groups is None else group_chance(groups),
+            )
+        )
+        dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}
+        unreadable |= source.unreadable
+        if not pictures and jax.process_index() == 0:
+            pictures = draw_interactions(
+                encoded,
+                source,
+                build.tokenizer(config),
+                config.eval.num_pictures,
+                setup.workdir / "pictures",
+                _word_truths(setup) if config.data.render else None,
+            )
+    if jax.process_index() == 0:
+        _report(setup, galleries, dataset, unreadable, pictures)
+
+
+def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
+    """The parameters of a work folder's best checkpoint, or of one step of it, and the step.
+
+    Raises:
+      CheckpointError: If there is none, or it is another model's.
+    """
+    path = epath.Path(checkpoint)
+    is_step = path.name.isdigit() and path.parent.name == "checkpoints"
+    folder = path.parent if is_step else path / "checkpoints"
+    if not folder.is_dir() or (is_step and not path.is_dir()):
+        raise CheckpointError(
+            f"no checkpoint at {path}: wanted a work folder that was trained in, or one of its steps, such as "
+            "runs/quickstart/checkpoints/500; train first, or correct --checkpoint"
+        )
+    abstract = abstract_params(jax.eval_shape(setup.init_params), setup.mesh)
+    with Checkpoints(str(folder), setup.config.eval.best_metric) as checkpoints:
+        step = int(path.name) if is_step else checkpoints.best_step()
+        if step is None:
+            raise CheckpointError(f"{folder} holds no complete checkpoint; train first, or correct --checkpoint")
+        return checkpoints.restore_params(abstract, step), step
+
+
+def _claim_workdir(setup: Setup) -> None:
+    """Writes the configuration down; refuses a work folder of another one."""
+    file = setup.workdir / "config.json"
+    mine = _flat(json.loads(setup.config.to_json()))
+    if file.exists():
+        theirs = _flat(json.loads(file.read_text()))
+        free = tuple(f"{field}/" for field in (field.replace(".", "/") for field in FREE_FIELDS))
+        for field in sorted(mine.keys() | theirs.keys()):
+            if mine.get(field) != theirs.get(field) and not f"{field}/".startswith(free):
+                name = field.replace("/", ".")
+                raise ConfigError(
+                    f"config.{name}={mine.get(field)!r}, but --workdir={setup.workdir} was started with "
+                    f"{theirs.get(field)!r}; use that, or another --workdir"
+                )
+    if jax.process_index() == 0:
+        file.write_text(setup.config.to_json(indent=2) + "\n")
+
+
+def _batches(config: ConfigDict, source: Source, start_step: int) -> Batches[Batch]:
+    return train_batches(
+        source,
+        config.train.batch_size,
+        config.seed,
+        start_step,
+        jax.process_index(),
+        jax.process_count(),
+        config.data.num_workers,
+        config.data.num_threads,
+    )
+
+
+def _measure_pipeline(setup: Setup) -> float:
+    """Clips a second that decoding delivers when nothing else runs and nothing is cached."""
+    config = setup.config
+    uncached = config.copy_and_resolve_references()
+    uncached.data.cache_gib = 0.0
+    source = build.source(uncached, build.split(config, "train", str(setup.workdir)))
+    with _batches(config, source, 0) as batches:
+        next(batches)
+        begun = time.perf_counter()
+        rows = sum(len(batch.record_index) for batch in itertools.islice(batches, 4))
+        return rows / (time.perf_counter() - begun)
+
+
+def _describe_rows(source: Source, record_index: Int[np.ndarray, " b"]) -> str:
+    """The videos of a batch, by name."""
+    names = dict.fromkeys(source.split.records[index].video_id for index in record_index.tolist())
+    return ", ".join(names)
+
+
+def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
+    """Console, JSON lines and TensorBoard on the first process, nothing on the others."""
+    if jax.process_index():
+        return MultiWriter([])
+    writer = MultiWriter(
+        [
+            ConsoleWriter(num_steps),
+            JsonlWriter(setup.workdir / "metrics.jsonl"),
+            TensorBoardWriter(setup.workdir / "tensorboard"),
+        ]
+    )
+    writer.truncate_after(start)
+    return writer
+
+
+def _word_truths(setup: Setup) -> dict[str, WordTruth]:
+    """Which of the sampled frames each word of the embedded world's captions speaks of."""
+    config = setup.config
+    fps, out = build.world(config).fps, {}
+    for video_id, truth in shapes.load_ground_truth(build.folder(config, "annotations", str(setup.workdir))).items():
+        frames = truth.word_frames()
+        sampled = sample_indices(
+            frames.shape[1], fps, config.data.num_frames, frames_per_second=config.data.frames_per_second
+        )
+        out[video_id] = WordTruth([word.text for word in truth.words], frames[:, sampled])
+    return out
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    """Nested dicts as one, keys joined by a slash."""
+    out = {}
+    for key, value in tree.items():
+        out |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+def _report(
+    setup: Setup,
+    galleries: list[reports.Gallery],
+    dataset: dict[str, int],
+    unreadable: dict[str, str],
+    pictures: list[reports.Picture],
+) -> None:
+    config, training, metrics = setup.config, None, setup.workdir / "metrics.jsonl"
+    if (setup.workdir / "training.json").exists():
+        facts = json.loads((setup.workdir / "training.json").read_text())
+        training, unreadable = reports.Training(**facts["training"]), unreadable | facts["unreadable"]
+    if metrics.exists():
+        curves = setup.workdir / "pictures" / "training.png"
+        plot_training(metrics, curves)
+        pictures = [reports.Picture(str(curves), "Losses, learning rates and validation over training."), *pictures]
+    validated = config.data.val_list or config.data.num_val_videos
+    protocol = (
+        "The checkpoint is the best by the validation split, which shares no video with training or galleries."
+        if validated
+        else "There is no validation split: the checkpoint is the last one."
+    )
+    report = reports.Report(
+        title=f"{config.name}: retrieval",
+        command=shlex.join(["python", "-m", "hbi_jax.main", *sys.argv[1:]]),
+        config=json.loads(config.to_json()),
+        environment=reports.current_environment(__version__),
+        dataset=dataset,
+        galleries=galleries,
+        protocol=(*PROTOCOL, protocol),
+        training=training,
+        unreadable=unreadable,
+        pictures=pictures,
+    )
+    reports.write_report(setup.workdir, report)
+    reports.print_summary(report)
+    logging.info("the report is in %s", setup.workdir / "report.md")

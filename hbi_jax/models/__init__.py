@@ -1,0 +1,1 @@
+"""Linen modules: CLIP's towers, the temporal transformer, the token merge, similarity and HBI."""

@@ -1,0 +1,212 @@
+"""CLIP's two towers: patches to one embedding an image, token ids to one hidden vector a word.
+
+Parameter names follow the released checkpoints, with `_` for `.` inside a list: `resblocks_0/attn/in_proj`.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from hbi_jax.types import Tokens
+
+# Mean and standard deviation of RGB in 0..1 over CLIP's training images.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    """Sizes of the two towers; the default is ViT-B/32.
+
+    Attributes:
+      image_size: Side of the square input, in pixels; a multiple of `patch_size`.
+      head_features: Width of one attention head; the widths of both towers are multiples of it.
+      context_length: The longest text, in tokens, that has a position embedding.
+    """
+
+    image_size: int = 224
+    patch_size: int = 32
+    vision_width: int = 768
+    vision_layers: int = 12
+    text_width: int = 512
+    text_layers: int = 12
+    embed_features: int = 512
+    head_features: int = 64
+    vocab_size: int = 49408
+    context_length: int = 77
+
+
+def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """CLIP's approximation of GELU: x * sigmoid(1.702 x)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def normalize_pixels(images: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    """RGB in 0..255 to what CLIP was trained on: about mean 0 and variance 1."""
+    return (images.astype(jnp.float32) / 255.0 - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
+
+    num_heads: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b #n n"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """Attends; `mask[b, query, key]` is True where the query may look."""
+        d = x.shape[-1]
+        qkv = nn.Dense(3 * d, dtype=self.dtype, name="in_proj")(x)
+        query, key, value = jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.num_heads, -1), 3, axis=-2)
+        if mask is not None:
+            mask = mask[:, None]
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        return nn.Dense(d, dtype=self.dtype, name="out_proj")(mixed.reshape(x.shape))
+
+
+class ResidualBlock(nn.Module):
+    """Pre-norm attention and MLP, as in CLIP."""
+
+    num_heads: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b #n n"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """One layer; shapes and meaning of `mask` as in `Attention`."""
+        d = x.shape[-1]
+        h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_1")(x)
+        x = x + Attention(self.num_heads, self.dtype, name="attn")(h, mask)
+        h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_2")(x)
+        h = quick_gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_fc")(h))
+        return x + nn.Dense(d, dtype=self.dtype, name="mlp_proj")(h)
+
+
+class Transformer(nn.Module):
+    """A stack of residual blocks.
+
+    With `remat` the backward pass recomputes each block's inside from its input: about a third more
+    computation for activations that no longer grow with what a block holds.
+    """
+
+    num_layers: int
+    num_heads: int
+    remat: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b #n n"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """All layers in turn; shapes and meaning of `mask` as in `Attention`."""
+        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        for layer in range(self.num_layers):
+            x = block(self.num_heads, self.dtype, name=f"resblocks_{layer}")(x, mask)
+        return x
+
+
+class VisionTower(nn.Module):
+    """A vision transformer: one embedding an image."""
+
+    config: CLIPConfig
+    remat: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+    ) -> Float[Array, "b d"]:
+        """Embeds RGB images.
+
+        Args:
+          images: In 0..255 as uint8, or normalised already as float.
+
+        Raises:
+          ValueError: If the images have another size than the configuration's.
+        """
+        config = self.config
+        b, h, w, _ = images.shape
+        if (h, w) != (config.image_size, config.image_size):
+            raise ValueError(
+                f"images are {h}x{w} pixels, the model was built for {config.image_size}x{config.image_size}; "
+                "set config.data.image_size to the model's size"
+            )
+        grid = config.image_size // config.patch_size
+        pixels = normalize_pixels(images) if images.dtype == jnp.uint8 else images
+        patches = pixels.reshape(b, grid, config.patch_size, grid, config.patch_size, 3)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, grid * grid, -1).astype(self.dtype)
+
+        width, scale = config.vision_width, config.vision_width**-0.5
+        # The patch convolution, written as the matrix product that it is.
+        x = nn.Dense(width, use_bias=False, dtype=self.dtype, name="patch_embedding")(patches)
+        token = self.param("class_embedding", nn.initializers.normal(scale), (width,))
+        position = self.param(
+            "positional_embedding", nn.initializers.normal(scale), (grid * grid + 1, width)
+        )
+        token = jnp.broadcast_to(token.astype(x.dtype), (b, 1, width))
+        x = jnp.concatenate([token, x], axis=1) + position.astype(x.dtype)[None]
+        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_pre")(x)
+        x = Transformer(
+            config.vision_layers, width // config.head_features, self.remat, self.dtype, name="transformer"
+        )(x)
+        # Only the class token leaves the tower, so only it is normalised and projected.
+        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_post")(x[:, 0])
+        return nn.Dense(config.embed_features, use_bias=False, dtype=self.dtype, name="proj")(x)
+
+
+class TextTower(nn.Module):
+    """A causal transformer over token ids: one hidden vector a word and one for the sentence."""
+
+    config: CLIPConfig
+    remat: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]
+    ) -> tuple[Tokens, Float[Array, "b d"]]:
+        """Encodes texts of at most `context_length` tokens.
+
+        Args:
+          token_ids: Token ids; end-of-text is the largest id of the vocabulary.
+          mask: True at real tokens.
+
+        Returns:
+          The projected hidden vector of every token, and that of the end-of-text token.
+
+        Raises:
+          ValueError: If the texts are longer than the position embedding.
+        """
+        config = self.config
+        t, width = token_ids.shape[1], config.text_width
+        if t > config.context_length:
+            raise ValueError(
+                f"texts of {t} tokens, but the text tower has positions for {config.context_length}; "
+                f"use config.data.num_words <= {config.context_length}"
+            )
+        embed = nn.Embed(
+            config.vocab_size,
+            width,
+            embedding_init=nn.initializers.normal(0.02),
+            dtype=self.dtype,
+            name="token_embedding",
+        )
+        position = self.param(
+            "positional_embedding", nn.initializers.normal(0.01), (config.context_length, width)
+        )
+        x = embed(token_ids) + position[:t].astype(self.dtype)[None]
+        causal = jnp.tril(jnp.ones((t, t), bool))
+        x = Transformer(
+            config.text_layers, width // config.head_features, self.remat, self.dtype, name="transformer"
+        )(x, causal[None] & mask[:, None, :])
+        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_final")(x)
+        x = nn.Dense(config.embed_features, use_bias=False, dtype=self.dtype, name="text_projection")(x)
+        end = jnp.argmax(token_ids, axis=-1)
+        sentence = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
+        return Tokens(x, mask), sentence

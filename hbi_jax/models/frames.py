@@ -1,0 +1,43 @@
+"""The temporal transformer: frame embeddings that know their place and their neighbours."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hbi_jax.models.clip import Transformer
+from hbi_jax.types import Tokens
+
+
+class FrameTransformer(nn.Module):
+    """Position embedding and residual blocks over the frames, added to the frames as they came.
+
+    Attributes:
+      max_frames: Rows of the position embedding.
+    """
+
+    num_layers: int
+    num_heads: int
+    max_frames: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, frames: Tokens) -> Tokens:
+        """Mixes the real frames of each video; padding is attended to by nobody.
+
+        Raises:
+          ValueError: If a video has more frames than the position embedding has rows.
+        """
+        x: Float[Array, "b v d"] = frames.features
+        v, d = x.shape[1:]
+        if v > self.max_frames:
+            raise ValueError(
+                f"videos of {v} frames, but the frame transformer has positions for {self.max_frames}; "
+                f"use config.data.num_frames <= {self.max_frames}"
+            )
+        position = self.param("positional_embedding", nn.initializers.normal(0.01), (self.max_frames, d))
+        h = x + position[:v].astype(x.dtype)[None]
+        h = Transformer(self.num_layers, self.num_heads, dtype=self.dtype, name="transformer")(
+            h, frames.mask[:, None, :]
+        )
+        return Tokens(x + h, frames.mask)

@@ -1,0 +1,167 @@
+"""HBI: two towers, tokens merged from level to level, and the alignment of text and video at each of them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from hbi_jax.banzhaf.estimator import InteractionNet, InteractionNetKind
+from hbi_jax.models.clip import CLIPConfig, TextTower, VisionTower
+from hbi_jax.models.frames import FrameTransformer
+from hbi_jax.models.similarity import pair_similarity, wti
+from hbi_jax.models.token_merge import TokenMerge
+from hbi_jax.types import Alignment, Batch, Encoded, Tokens, WeightedTokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """A semantic granularity.
+
+    Attributes:
+      name: `entity`, `action`, `event`, or any other.
+      words, frames: Tokens that words and frames are merged to; None keeps those of the level before.
+    """
+
+    name: str
+    words: int | None = None
+    frames: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class HBIConfig:
+    """What an HBI model is made of.
+
+    Attributes:
+      clip: Sizes of the two towers.
+      levels: From fine to coarse. The first is the one that the others are distilled from.
+      frame_layers: Layers of the temporal transformer.
+      max_frames: Rows of its position embedding.
+      weight_features: Hidden width of the token-weight MLPs.
+      pooled: The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
+      merge_heads: Attention heads of a token merge.
+      header: Kind of the prediction header.
+      header_features: Width of the prediction header.
+      remat: Recompute the towers' blocks in the backward pass: less memory, about a third more computation.
+      dtype: Of the activations; parameters, softmax of weights, losses and interaction are float32.
+    """
+
+    clip: CLIPConfig = CLIPConfig()
+    levels: tuple[Level, ...] = (Level("entity"), Level("action", 16, 6), Level("event", 4, 2))
+    frame_layers: int = 4
+    max_frames: int = 77
+    weight_features: int = 1024
+    pooled: bool = False
+    merge_heads: int = 8
+    header: InteractionNetKind = "cnn_sa"
+    header_features: int = 64
+    remat: bool = False
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+
+class TokenWeight(nn.Module):
+    """The logit of each token's weight: a two-layer MLP."""
+
+    num_features: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> WeightedTokens:
+        """Attaches float32 logits to the tokens."""
+        h = nn.relu(nn.Dense(self.num_features, dtype=self.dtype, name="hidden")(tokens.features))
+        logits = nn.Dense(1, dtype=jnp.float32, name="logit")(h)[..., 0]
+        return WeightedTokens(tokens.features, tokens.mask, logits)
+
+
+class HBI(nn.Module):
+    """Encodes texts and videos, each once, and aligns them at every level (HBI, CVPR 2023).
+
+    `encode_text` and `encode_video` serve galleries; `__call__` is what training needs.
+    """
+
+    config: HBIConfig
+
+    def setup(self):
+        config = self.config
+        heads = config.clip.embed_features // config.clip.head_features
+        self.text_tower = TextTower(config.clip, config.remat, config.dtype)
+        self.vision_tower = VisionTower(config.clip, config.remat, config.dtype)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
+        self.frame_transformer = FrameTransformer(config.frame_layers, heads, config.max_frames, config.dtype)
+
+        def per_level(make):
+            return {level.name: make(level) for level in config.levels}
+
+        def merges(side: str):
+            return {
+                level.name: TokenMerge(getattr(level, side), config.merge_heads, config.dtype)
+                for level in config.levels
+                if getattr(level, side) is not None
+            }
+
+        self.text_merge, self.video_merge = merges("words"), merges("frames")
+        self.text_weight = per_level(lambda _: TokenWeight(config.weight_features, config.dtype))
+        self.video_weight = per_level(lambda _: TokenWeight(config.weight_features, config.dtype))
+        self.header = per_level(lambda _: InteractionNet(config.header, config.header_features))
+
+    def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Encoded:
+        """The words of each text at every level and its sentence vector."""
+        words, sentence = self.text_tower(token_ids, mask)
+        return self._encoded(words, sentence, self.text_merge, self.text_weight)
+
+    def encode_video(
+        self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"], mask: Bool[Array, "b f"]
+    ) -> Encoded:
+        """The frames of each video at every level and the mean of its real frame features."""
+        b, f = frames.shape[:2]
+        features = self.vision_tower(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
+        tokens = self.frame_transformer(Tokens(features, mask))
+        real = mask[..., None].astype(jnp.float32)
+        pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
+        return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
+
+    def _encoded(
+        self, tokens: Tokens, pooled: Float[Array, "b d"], merges: dict, weights: dict
+    ) -> Encoded:
+        if self.config.pooled:
+            tokens = Tokens(pooled[:, None], tokens.mask.any(axis=1, keepdims=True))
+        out = []
+        for level in self.config.levels:
+            if level.name in merges:
+                tokens = merges[level.name](tokens)
+            out.append(weights[level.name](tokens))
+        return Encoded(tuple(out), pooled)
+
+    def __call__(self, batch: Batch) -> dict[str, Alignment]:
+        """Aligns a batch whose row `i` holds a text and its own video, at every level."""
+        text = self.encode_text(batch.token_ids, batch.text_mask)
+        video = self.encode_video(batch.frames, batch.frame_mask)
+        out = {}
+        for level, words, frames in zip(self.config.levels, text.levels, video.levels, strict=True):
+            cosine = pair_similarity(words, frames)
+            cells = words.mask[:, :, None] & frames.mask[:, None, :]
+            out[level.name] = Alignment(
+                similarity=wti(words, frames),
+                pair_similarity=cosine,
+                pair_prediction=self.header[level.name](cosine, cells),
+                text=words,
+                video=frames,
+            )
+        return out
+
+
+def gallery_similarity(
+    text: Encoded, video: Encoded, level_rates: Sequence[float], video_block: int = 16
+) -> Float[Array, "a b"]:
+    """Similarity of every text with every video: the levels' similarities, summed with the given rates.
+
+    A level of rate 0 is not computed. Nothing of the interaction runs here.
+    """
+    parts = [
+        rate * wti(words, frames, video_block)
+        for rate, words, frames in zip(level_rates, text.levels, video.levels, strict=True)
+        if rate
+    ]
+    return sum(parts[1:], parts[0])

@@ -1,0 +1,66 @@
+"""Weighted token-wise interaction (WTI, Eq. 12): the similarity of two sets of tokens, in blocks of videos."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from hbi_jax.types import WeightedTokens
+
+
+def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """Scales vectors to length 1, in float32; a zero vector stays zero and has a finite gradient."""
+    x = x.astype(jnp.float32)
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def token_weights(logits: Float[Array, "*b n"], mask: Bool[Array, "*b n"]) -> Float[Array, "*b n"]:
+    """Softmax over the real tokens; zero on padding and where a row has no real token."""
+    logits = jnp.where(mask, logits.astype(jnp.float32), -1e30)
+    return jnp.where(mask, jax.nn.softmax(logits, axis=-1), 0)
+
+
+def pair_similarity(text: WeightedTokens, video: WeightedTokens) -> Float[Array, "b t v"]:
+    """Token-by-token cosines of the matched rows of two batches, in [-1, 1]; zero at padding."""
+    cosine = jnp.einsum("btd,bvd->btv", normalize(text.features), normalize(video.features))
+    return jnp.where(text.mask[:, :, None] & video.mask[:, None, :], cosine, 0)
+
+
+def _masked_max(x: Float[Array, "..."], mask: Bool[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """Maximum over the real entries; 0 where there are none."""
+    best = jnp.max(jnp.where(mask, x, -2.0), axis=axis)
+    return jnp.where(best < -1.5, 0, best)
+
+
+def wti(text: WeightedTokens, video: WeightedTokens, video_block: int = 16) -> Float[Array, "a b"]:
+    """Similarity of every text with every video (HBI V2, Eq. 12).
+
+    Each token scores its best match among the other side's real tokens; the scores are averaged with the softmax
+    of the side's weight logits, and the two directions are averaged. The products of all tokens with all tokens,
+    [a, b, t, v], exist for `video_block` videos at a time, forward and backward: the backward pass recomputes them.
+
+    Args:
+      text, video: Tokens of `a` texts and `b` videos. A row without real tokens has similarity 0.
+      video_block: Videos a block.
+
+    Returns:
+      Cosine-based similarity in [-1, 1], float32.
+
+    Raises:
+      ValueError: If `video_block` is less than 1.
+    """
+    if video_block < 1:
+        raise ValueError(f"video_block={video_block}; use a positive number of videos")
+    words, word_weights = normalize(text.features), token_weights(text.logits, text.mask)
+
+    @jax.checkpoint
+    def similarity_of_video(
+        frames: Float[Array, "v d"], frame_weights: Float[Array, " v"], mask: Bool[Array, " v"]
+    ) -> Float[Array, " a"]:
+        cosine = jnp.einsum("atd,vd->atv", words, frames)
+        best_frame = _masked_max(cosine, mask, axis=-1)
+        best_word = _masked_max(cosine, text.mask[:, :, None], axis=-2)
+        return 0.5 * (jnp.einsum("at,at->a", best_frame, word_weights) + best_word @ frame_weights)
+
+    rows = (normalize(video.features), token_weights(video.logits, video.mask), video.mask)
+    return jax.lax.map(lambda row: similarity_of_video(*row), rows, batch_size=video_block).T

@@ -1,0 +1,75 @@
+"""From one level to the next: tokens are clustered, averaged within clusters and refined by attention."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from hbi_jax.clustering import dpc_knn
+from hbi_jax.types import Tokens
+
+
+class ScoredAttention(nn.Module):
+    """Cross-attention from merged tokens to the tokens they came from; a token's score is added to its logits."""
+
+    num_heads: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        queries: Float[Array, "b c d"],
+        tokens: Float[Array, "b n d"],
+        scores: Float[Array, "b n"],
+        mask: Bool[Array, "b n"],
+    ) -> Float[Array, "b c d"]:
+        """Attends to the real tokens."""
+        b, n, d = tokens.shape
+        query = nn.Dense(d, dtype=self.dtype, name="q")(queries).reshape(b, -1, self.num_heads, d // self.num_heads)
+        key_value = nn.Dense(2 * d, dtype=self.dtype, name="kv")(tokens)
+        key, value = jnp.split(key_value.reshape(b, n, 2 * self.num_heads, -1), 2, axis=-2)
+        mixed = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            bias=scores.astype(self.dtype)[:, None, None, :],
+            mask=mask[:, None, None, :],
+        )
+        return nn.Dense(d, dtype=self.dtype, name="proj")(mixed.reshape(queries.shape))
+
+
+class TokenMerge(nn.Module):
+    """Merges tokens into a static number of clusters (HBI V2, Fig. 6, Eq. 9 to 11).
+
+    Attributes:
+      num_clusters: Tokens that come out, at most as many as go in.
+    """
+
+    num_clusters: int
+    num_heads: int = 8
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """Merges; an output token is real where its cluster holds a real token."""
+        x, mask = tokens
+        d = x.shape[-1]
+        x = jnp.where(mask[..., None], x, 0)
+        x = x + nn.Conv(d, (3,), use_bias=False, dtype=self.dtype, name="conv")(x)
+        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
+        scores = nn.Dense(1, dtype=jnp.float32, name="score")(x)[..., 0]
+
+        clusters = dpc_knn(x, mask, self.num_clusters)
+        # Padding has assignment -1, whose one-hot row is zero. Scores are taken from their largest: the
+        # weights of a cluster are a ratio, so it cancels, and exp cannot overflow.
+        top = jax.lax.stop_gradient(jnp.max(jnp.where(mask, scores, -jnp.inf), axis=-1, keepdims=True))
+        weight = jnp.exp(jnp.where(mask, scores - jnp.where(jnp.isfinite(top), top, 0), -jnp.inf))
+        member = jax.nn.one_hot(clusters.assignment, self.num_clusters, axis=-2) * weight[..., None, :]
+        member = member / jnp.maximum(member.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+        merged = jnp.einsum("bcn,bnd->bcd", member, x.astype(jnp.float32)).astype(self.dtype)
+
+        norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="attention_norm")
+        merged = merged + ScoredAttention(self.num_heads, self.dtype, name="attention")(
+            norm(merged), norm(x), scores, mask
+        )
+        return Tokens(merged, clusters.mask)

@@ -1,0 +1,41 @@
+"""Stopping when asked: SIGTERM and Ctrl-C become a request that the loop honours between two steps."""
+
+import signal
+from types import FrameType
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+
+
+class PreemptedError(Exception):
+    """The run was asked to stop and did, with everything saved."""
+
+
+class StopRequest:
+    """While entered, SIGTERM and the first SIGINT are noted instead of obeyed; a second SIGINT kills."""
+
+    def __init__(self):
+        self._signal: signal.Signals | None = None
+        self._previous = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._signal = signal.Signals(number)
+        logging.warning("%s received: saving after this step, then stopping", self._signal.name)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
+
+    def at(self, step: int) -> bool:
+        """Whether to stop at this step: the same answer on every process of a group."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._signal is not None

@@ -1,0 +1,44 @@
+"""One update: loss, gradient, optimizer, compiled once for a mesh."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
+
+from hbi_jax.parallel import batch_sharding, replicated
+from hbi_jax.train.state import TrainState
+
+Scalars = dict[str, Float[Array, ""]]
+LossFn = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Scalars]]
+
+
+def make_train_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh, shardings: TrainState
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Scalars]]:
+    """Compiles `(state, batch) -> (state, scalars)`.
+
+    The state is donated. The batch is the global one, its rows spread along the mesh's data axis, and so is
+    every loss over it: what it computes does not depend on the number of devices.
+
+    Args:
+      loss_fn: `(params, batch) -> (loss, scalars)`.
+      tx: The optimizer.
+      mesh: The devices.
+      shardings: Where the state lies, from `init_state`.
+    """
+
+    def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Scalars]:
+        (_, scalars), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        scalars = {**scalars, "gradient_norm": optax.global_norm(gradients)}
+        return TrainState(state.step + 1, params, opt_state), scalars
+
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+    )

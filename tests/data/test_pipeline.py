@@ -1,0 +1,191 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from hbi_jax.data.datasets import DataError, Record, Split
+from hbi_jax.data.pipeline import text_batches, train_batches, video_batches
+from hbi_jax.data.source import FILLING, Source
+from hbi_jax.data.text import Tokenizer
+
+NUM_VIDEOS, BROKEN = 7, 5
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory, write_video):
+    """Ten captions of seven videos; video 5 is empty, video `i` begins with the grey 30 * i."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(NUM_VIDEOS):
+        greys = [30 * number + step for step in range(2 + number % 3)]
+        path = write_video(folder / f"v{number}.mp4", greys, fps=1)
+        if number == BROKEN:
+            path.write_bytes(b"")
+    videos = (0, 1, 1, 2, 3, 4, 4, 4, 5, 6)
+    records = (Record(f"{n} of {v}", f"v{v}", folder / f"v{v}.mp4") for n, v in enumerate(videos))
+    return Split("tiny", tuple(records))
+
+
+@pytest.fixture
+def make(split):
+    def make_source(**options):
+        return Source(split, Tokenizer(8), 16, max_frames=3, **({"max_unreadable_rate": 0.2} | options))
+
+    return make_source
+
+
+def _take(batches, number):
+    with batches:
+        return list(itertools.islice(batches, number))
+
+
+def _assert_equal(some, others):
+    assert len(some) == len(others)
+    for one, other in zip(some, others, strict=True):
+        for name, a, b in zip(one._fields, one, other, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def reference(split):
+    """Eight global batches of four rows: three epochs and two rows."""
+    source = Source(split, Tokenizer(8), 16, max_frames=3, max_unreadable_rate=0.2)
+    return _take(train_batches(source, 4, seed=3, num_threads=0), 8)
+
+
+def test_every_epoch_is_another_permutation(reference):
+    order = np.concatenate([batch.record_index for batch in reference])
+    epochs = [order[start : start + 10].tolist() for start in (0, 10, 20)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_the_seed_sets_the_order(make, reference):
+    other = _take(train_batches(make(), 4, seed=4), 2)
+    order = [np.concatenate([batch.record_index for batch in batches[:2]]) for batches in (reference, other)]
+    assert order[0].tolist() != order[1].tolist()
+
+
+def test_rows_belong_together(split, reference):
+    tokenizer = Tokenizer(8)
+    for batch in reference:
+        for row, number in enumerate(batch.record_index):
+            record = split.records[number]
+            video = int(record.video_id[1:])
+            assert batch.video_index[row] == split.video_index[number] == video
+            assert batch.example_mask[row] == (video != BROKEN)
+            if video != BROKEN:
+                assert tokenizer.decode(batch.token_ids[row]) == record.text
+                assert batch.text_mask[row].sum() == 5
+                assert batch.frame_mask[row].sum() == min(2 + video % 3, 3)
+                assert abs(batch.frames[row, 0].mean() - 30 * video) < 3
+
+
+def test_an_unreadable_video_is_masked_and_named(make):
+    source = make()
+    batches = _take(train_batches(source, 10, seed=0), 1)
+    (row,) = np.flatnonzero(~batches[0].example_mask)
+    assert batches[0].record_index[row] == 8
+    for name in ("token_ids", "text_mask", "frames", "frame_mask"):
+        assert not getattr(batches[0], name)[row].any()
+    assert list(source.unreadable) == ["v5"]
+    assert "v5.mp4: Invalid data" in source.unreadable["v5"]
+
+
+def test_too_many_unreadable_videos_stop_the_run(make):
+    batches = train_batches(make(max_unreadable_rate=0.1), 10, seed=0)
+    with batches, pytest.raises(DataError, match=r"got 1 of 7 unreadable, wanted at most 10\.00%"):
+        next(batches)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processes_share_the_global_batch(make, reference, count):
+    parts = [
+        _take(train_batches(make(), 4, 3, process_index=p, process_count=count), 8) for p in range(count)
+    ]
+    merged = [
+        type(batches[0])(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
+        for batches in zip(*parts, strict=True)
+    ]
+    _assert_equal(merged, reference)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 5])
+def test_a_run_continues_at_any_step(make, reference, step):
+    _assert_equal(_take(train_batches(make(), 4, 3, start_step=step), 8 - step), reference[step:])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_nothing(make, reference, threads):
+    _assert_equal(_take(train_batches(make(), 4, 3, num_threads=threads, prefetch=2 * threads), 8), reference)
+
+
+def test_a_cache_changes_nothing(make, reference):
+    _assert_equal(_take(train_batches(make(cache_gib=0.1), 4, 3), 8), reference)
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_worker_processes_change_nothing(make, reference, start):
+    source = make()
+    batches = _take(
+        train_batches(source, 4, 3, start_step=start, num_workers=2, num_threads=1, prefetch=1), 5
+    )
+    _assert_equal(batches, reference[start : start + 5])
+    assert list(source.unreadable) == ["v5"]
+
+
+def test_text_batches_cover_the_records_once(split, make):
+    batches = list(text_batches(make(), 4))
+    assert [batch.record_index.tolist() for batch in batches] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, FILLING, FILLING],
+    ]
+    expected, mask = Tokenizer(8).encode([record.text for record in split.records])
+    np.testing.assert_array_equal(np.concatenate([batch.token_ids for batch in batches])[:10], expected)
+    np.testing.assert_array_equal(np.concatenate([batch.text_mask for batch in batches])[:10], mask)
+    assert batches[2].example_mask.tolist() == [True, True, False, False]
+    assert not batches[2].token_ids[2:].any()
+
+
+def test_video_batches_cover_the_videos_once(make):
+    source = make()
+    with video_batches(source, 4) as iterator:
+        batches = list(iterator)
+    assert [batch.video_index.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, FILLING]]
+    assert [batch.example_mask.tolist() for batch in batches] == [[True] * 4, [True, False, True, False]]
+    greys = np.concatenate([batch.frames[:, 0].mean(axis=(1, 2, 3)) for batch in batches])
+    np.testing.assert_allclose(greys, [0, 30, 60, 90, 120, 0, 180, 0], atol=3)
+    assert list(source.unreadable) == ["v5"]
+
+
+def test_processes_share_a_gallery(make):
+    source = make()
+    for batches in (text_batches, video_batches):
+        whole = list(batches(source, 4))
+        parts = [list(batches(source, 4, process_index=p, process_count=2)) for p in range(2)]
+        merged = [
+            type(pair[0])(*(np.concatenate(arrays) for arrays in zip(*pair, strict=True)))
+            for pair in zip(*parts, strict=True)
+        ]
+        _assert_equal(merged, whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 11}, "batch_size: got 11, wanted 1 to 10, the records of split 'tiny'"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"process_count": 3}, "batch_size: got 4, wanted a multiple of the 3 processes"),
+        ({"process_index": 2, "process_count": 2}, "process_index: got 2, wanted 0 to 1"),
+        ({"start_step": -1}, "start_step: got -1"),
+        ({"seed": -1}, "seed: got -1"),
+    ],
+)
+def test_impossible_batches_are_refused(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        train_batches(make(), **({"batch_size": 4, "seed": 0} | options))
+
+
+def test_a_cache_and_workers_exclude_each_other(make):
+    with pytest.raises(ValueError, match="num_workers: got 2 with a cache of clips, wanted 0"):
+        train_batches(make(cache_gib=0.1), 4, 0, num_workers=2)

@@ -1,0 +1,186 @@
+import json
+import pathlib
+import pickle
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from hbi_jax.data import video
+from hbi_jax.data.video import VideoError, read_frames, sample_indices
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+GREYS = [10 + 10 * number for number in range(24)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.fixture(scope="module")
+def clip(folder, write_video):
+    """24 frames, 8 a second."""
+    return write_video(folder / "clip.mp4", GREYS)
+
+
+def _numbers(frames):
+    """The frame numbers that the greys tell."""
+    greys = frames.reshape(len(frames), -1).astype(float)
+    assert greys.std(axis=1).max() < 3
+    return np.rint((greys.mean(axis=1) - 10) / 10).astype(int).tolist()
+
+
+@pytest.mark.parametrize("case", json.loads((GOLDEN / "frame_sampling.json").read_text()))
+def test_indices_are_the_published_ones(case):
+    expected = case.pop("indices")
+    assert sample_indices(**case).tolist() == expected
+
+
+def test_a_denser_grid_divides_the_stride():
+    assert sample_indices(24, 8.0, 12, frames_per_second=4.0).tolist() == list(range(0, 24, 2))
+    assert sample_indices(24, 8.0, 6, frames_per_second=100.0).tolist() == [0, 4, 9, 13, 18, 23]
+
+
+def test_a_clip_after_the_end_has_no_frames():
+    assert sample_indices(24, 8.0, 12, start=3.0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_frames": 0}, "max_frames: got 0"),
+        ({"fps": 0.0}, "fps: got 0.0"),
+        ({"num_frames": 0}, "num_frames: got 0"),
+        ({"frames_per_second": -1.0}, "frames_per_second: got -1.0"),
+        ({"start": -1.0}, "start, end: got -1.0, None"),
+        ({"start": 2.0, "end": 1.0}, "start, end: got 2.0, 1.0"),
+    ],
+)
+def test_impossible_sampling_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        sample_indices(**({"num_frames": 24, "fps": 8.0, "max_frames": 12} | change))
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ({}, [0, 8, 16]),
+        ({"frames_per_second": 4.0}, list(range(0, 24, 2))),
+        ({"frames_per_second": 8.0}, [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 23]),
+        ({"frames_per_second": 8.0, "start": 1.0, "end": 1.5}, [8, 9, 10, 11, 12]),
+        ({"start": 1.5}, [12, 20]),
+    ],
+)
+def test_the_sampled_frames_are_read(clip, options, numbers):
+    assert _numbers(read_frames(clip, 12, 16, **options)) == numbers
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.avi", "clip.mov"])
+def test_other_containers_give_the_same_frames(folder, clip, write_video, name):
+    """Matroska declares no number of frames: they are counted."""
+    path = write_video(folder / name, GREYS)
+    for options in ({}, {"frames_per_second": 8.0}, {"start": 1.0, "end": 2.0}):
+        expected = read_frames(clip, 12, 16, **options)
+        np.testing.assert_array_equal(read_frames(path, 12, 16, **options), expected)
+
+
+def test_frames_are_resized_and_cropped(folder, write_video):
+    path = write_video(folder / "wide.mp4", [50, 100], size=(24, 48), fps=1)
+    with av.open(str(path)) as container:
+        pictures = [frame.to_image() for frame in container.decode(video=0)]
+    for frame, picture in zip(read_frames(path, 2, 12), pictures, strict=True):
+        expected = np.asarray(picture.resize((24, 12), Image.Resampling.BICUBIC))[:, 6:18]
+        np.testing.assert_array_equal(frame, expected)
+
+
+def test_a_single_frame_is_a_video(folder, write_video):
+    assert _numbers(read_frames(write_video(folder / "one.mp4", [50]), 12, 16)) == [4]
+
+
+def test_frames_hidden_by_an_edit_list_are_not_counted(folder, clip):
+    """The container declares 24 frames and shows the last 17."""
+    path = folder / "edited.mp4"
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.size:
+                shift = int(7 / 8 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+                target.mux(packet)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 24
+    assert _numbers(read_frames(path, 32, 16, frames_per_second=8.0)) == list(range(7, 24))
+
+
+def _without_video(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("missing.mp4", lambda path: None, "No such file"),
+        ("folder.mp4", lambda path: path.mkdir(), "Is a directory"),
+        ("empty.mp4", lambda path: path.write_bytes(b""), "Invalid data"),
+        ("random.mp4", lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "Invalid data"),
+        ("text.mp4", lambda path: path.write_text("not a video\n" * 99), "Invalid data"),
+        ("sound.mp4", _without_video, "no video stream"),
+    ],
+)
+def test_what_is_not_a_video_is_named(tmp_path, name, make, reason):
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(VideoError, match=reason) as caught:
+        read_frames(path, 12, 16)
+    assert caught.value.path == str(path)
+    assert str(caught.value) == f"{path}: {caught.value.reason}"
+
+
+def test_a_truncated_file_is_unreadable(tmp_path, write_video):
+    """Cut anywhere, it gives the frames of the whole file or none at all."""
+    whole_path = write_video(tmp_path / "whole.mp4", GREYS, size=(64, 64), faststart=True)
+    whole, data = read_frames(whole_path, 12, 16, frames_per_second=4.0), whole_path.read_bytes()
+    path, reasons = tmp_path / "cut.mp4", []
+    for size in range(0, len(data), len(data) // 40):
+        path.write_bytes(data[:size])
+        try:
+            np.testing.assert_array_equal(read_frames(path, 12, 16, frames_per_second=4.0), whole)
+        except VideoError as error:
+            reasons.append(error.reason)
+    assert len(reasons) >= 38
+    assert any(reason.startswith("truncated: ") and "of the 24 frames" in reason for reason in reasons)
+
+
+def test_a_truncated_file_that_declares_no_frames_is_unreadable(tmp_path, write_video):
+    data = write_video(tmp_path / "whole.mkv", [*GREYS] * 3, size=(64, 64)).read_bytes()
+    path = tmp_path / "cut.mkv"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(VideoError, match=r"truncated at \d\.\d of the declared 9\.0 s"):
+        read_frames(path, 12, 16)
+
+
+def test_a_file_that_ends_before_the_clip_is_unreadable(clip):
+    with pytest.raises(VideoError, match="ends before the wanted clip starts"):
+        read_frames(clip, 12, 16, start=3.5)
+
+
+def test_a_missing_frame_rate_is_guessed_or_an_error():
+    assert video._frame_rate("a.3gp", Fraction(30000, 1001), Fraction(30)) == 30000 / 1001
+    assert video._frame_rate("a.3gp", Fraction(0), Fraction(15)) == 15.0
+    with pytest.raises(VideoError, match=r"a\.3gp: states no frame rate"):
+        video._frame_rate("a.3gp", None, None)
+
+
+def test_the_error_survives_pickling():
+    """Worker processes send errors as pickles."""
+    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "broken")))
+    assert (error.path, error.reason, str(error)) == ("a.mp4", "broken", "a.mp4: broken")
