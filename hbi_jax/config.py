@@ -239,13 +239,19 @@ def validate(config: ConfigDict) -> None:
     sizes = f"a multiple of config.model.clip.patch_size={clip.patch_size}"
     nearest = max(1, round(clip.image_size / clip.patch_size)) * clip.patch_size
     _wanted(
-        clip.image_size % clip.patch_size == 0, "model.clip.image_size", clip.image_size, sizes, f"use {nearest}"
+        clip.image_size % clip.patch_size == 0,
+        "model.clip.image_size",
+        clip.image_size,
+        sizes,
+        f"use {nearest}",
     )
     for name in ("vision_width", "text_width", "embed_features"):
         heads = f"a multiple of config.model.clip.head_features={clip.head_features}"
         _wanted(clip[name] % clip.head_features == 0, f"model.clip.{name}", clip[name], heads, either)
     divisor = f"a divisor of config.model.clip.embed_features={clip.embed_features}"
-    _wanted(clip.embed_features % model.merge_heads == 0, "model.merge_heads", model.merge_heads, divisor, either)
+    _wanted(
+        clip.embed_features % model.merge_heads == 0, "model.merge_heads", model.merge_heads, divisor, either
+    )
 
     words = f"3 to config.model.clip.context_length={clip.context_length}"
     _wanted(3 <= data.num_words <= clip.context_length, "data.num_words", data.num_words, words, either)
@@ -278,7 +284,9 @@ def _validate_levels(config: ConfigDict) -> None:
     levels = config.model.levels
     for row, level in enumerate(levels):
         wanted = "(name, words, frames), a name and two counts"
-        _wanted(len(level) == 3, f"model.levels[{row}]", level, wanted, 'write for instance ("action", 16, 6)')
+        _wanted(
+            len(level) == 3, f"model.levels[{row}]", level, wanted, 'write for instance ("action", 16, 6)'
+        )
     names = [level[0] for level in levels]
     distinct = len(names) > 0 and len(set(names)) == len(names)
     _wanted(distinct, "model.levels", names, "one or more distinct names", "rename them")

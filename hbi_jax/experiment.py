@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import logging
 import shlex
 import sys
 import time
@@ -12,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 from clu import parameter_overview
 from etils import epath
 from jax.sharding import Mesh
@@ -40,6 +40,8 @@ from hbi_jax.train.step import make_train_step
 from hbi_jax.train.writers import ConsoleWriter, JsonlWriter, MultiWriter, TensorBoardWriter
 from hbi_jax.types import Batch
 from hbi_jax.visualize.curves import plot_training
+
+_log = logging.getLogger(__name__)
 
 PROTOCOL = (
     "A rank is 1 + the number of better candidates + the number of equal ones: ties count against the method.",
@@ -138,10 +140,13 @@ def train(setup: Setup) -> None:
         checkpoints = stack.enter_context(Checkpoints(folder, config.eval.best_metric))
         start = checkpoints.latest_step() or 0
         if start >= loop_config.num_steps:
-            logging.info("%s has all its %d steps already: only evaluating it", setup.workdir, start)
+            _log.info("%s has all its %d steps already: only evaluating it", setup.workdir, start)
             return
-        state = checkpoints.restore(abstract, start) if start else init_state(setup.init_params, tx, setup.mesh)
-        parameter_overview.log_parameter_overview(state.params["params"], msg="parameters")
+        state = (
+            checkpoints.restore(abstract, start) if start else init_state(setup.init_params, tx, setup.mesh)
+        )
+        overview = parameter_overview.get_parameter_overview(state.params["params"], include_stats=False)
+        _log.info("parameters\n%s", overview)
 
         begun = time.perf_counter()
         loss_fn = functools.partial(retrieval_loss, setup.model, build.loss(config))
@@ -149,7 +154,7 @@ def train(setup: Setup) -> None:
         compiled = step_fn.lower(abstract, build.abstract_batch(config)).compile()
         compile_seconds = time.perf_counter() - begun
         clips_per_second = _measure_pipeline(setup)
-        logging.info(
+        _log.info(
             "step compiled in %.1f s; the input pipeline alone delivers %.0f clips/s; %s step %d of %d",
             compile_seconds,
             clips_per_second,
@@ -255,7 +260,9 @@ def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
     with Checkpoints(str(folder), setup.config.eval.best_metric) as checkpoints:
         step = int(path.name) if is_step else checkpoints.best_step()
         if step is None:
-            raise CheckpointError(f"{folder} holds no complete checkpoint; train first, or correct --checkpoint")
+            raise CheckpointError(
+                f"{folder} holds no complete checkpoint; train first, or correct --checkpoint"
+            )
         return checkpoints.restore_params(abstract, step), step
 
 
@@ -328,7 +335,9 @@ def _word_truths(setup: Setup) -> dict[str, WordTruth]:
     """Which of the sampled frames each word of the embedded world's captions speaks of."""
     config = setup.config
     fps, out = build.world(config).fps, {}
-    for video_id, truth in shapes.load_ground_truth(build.folder(config, "annotations", str(setup.workdir))).items():
+    for video_id, truth in shapes.load_ground_truth(
+        build.folder(config, "annotations", str(setup.workdir))
+    ).items():
         frames = truth.word_frames()
         sampled = sample_indices(
             frames.shape[1], fps, config.data.num_frames, frames_per_second=config.data.frames_per_second
@@ -359,7 +368,10 @@ def _report(
     if metrics.exists():
         curves = setup.workdir / "pictures" / "training.png"
         plot_training(metrics, curves)
-        pictures = [reports.Picture(str(curves), "Losses, learning rates and validation over training."), *pictures]
+        pictures = [
+            reports.Picture(str(curves), "Losses, learning rates and validation over training."),
+            *pictures,
+        ]
     validated = config.data.val_list or config.data.num_val_videos
     protocol = (
         "The checkpoint is the best by the validation split, which shares no video with training or galleries."
@@ -380,4 +392,4 @@ def _report(
     )
     reports.write_report(setup.workdir, report)
     reports.print_summary(report)
-    logging.info("the report is in %s", setup.workdir / "report.md")
+    _log.info("the report is in %s", setup.workdir / "report.md")

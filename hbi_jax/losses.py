@@ -11,9 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 _ABSENT = -1e30
 
 
-def masked_log_softmax(
-    logits: Float[Array, "*b n"], mask: Bool[Array, "*#b n"]
-) -> Float[Array, "*b n"]:
+def masked_log_softmax(logits: Float[Array, "*b n"], mask: Bool[Array, "*#b n"]) -> Float[Array, "*b n"]:
     """Log-softmax over the entries where `mask` is True, in float32; meaningless elsewhere."""
     return jax.nn.log_softmax(jnp.where(mask, logits.astype(jnp.float32), _ABSENT), axis=-1)
 

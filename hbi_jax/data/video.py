@@ -163,7 +163,8 @@ def _video_stream(path: str | pathlib.Path, container: av.container.InputContain
     if stream.codec_context is None:
         raise VideoError(path, "no decoder for its video stream")
     stream.thread_type = "SLICE"
-    stream.codec_context.thread_count = 1  # whoever reads many clips reads several at once: 1.4 times as fast
+    # Clips are read several at once; threads within a small one then only get in the way of the others.
+    stream.codec_context.thread_count = 1
     return stream
 
 

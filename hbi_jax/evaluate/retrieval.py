@@ -17,7 +17,7 @@ from hbi_jax.metrics.retrieval import group_accuracy, retrieval_metrics
 from hbi_jax.models.hbi import HBI, gallery_similarity
 from hbi_jax.models.similarity import normalize
 from hbi_jax.parallel import DATA_AXIS, batch_sharding, put_batch, replicated
-from hbi_jax.train.writers import Progress
+from hbi_jax.progress import Progress
 from hbi_jax.types import Encoded
 
 

@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], mask: Bool[Array, "b #n n"] | None = None
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None
     ) -> Float[Array, "b n d"]:
         """Attends; `mask[b, query, key]` is True where the query may look."""
         d = x.shape[-1]
@@ -77,7 +77,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], mask: Bool[Array, "b #n n"] | None = None
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None
     ) -> Float[Array, "b n d"]:
         """One layer; shapes and meaning of `mask` as in `Attention`."""
         d = x.shape[-1]
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], mask: Bool[Array, "b #n n"] | None = None
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None
     ) -> Float[Array, "b n d"]:
         """All layers in turn; shapes and meaning of `mask` as in `Attention`."""
         block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
@@ -119,9 +119,7 @@ class VisionTower(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
-    ) -> Float[Array, "b d"]:
+    def __call__(self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Embeds RGB images.
 
         Args:
@@ -135,7 +133,7 @@ class VisionTower(nn.Module):
         if (h, w) != (config.image_size, config.image_size):
             raise ValueError(
                 f"images are {h}x{w} pixels, the model was built for {config.image_size}x{config.image_size}; "
-                "set config.data.image_size to the model's size"
+                "resize them, or build the model for theirs"
             )
         grid = config.image_size // config.patch_size
         pixels = normalize_pixels(images) if images.dtype == jnp.uint8 else images
@@ -146,9 +144,7 @@ class VisionTower(nn.Module):
         # The patch convolution, written as the matrix product that it is.
         x = nn.Dense(width, use_bias=False, dtype=self.dtype, name="patch_embedding")(patches)
         token = self.param("class_embedding", nn.initializers.normal(scale), (width,))
-        position = self.param(
-            "positional_embedding", nn.initializers.normal(scale), (grid * grid + 1, width)
-        )
+        position = self.param("positional_embedding", nn.initializers.normal(scale), (grid * grid + 1, width))
         token = jnp.broadcast_to(token.astype(x.dtype), (b, 1, width))
         x = jnp.concatenate([token, x], axis=1) + position.astype(x.dtype)[None]
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_pre")(x)

@@ -48,7 +48,7 @@ class HBIConfig:
       dtype: Of the activations; parameters, softmax of weights, losses and interaction are float32.
     """
 
-    clip: CLIPConfig = CLIPConfig()
+    clip: CLIPConfig = dataclasses.field(default_factory=CLIPConfig)
     levels: tuple[Level, ...] = (Level("entity"), Level("action", 16, 6), Level("event", 4, 2))
     frame_layers: int = 4
     max_frames: int = 77
@@ -83,7 +83,7 @@ class HBI(nn.Module):
 
     config: HBIConfig
 
-    def setup(self):
+    def setup(self):  # noqa: D102
         config = self.config
         heads = config.clip.embed_features // config.clip.head_features
         self.text_tower = TextTower(config.clip, config.remat, config.dtype)
@@ -122,9 +122,7 @@ class HBI(nn.Module):
         pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
         return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
 
-    def _encoded(
-        self, tokens: Tokens, pooled: Float[Array, "b d"], merges: dict, weights: dict
-    ) -> Encoded:
+    def _encoded(self, tokens: Tokens, pooled: Float[Array, "b d"], merges: dict, weights: dict) -> Encoded:
         if self.config.pooled:
             tokens = Tokens(pooled[:, None], tokens.mask.any(axis=1, keepdims=True))
         out = []

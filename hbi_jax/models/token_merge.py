@@ -25,7 +25,9 @@ class ScoredAttention(nn.Module):
     ) -> Float[Array, "b c d"]:
         """Attends to the real tokens."""
         b, n, d = tokens.shape
-        query = nn.Dense(d, dtype=self.dtype, name="q")(queries).reshape(b, -1, self.num_heads, d // self.num_heads)
+        query = nn.Dense(d, dtype=self.dtype, name="q")(queries).reshape(
+            b, -1, self.num_heads, d // self.num_heads
+        )
         key_value = nn.Dense(2 * d, dtype=self.dtype, name="kv")(tokens)
         key, value = jnp.split(key_value.reshape(b, n, 2 * self.num_heads, -1), 2, axis=-2)
         mixed = jax.nn.dot_product_attention(

@@ -150,8 +150,11 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 def _describe_difference(saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str:
     """A few of the parameters that differ; nothing where none does."""
-    differences = [f"{name} is {saved[name]}, wanted {wanted[name]}" for name in sorted(saved)
-                   if name in wanted and saved[name] != wanted[name]]
+    differences = [
+        f"{name} is {saved[name]}, wanted {wanted[name]}"
+        for name in sorted(saved)
+        if name in wanted and saved[name] != wanted[name]
+    ]
     differences += [f"{name} is missing" for name in sorted(wanted) if name not in saved]
     differences += [f"{name} is not part of the model" for name in sorted(saved) if name not in wanted]
     shown = "; ".join(differences[:3])

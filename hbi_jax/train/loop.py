@@ -160,7 +160,8 @@ def train(
                 checkpoints.wait()
                 raise PreemptedError(
                     f"stopped at step {step} of {config.num_steps} as asked; it is saved: "
-                    "start the same command again to go on"
+                    "start the same command again to go on",
+                    stop_request.exit_code,
                 )
     checkpoints.wait()
     seconds = time.perf_counter() - begun

@@ -1,15 +1,25 @@
 """Stopping when asked: SIGTERM and Ctrl-C become a request that the loop honours between two steps."""
 
+import logging
 import signal
 from types import FrameType
 
 import jax
-from absl import logging
 from jax.experimental import multihost_utils
+
+_log = logging.getLogger(__name__)
 
 
 class PreemptedError(Exception):
-    """The run was asked to stop and did, with everything saved."""
+    """The run was asked to stop and did, with everything saved.
+
+    Attributes:
+      exit_code: 128 + the signal's number, as a process has that the signal ended: schedulers then start it again.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class StopRequest:
@@ -30,7 +40,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number)
-        logging.warning("%s received: saving after this step, then stopping", self._signal.name)
+        _log.warning("%s received: saving after this step, then stopping", self._signal.name)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
@@ -39,3 +49,8 @@ class StopRequest:
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """Of the process that stops for this request."""
+        return 128 + (self._signal or signal.SIGTERM)

@@ -33,9 +33,7 @@ def abstract_state(
     return abstract_params(jax.eval_shape(lambda: _make(init_params, tx)), mesh)
 
 
-def init_state(
-    init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def init_state(init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Initialises every parameter where it will lie.
 
     Args:

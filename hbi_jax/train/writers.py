@@ -1,4 +1,4 @@
-"""Metric writers: JSONL file, TensorBoard events, console, several at once; and progress of other long work.
+"""Metric writers: JSONL file, TensorBoard events, console, several at once.
 
 Each takes `write_scalars(step, scalars)`, the signature of clu's writers, so that one of those can be passed
 instead. Names are written as they are given (`loss/entity/contrastive`, `val/t2v/R@1`).
@@ -10,7 +10,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+
+from hbi_jax.progress import format_duration, write_now
 
 # A number, or a numpy or jax array that holds one.
 Scalar = Any
@@ -196,7 +197,7 @@ class ConsoleWriter:
             rate = (last_step - first_step) / (last_time - first_time)
             parts.append(f"{rate:.2f} steps/s")
             parts.append(f"ETA {format_duration((self._total - step) / rate)}")
-        _write(self._stream, "  ".join(parts) + "\n")
+        write_now(self._stream, "  ".join(parts) + "\n")
 
     def flush(self) -> None:
         """Every line is out already."""
@@ -244,93 +245,6 @@ class MultiWriter:
             raise errors[0]
 
 
-class Progress:
-    """Progress of long work other than training: rendering, encoding.
-
-    On a terminal one line that rewrites itself, ten times a second at most; elsewhere (a log file) a new line
-    every `interval` seconds. A context manager: leaving it prints the last line, with the time taken.
-
-        with Progress(len(videos), "encode videos") as progress:
-            for video in videos:
-                ...
-                progress.update()
-
-    Args:
-      total: Number of items.
-      label: What is being done.
-      stream: Where the lines go; standard error if None.
-      interval: Seconds between lines where the stream is no terminal.
-      clock: Seconds, from any origin.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        label: str,
-        stream: io.TextIOBase | None = None,
-        interval: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._total = total
-        self._label = label
-        self._stream = stream
-        self._clock = clock
-        self._terminal = bool(getattr(stream or sys.stderr, "isatty", lambda: False)())
-        self._interval = 0.1 if self._terminal else interval
-        self._start = self._last = clock()
-        self._done = 0
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        self.close(completed=error_type is None)
-
-    def update(self, count: int = 1) -> None:
-        """Says that `count` more items are done."""
-        self._done += count
-        now = self._clock()
-        if now - self._last < self._interval:
-            return
-        self._last = now
-        elapsed = now - self._start
-        rate = self._done / elapsed if elapsed > 0 else 0.0
-        to_go = format_duration((self._total - self._done) / rate) if rate > 0 else "?"
-        self._print(f"{self._counts()}  {rate:.1f}/s  ETA {to_go}", final=False)
-
-    def close(self, completed: bool = True) -> None:
-        """Prints the last line.
-
-        Args:
-          completed: False where the work was broken off.
-        """
-        seconds = self._clock() - self._start
-        rate = f" ({self._done / seconds:.1f}/s)" if seconds > 0 else ""
-        word = "in" if completed else "stopped after"
-        self._print(f"{self._counts()}  {word} {format_duration(seconds)}{rate}", final=True)
-
-    def _counts(self) -> str:
-        percent = 100 * self._done / self._total if self._total else 100.0
-        return f"{self._label} {self._done}/{self._total} {percent:5.1f}%"
-
-    def _print(self, text: str, final: bool) -> None:
-        # \x1b[K clears what a longer line before left at the right.
-        start, end = ("\r", "\x1b[K\n" if final else "\x1b[K") if self._terminal else ("", "\n")
-        _write(self._stream, start + text + end)
-
-
-def format_duration(seconds: float | int) -> str:
-    """A time span as a person reads it: `0:07`, `12:34` (m:ss) and, from an hour on, `1:02 h` (h:mm).
-
-    Args:
-      seconds: The span; a negative one counts as none.
-    """
-    whole = max(0, math.ceil(seconds))
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d}"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
-
-
 def _number(value: Scalar) -> float:
     """The value as a Python number; an array must hold exactly one."""
     return float(getattr(value, "item", lambda: value)())
@@ -358,10 +272,3 @@ def _shown(value: Scalar) -> str:
     if abs(number) < 1e-3:
         return f"{number:.1e}"
     return f"{number:.3f}" if abs(number) < 10 else f"{number:.1f}"
-
-
-def _write(stream: io.TextIOBase | None, text: str) -> None:
-    """Writes at once; standard error is looked up now, as it may have been replaced since."""
-    target = sys.stderr if stream is None else stream
-    target.write(text)
-    target.flush()

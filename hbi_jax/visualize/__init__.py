@@ -1,0 +1,1 @@
+"""Pictures: curves of a run, interaction of words and frames."""

@@ -82,7 +82,7 @@ def test_no_texts_give_no_rows():
 
 @pytest.mark.parametrize(
     ("text", "cleaned"),
-    [("  A\tB\n c ", "a b c"), ("x &amp;lt; y", "x < y"), ("&nbsp; \n", ""), ("doesnâ€™t", "doesn't")],
+    [("  A\tB\n c ", "a b c"), ("x<y &amp;lt; z", "x<y < z"), ("&nbsp; \n", ""), ("doesnâ€™t", "doesn't")],
 )
 def test_clean(text, cleaned):
     assert clean(text) == cleaned

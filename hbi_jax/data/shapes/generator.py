@@ -20,10 +20,10 @@ from hbi_jax.data.shapes.manifest import MANIFEST_FILE, check_same_world, manife
 from hbi_jax.data.shapes.plan import video_ids
 from hbi_jax.data.shapes.scenes import Scene, stage_world
 from hbi_jax.data.shapes.worker import Share, render_share
+from hbi_jax.progress import Progress
 
 VIDEO_FOLDER = "videos"
 _FEW_VIDEOS = 64  # below, starting processes takes longer than rendering
-_SECONDS_BETWEEN_REPORTS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +96,10 @@ def generate(
         for name, content in annotation_files(scenes, config).items():
             write_atomically(folder / name, content)
         missing = tuple(scene for scene in scenes if scene.video_id in missing_ids)
-        _render_missing(
-            videos, missing, config, num_workers, _Progress(len(scenes), len(missing), show_progress)
-        )
+        if missing:
+            label = "render videos" if len(missing) == len(scenes) else "render missing videos"
+            with Progress(len(missing), label, shown=show_progress) as progress:
+                _render(videos, missing, config, num_workers, progress)
         write_atomically(
             folder / MANIFEST_FILE, manifest_bytes(config, finished=True)
         )  # last: it vouches for the rest
@@ -131,22 +132,21 @@ def _delete_partial_files(*folders: Path) -> None:
                 raise cannot_write(path, error) from error
 
 
-def _render_missing(
+def _render(
     videos: Path,
-    missing: tuple[Scene, ...],
+    scenes: tuple[Scene, ...],
     config: WorldConfig,
     num_workers: int | None,
-    progress: "_Progress",
+    progress: Progress,
 ) -> None:
     if num_workers is None:
-        num_workers = 1 if len(missing) < _FEW_VIDEOS else _num_cores()
+        num_workers = 1 if len(scenes) < _FEW_VIDEOS else _num_cores()
     if num_workers == 1:
-        for _ in render_share(Share(videos, missing, config)):
-            progress.advance()
-    elif missing:
-        shares = [Share(videos, missing[first::num_workers], config) for first in range(num_workers)]
+        for _ in render_share(Share(videos, scenes, config)):
+            progress.update()
+    else:
+        shares = [Share(videos, scenes[first::num_workers], config) for first in range(num_workers)]
         _run_workers([share for share in shares if share.scenes], progress)
-    progress.finish()
 
 
 def _num_cores() -> int:
@@ -155,7 +155,7 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _run_workers(shares: list[Share], progress: "_Progress") -> None:
+def _run_workers(shares: list[Share], progress: Progress) -> None:
     root = str(Path(__file__).resolve().parents[3])  # workers find this package, installed or not
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     program = "import sys; from hbi_jax.data.shapes import worker; sys.exit(worker.main())"
@@ -179,7 +179,7 @@ def _run_workers(shares: list[Share], progress: "_Progress") -> None:
         while running:
             number, line = lines.get()
             if line == "done":
-                progress.advance()
+                progress.update()
             elif line is not None:
                 raise ShapesError(line.removeprefix("failed "))
             else:
@@ -205,36 +205,3 @@ def _check_exit(code: int) -> None:
             f"a rendering process {reason} (out of memory?); run the same command again, with fewer "
             "workers if it recurs: what is finished is kept."
         )
-
-
-class _Progress:
-    """Counts videos and says on stderr, now and then, how far it is and how long it will take."""
-
-    def __init__(self, total: int, missing: int, shown: bool):
-        self._total, self._missing, self._shown = total, missing, shown and missing > 0
-        self._done, self._begin, self._next_report = 0, time.monotonic(), _SECONDS_BETWEEN_REPORTS
-        if self._shown and missing < total:
-            print(f"moving shapes: {total - missing} of {total} videos are there already", file=sys.stderr)
-
-    def advance(self) -> None:
-        self._done += 1
-        elapsed = time.monotonic() - self._begin
-        if self._shown and elapsed >= self._next_report:
-            self._next_report = elapsed + _SECONDS_BETWEEN_REPORTS
-            rate = self._done / max(elapsed, 1e-6)
-            left = (self._missing - self._done) / rate
-            there = self._total - self._missing + self._done
-            self._write(f"moving shapes: {there}/{self._total} videos, {rate:.0f}/s, about {left:.0f} s left")
-
-    def finish(self) -> None:
-        if self._shown:
-            elapsed = time.monotonic() - self._begin
-            self._write(f"moving shapes: {self._total}/{self._total} videos, rendered in {elapsed:.1f} s")
-            if sys.stderr.isatty():
-                print(file=sys.stderr)
-
-    def _write(self, text: str) -> None:
-        if sys.stderr.isatty():  # one line that changes, or lines that a log keeps
-            print(f"\r{text:<79}", end="", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)

@@ -173,7 +173,7 @@ def stage(video: PlannedVideo, config: WorldConfig) -> Scene:
 
 
 def stage_world(config: WorldConfig) -> tuple[Scene, ...]:
-    """Every scene of a world, in the order of the video numbers (a second for the default 4,656)."""
+    """Every scene of a world, in the order of the video numbers."""
     return tuple(stage(video, config) for video in plan_world(config))
 
 

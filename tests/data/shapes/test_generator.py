@@ -176,14 +176,16 @@ def test_two_calls_at_once_make_one_world(small_tree, tmp_path):
     assert _tree(tmp_path) == small_tree
 
 
-def test_progress_goes_to_stderr(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(generator, "_SECONDS_BETWEEN_REPORTS", 0.0)
+def test_progress_goes_to_stderr(tmp_path, capsys):
     shapes.generate(tmp_path, SMALL, num_workers=1)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "moving shapes: 3/6 videos" in captured.err
-    assert "s left" in captured.err
-    assert captured.err.splitlines()[-1].startswith("moving shapes: 6/6 videos, rendered in")
+    assert captured.err.splitlines()[-1].startswith("render videos 6/6 100.0%  in ")
+    (tmp_path / "videos/video2.mp4").unlink()
+    shapes.generate(tmp_path, SMALL, num_workers=1)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("render missing videos 1/1 100.0%  in ")
+    shapes.generate(tmp_path, SMALL, num_workers=1)
+    assert capsys.readouterr().err == ""
 
 
 def test_num_workers_is_checked(tmp_path):

@@ -1,0 +1,170 @@
+"""One training step at full size: ViT-B/32, random weights, 8 pairs of 12 frames and 24 words, all three levels.
+
+    python -m benchmarks.bench_train_step --out benchmarks/results
+
+Claims: on two CPU cores, in float32, a step takes at most 12 s and 6 GB. The parts are compiled and timed one by
+one, forward and backward; `rest` is what the whole step takes beyond them. The distance to the machine is the
+time that the step's matrix products would take at the rate of one large matrix product, over the step's.
+"""
+
+import functools
+import resource
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.harness import parse_arguments, time_jitted, write
+from configs.msrvtt import get_config
+from hbi_jax import banzhaf, build
+from hbi_jax.models.clip import TextTower, VisionTower
+from hbi_jax.parallel import make_mesh, put_batch
+from hbi_jax.train.objective import retrieval_loss
+from hbi_jax.train.optimizer import make_optimizer
+from hbi_jax.train.state import init_state, state_shardings
+from hbi_jax.train.step import make_train_step
+from hbi_jax.types import Batch
+
+PAIRS, WORDS, FRAMES = 8, 24, 12
+CALLS = 5
+
+
+def configuration():
+    """The sizes of the claim."""
+    config = get_config()
+    config.model.levels = (("entity", 0, 0), ("action", 6, 3), ("event", 3, 2))
+    config.data.num_words, config.data.num_frames = WORDS, FRAMES
+    config.train.batch_size = PAIRS
+    return config
+
+
+def random_batch(config) -> Batch:
+    """Noise with the shapes of a batch; texts of 12 to 24 tokens."""
+    rng = np.random.default_rng(0)
+    shapes = build.abstract_batch(config)
+    lengths = rng.integers(WORDS // 2, WORDS + 1, PAIRS)
+    return Batch(
+        token_ids=rng.integers(1, 49407, shapes.token_ids.shape).astype(np.int32),
+        text_mask=np.arange(WORDS)[None] < lengths[:, None],
+        frames=rng.integers(0, 256, shapes.frames.shape).astype(np.uint8),
+        frame_mask=np.ones((PAIRS, FRAMES), bool),
+        video_index=np.arange(PAIRS, dtype=np.int32),
+        record_index=np.arange(PAIRS, dtype=np.int32),
+        example_mask=np.ones(PAIRS, bool),
+    )
+
+
+def product_rate(size: int = 3072) -> float:
+    """GFLOP/s of one large float32 matrix product."""
+    x = jnp.ones((size, size))
+    return 2 * size**3 / (time_jitted(jnp.matmul, x, x, calls=10).median_ms * 1e6)
+
+
+def step_timing(config, batch: Batch) -> dict:
+    """Whole steps, state donated; and the process's peak memory so far, which nothing but they have used."""
+    model, mesh = build.model(config), make_mesh()
+    init_params = functools.partial(build.init_params, model, config)
+    tx = make_optimizer(build.optimizer(config), jax.eval_shape(init_params), 1000)
+    state, batch = init_state(init_params, tx, mesh), put_batch(batch, mesh)
+    loss_fn = functools.partial(retrieval_loss, model, build.loss(config))
+    begun = time.perf_counter()
+    step = make_train_step(loss_fn, tx, mesh, state_shardings(state)).lower(state, batch).compile()
+    compile_s, seconds = time.perf_counter() - begun, []
+    for call in range(1 + CALLS):
+        begun = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, batch))
+        if call:
+            seconds.append(time.perf_counter() - begun)
+    memory = step.memory_analysis()
+    return {
+        "compile_s": round(compile_s, 1),
+        "median_s": round(float(np.median(seconds)), 3),
+        "min_s": round(min(seconds), 3),
+        "max_s": round(max(seconds), 3),
+        "calls": CALLS,
+        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "compiled_temporaries_gb": round(memory.temp_size_in_bytes / 1e9, 2),
+        "compiled_arguments_gb": round(memory.argument_size_in_bytes / 1e9, 2),
+    }
+
+
+def part_timings(config, batch: Batch) -> dict[str, float]:
+    """Median seconds of each part alone, forward and backward with respect to its parameters and inputs."""
+    clip = build.model(config).config.clip
+    images = jnp.asarray(batch.frames.reshape(-1, *batch.frames.shape[2:]))
+    ids, mask = jnp.asarray(batch.token_ids), jnp.asarray(batch.text_mask)
+
+    def seconds(function, *args) -> float:
+        return time_jitted(function, *args, calls=CALLS, warmup=1).median_ms / 1e3
+
+    def tower(module, *inputs) -> float:
+        params = jax.jit(module.init)(jax.random.key(0), *inputs)
+
+        def loss(params):
+            return sum(
+                jnp.sum(leaf**2)
+                for leaf in jax.tree.leaves(module.apply(params, *inputs))
+                if leaf.dtype != bool
+            )
+
+        return seconds(jax.value_and_grad(loss), params)
+
+    parts = {
+        "vision_tower": tower(VisionTower(clip), images),
+        "text_tower": tower(TextTower(clip), ids, mask),
+    }
+    key = jax.random.key(0)
+    games = [(WORDS, FRAMES), *(level[1:] for level in config.model.levels[1:])]
+    inputs = [
+        (
+            jax.random.uniform(key, (PAIRS, t, v)),
+            jax.random.normal(key, (PAIRS, t)),
+            jax.random.normal(key, (PAIRS, v)),
+        )
+        for t, v in games
+    ]
+    parts["exact_interaction"] = seconds(lambda games: [banzhaf.interaction(*game) for game in games], inputs)
+
+    model = build.model(config)
+    params = jax.jit(functools.partial(build.init_params, model, config))()
+    tx = make_optimizer(build.optimizer(config), params, 1000)
+    parts["optimizer"] = seconds(
+        lambda grads, state, params: tx.update(grads, state, params), params, tx.init(params), params
+    )
+    return {name: round(value, 4) for name, value in parts.items()}
+
+
+def product_flops(config) -> float:
+    """Floating-point operations of the vision tower's matrix products, forward and backward."""
+    clip = build.model(config).config.clip
+    tokens = (clip.image_size // clip.patch_size) ** 2 + 1
+    width, images = clip.vision_width, PAIRS * FRAMES
+    block = 12 * width**2 * tokens + 2 * tokens**2 * width
+    patches = (tokens - 1) * 3 * clip.patch_size**2 * width
+    return 3 * 2 * images * (clip.vision_layers * block + patches)
+
+
+def main() -> None:
+    """Runs and writes bench_train_step.json."""
+    out = parse_arguments(__doc__)
+    config = configuration()
+    batch = random_batch(config)
+    whole = step_timing(config, batch)
+    parts = part_timings(config, batch)
+    rate, flops = product_rate(), product_flops(config)
+    parts["rest"] = round(whole["median_s"] - sum(parts.values()), 4)
+    results = {
+        "shapes": {"pairs": PAIRS, "words": WORDS, "frames": FRAMES, "model": "ViT-B/32", "dtype": "float32"},
+        "step": whole,
+        "parts_s": parts,
+        "share": {name: round(value / whole["median_s"], 3) for name, value in parts.items()},
+        "vision_products_tflop": round(flops / 1e12, 2),
+        "machine_gflops": round(rate, 1),
+        "step_over_vision_products_at_machine_rate": round(whole["median_s"] / (flops / (rate * 1e9)), 2),
+    }
+    print(write(out, "bench_train_step", results).read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The quickstart over several seeds, beside a mean-pooling model trained with the same budget.
+
+    python -m benchmarks.quickstart_seeds --out benchmarks/results [--seeds 0 1 2] [--workdir runs/seeds]
+
+Every run is a call of `python -m hbi_jax.main`, so one that was interrupted goes on when the script is started again.
+Seeds change initialisation and the order of the data; the rendered videos are the same ones.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+from benchmarks.harness import write
+
+# Overrides of configs/quickstart.py.
+METHODS = {
+    "HBI": (),
+    "mean pooling, contrastive only": (
+        "--config.name=mean pooling",
+        "--config.model.pooled=True",
+        "--config.model.levels=(('entity', 0, 0),)",
+        "--config.eval.level_rates=(1.0,)",
+        "--config.loss.interaction_weight=0.0",
+    ),
+}
+
+
+def run(method: str, seed: int, workdir: pathlib.Path, extra: list[str]) -> dict:
+    """Trains and evaluates one method with one seed; gives its report."""
+    folder = workdir / f"{'-'.join(method.replace(',', '').split())}-{seed}"
+    command = [
+        sys.executable,
+        "-m",
+        "hbi_jax.main",
+        "--config=configs/quickstart.py",
+        f"--workdir={folder}",
+        f"--config.seed={seed}",
+        f"--config.data.annotations={workdir / 'data'}",
+        f"--config.data.videos={workdir / 'data' / 'videos'}",
+        *METHODS[method],
+        *extra,
+    ]
+    subprocess.run(command, check=True)
+    return json.loads((folder / "report.json").read_text())
+
+
+def figures(report: dict) -> dict[str, float]:
+    """What the table shows of one report: the run's own rows, and training time."""
+    test, twins = report["galleries"]
+    own, twins_own = test["rows"][0], twins["rows"][0]
+    return {
+        "t2v R@1": own["metrics"]["t2v"]["R@1"],
+        "t2v R@10": own["metrics"]["t2v"]["R@10"],
+        "v2t R@1": own["metrics"]["v2t"]["R@1"],
+        "in-group accuracy": twins_own["group_accuracy"],
+        "training seconds": report["training"]["seconds"],
+    }
+
+
+def main() -> None:
+    """Runs all and writes quickstart_seeds.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/seeds"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments, extra = parser.parse_known_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    runs = {
+        method: [figures(run(method, seed, arguments.workdir, extra)) for seed in arguments.seeds]
+        for method in METHODS
+    }
+    table = {
+        method: {
+            name: {
+                "mean": round(statistics.mean(row[name] for row in rows), 1),
+                "min": round(min(row[name] for row in rows), 1),
+                "max": round(max(row[name] for row in rows), 1),
+            }
+            for name in rows[0]
+        }
+        for method, rows in runs.items()
+    }
+    write(arguments.out, "quickstart_seeds", {"seeds": arguments.seeds, "table": table, "runs": runs})
+    for method, row in table.items():
+        print(method, *(f"{name} {x['mean']} ({x['min']}-{x['max']})" for name, x in row.items()), sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
