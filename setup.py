@@ -1,6 +1,7 @@
 """Packaging of hbi_jax: `pip install .`; extras: `cuda`, `tpu`, `dev`."""
 
 import pathlib
+import runpy
 
 from setuptools import find_packages, setup
 
@@ -9,15 +10,16 @@ HERE = pathlib.Path(__file__).parent
 
 def requirements(name: str) -> list[str]:
     """The requirement lines of a file beside this one, without comments and includes."""
-    lines = (line.split("#")[0].strip() for line in (HERE / name).read_text().splitlines())
+    lines = (line.split("#")[0].strip() for line in (HERE / name).read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line and not line.startswith("-r")]
 
 
 setup(
     name="hbi_jax",
-    version="0.1.0",
+    # The package itself imports nothing, so its version can be read before anything is installed.
+    version=runpy.run_path(str(HERE / "hbi_jax" / "__init__.py"))["__version__"],
     description="Video-text alignment by cooperative games: HBI, HBI V2 and HCMI in JAX",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
@@ -30,4 +32,5 @@ setup(
         "tpu": ["jax[tpu]"],
         "dev": requirements("requirements-dev.txt"),
     },
+    entry_points={"console_scripts": ["hbi-jax = hbi_jax.main:run"]},
 )

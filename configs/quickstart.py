@@ -26,6 +26,8 @@ def get_config():
 
     data = config.data
     data.render = "shapes"
+    world = data.world
+    world.num_train, world.num_val, world.num_test, world.num_twin_groups = 4000, 200, 256, 50
     data.annotations = "{workdir}/data"
     data.videos = "{workdir}/data/videos"
     data.val_list = "MSRVTT_val.csv"

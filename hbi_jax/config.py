@@ -290,9 +290,13 @@ def _validate_levels(config: ConfigDict) -> None:
     names = [level[0] for level in levels]
     distinct = len(names) > 0 and len(set(names)) == len(names)
     _wanted(distinct, "model.levels", names, "one or more distinct names", "rename them")
+    pooled = config.model.pooled  # leaves one token a side to begin with
     for side, column, tokens in (("words", 1, config.data.num_words), ("frames", 2, config.data.num_frames)):
+        tokens = 1 if pooled else tokens
         for row, level in enumerate(levels):
             count, wanted = level[column], f"at most the {tokens} {side} of the level before"
-            remedy = f"use a count <= {tokens} or raise config.data.num_{side}"
+            remedy = f"use a count <= {tokens} or " + (
+                "turn config.model.pooled off" if pooled else f"raise config.data.num_{side}"
+            )
             _wanted(0 <= count <= tokens, f"model.levels[{row}] ({level[0]}) {side}", count, wanted, remedy)
             tokens = count or tokens

@@ -181,7 +181,7 @@ def train(setup: Setup) -> None:
         steps_per_second=summary.steps / summary.step_seconds,
         clips_per_second=clips_per_second,
         compile_seconds=compile_seconds,
-        parameters=parameter_overview.count_parameters(state.params["params"]),
+        parameters=int(parameter_overview.count_parameters(state.params["params"])),
     )
     if jax.process_index() == 0:
         facts = {"training": dataclasses.asdict(training), "unreadable": source.unreadable}

@@ -20,11 +20,8 @@ def oracle(features: np.ndarray, num_clusters: int, num_neighbors: int) -> tuple
     score = []
     for i in range(n):
         denser = [j for j in range(n) if density[j] > density[i] or (density[j] == density[i] and j < i)]
-        if denser:
-            distance = min(math.sqrt(squared[i][j]) for j in denser)
-        else:
-            distance = math.sqrt(max(map(max, squared)))
-        score.append(density[i] * distance)
+        reach = min((squared[i][j] for j in denser), default=max(map(max, squared)))
+        score.append(density[i] * math.sqrt(reach))
     centers = sorted(range(n), key=lambda i: -score[i])[:num_clusters]  # a stable sort: ties by index
     assignment = []
     for i in range(n):

@@ -26,6 +26,7 @@ from hbi_jax.banzhaf.game import check_index
 Nodes = tuple[tuple[float, float], ...]  # of a quadrature: place, weight
 WEIGHTS = ("softmax", "mean", "sum")
 _PAIRWISE_LIMIT = 64  # tokens; up to here comparing all pairs is faster than sorting
+_ROWS_AT_ONCE = 32  # bounds the memory of comparing: it is O(tokens^2) a pair
 _LARGEST_SPREAD = 80.0  # of logits; keeps exp within float32
 
 
@@ -128,9 +129,14 @@ def _of_one_pair(similarity, text_logits, video_logits, text_mask, video_mask, *
     """Interaction `[t, v]` of one pair where every other token joins with probability q."""
     real = text_mask[:, None] & video_mask[None, :]
     similarity = jnp.where(real, similarity, 0)
+    text_logits, video_logits = jnp.where(text_mask, text_logits, 0), jnp.where(video_mask, video_logits, 0)
 
     def half(similarity, logits, own_mask, other_mask):
-        match_change = jax.vmap(_match_change, (0, None, None))(similarity, other_mask, q)
+        match_change = jax.lax.map(
+            jax.checkpoint(lambda row: _match_change(row, other_mask, q)),
+            similarity,
+            batch_size=_ROWS_AT_ONCE,
+        )
         if not softmax:  # a token of weight one changes no weight but its own
             return jnp.where(own_mask[:, None], match_change, 0)
         return jnp.matmul(
@@ -140,7 +146,9 @@ def _of_one_pair(similarity, text_logits, video_logits, text_mask, video_mask, *
     text_half = half(similarity, text_logits, text_mask, video_mask)
     video_half = half(similarity.T, video_logits, video_mask, text_mask)
     # Comparisons with NaN are false, so some cells would hold numbers that look right: NaN in all of them.
-    finite = jnp.all(jnp.isfinite(similarity))
+    finite = functools.reduce(
+        jnp.logical_and, (jnp.isfinite(x).all() for x in (similarity, text_logits, video_logits))
+    )
     return jnp.where(real, jnp.where(finite, 0.5 * (text_half + video_half.T), jnp.nan), 0)
 
 

@@ -46,7 +46,9 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 def normalize_pixels(images: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
     """RGB in 0..255 to what CLIP was trained on: about mean 0 and variance 1."""
-    return (images.astype(jnp.float32) / 255.0 - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
+    channels = (*(1,) * (images.ndim - 1), 3)
+    mean, std = (jnp.array(x).reshape(channels) for x in (PIXEL_MEAN, PIXEL_STD))
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
 class Attention(nn.Module):

@@ -1,7 +1,7 @@
 """HBI: two towers, tokens merged from level to level, and the alignment of text and video at each of them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -122,7 +122,7 @@ class HBI(nn.Module):
         pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
         return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
 
-    def _encoded(self, tokens: Tokens, pooled: Float[Array, "b d"], merges: dict, weights: dict) -> Encoded:
+    def _encoded(self, tokens: Tokens, pooled: Float[Array, "b d"], merges: Mapping, weights: Mapping) -> Encoded:
         if self.config.pooled:
             tokens = Tokens(pooled[:, None], tokens.mask.any(axis=1, keepdims=True))
         out = []

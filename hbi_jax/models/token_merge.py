@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hbi_jax.clustering import dpc_knn
+from hbi_jax.models.similarity import token_weights
 from hbi_jax.types import Tokens
 
 
@@ -62,13 +63,11 @@ class TokenMerge(nn.Module):
         scores = nn.Dense(1, dtype=jnp.float32, name="score")(x)[..., 0]
 
         clusters = dpc_knn(x, mask, self.num_clusters)
-        # Padding has assignment -1, whose one-hot row is zero. Scores are taken from their largest: the
-        # weights of a cluster are a ratio, so it cancels, and exp cannot overflow.
-        top = jax.lax.stop_gradient(jnp.max(jnp.where(mask, scores, -jnp.inf), axis=-1, keepdims=True))
-        weight = jnp.exp(jnp.where(mask, scores - jnp.where(jnp.isfinite(top), top, 0), -jnp.inf))
-        member = jax.nn.one_hot(clusters.assignment, self.num_clusters, axis=-2) * weight[..., None, :]
-        member = member / jnp.maximum(member.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
-        merged = jnp.einsum("bcn,bnd->bcd", member, x.astype(jnp.float32)).astype(self.dtype)
+        # Padding has assignment -1, so it is a member of none. The softmax is taken within each cluster: scores
+        # far below those of another cluster still weigh their own.
+        member = clusters.assignment[:, None, :] == jnp.arange(self.num_clusters)[None, :, None]
+        weights = token_weights(jnp.broadcast_to(scores[:, None, :], member.shape), member)
+        merged = jnp.einsum("bcn,bnd->bcd", weights, x.astype(jnp.float32)).astype(self.dtype)
 
         norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="attention_norm")
         merged = merged + ScoredAttention(self.num_heads, self.dtype, name="attention")(

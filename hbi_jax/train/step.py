@@ -33,7 +33,7 @@ def make_train_step(
         (_, scalars), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        scalars = {**scalars, "gradient_norm": optax.global_norm(gradients)}
+        scalars = {**scalars, "gradient_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, opt_state), scalars
 
     return jax.jit(

@@ -173,10 +173,13 @@ def test_one_token_a_side_is_worth_its_similarity():
     np.testing.assert_allclose(got, [[-0.4]], rtol=1e-6)
 
 
-def test_nan_fills_its_own_pair_and_no_other():
-    similarity = jnp.zeros((2, 3, 4)).at[0, 1, 1].set(jnp.nan)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_is_not_finite_fills_its_own_pair_and_no_other(place, value):
+    inputs = [jnp.zeros((2, 3, 4)), jnp.zeros((2, 3)), jnp.zeros((2, 4))]
+    inputs[place] = inputs[place].at[(0,) * inputs[place].ndim].set(value)
     mask = jnp.ones((2, 4), bool).at[:, 3].set(False)
-    got = banzhaf.interaction(similarity, jnp.zeros((2, 3)), jnp.zeros((2, 4)), None, mask)
+    got = interaction(*inputs, None, mask)
     assert bool(jnp.all(jnp.isnan(got[0, :, :3])))
     np.testing.assert_array_equal(got[0, :, 3], 0)
     np.testing.assert_array_equal(got[1], 0)

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Cloud TPU: make a TPU VM, run hbi_jax on all its workers, delete it.
+set -euo pipefail
+
+usage() {
+  cat <<'USAGE'
+usage: launch/tpu.sh create [-n NAME] [-z ZONE] [-p PROJECT] [-t TYPE] [-r RUNTIME] [-s]
+       launch/tpu.sh run    [-n NAME] [-z ZONE] [-p PROJECT] [-k] -- FLAGS OF hbi_jax.main
+       launch/tpu.sh delete [-n NAME] [-z ZONE] [-p PROJECT] [-y]
+
+create   asks for a TPU VM
+run      copies this checkout to every worker, installs it there with jax[tpu], and runs
+         python -m hbi_jax.main --multihost FLAGS on all workers at once
+delete   deletes the TPU VM with everything on its disks
+
+  -n NAME     name of the TPU VM             (or the variable TPU_NAME)
+  -z ZONE     its zone, such as us-west4-a   (or ZONE)
+  -p PROJECT  the project that pays          (or PROJECT; else what gcloud is set to)
+  -t TYPE     accelerator type               (or ACCELERATOR_TYPE; else v5litepod-8)
+  -r RUNTIME  software version of the VM     (or RUNTIME_VERSION; else v2-alpha-tpuv5-lite)
+  -s          a spot VM: cheaper, and taken back at any time with a SIGTERM
+  -k          keep what is installed: neither copy nor install
+  -y          delete without asking
+  -h          this text
+
+With several workers --workdir has to be a folder that all of them share.
+USAGE
+}
+
+fail() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+command=${1:-}
+case $command in
+  create | run | delete) shift ;;
+  -h | --help) usage && exit 0 ;;
+  *) usage >&2 && fail "wanted create, run or delete; got '$command'" ;;
+esac
+
+name=${TPU_NAME:-}
+zone=${ZONE:-}
+project=${PROJECT:-}
+type=${ACCELERATOR_TYPE:-v5litepod-8}
+runtime=${RUNTIME_VERSION:-v2-alpha-tpuv5-lite}
+spot=no keep=no yes=no
+while getopts ':n:z:p:t:r:skyh' option; do
+  case $option in
+    n) name=$OPTARG ;;
+    z) zone=$OPTARG ;;
+    p) project=$OPTARG ;;
+    t) type=$OPTARG ;;
+    r) runtime=$OPTARG ;;
+    s) spot=yes ;;
+    k) keep=yes ;;
+    y) yes=yes ;;
+    h) usage && exit 0 ;;
+    :) fail "-$OPTARG needs a value" ;;
+    *) fail "unknown option -$OPTARG; launch/tpu.sh -h lists them" ;;
+  esac
+done
+shift $((OPTIND - 1))
+
+[ -n "$name" ] || fail "no name of a TPU VM; give -n NAME or set TPU_NAME"
+[ -n "$zone" ] || fail "no zone; give -z ZONE or set ZONE"
+[ "$command" = run ] || [ $# -eq 0 ] || fail "unexpected argument '$1'"
+command -v gcloud >/dev/null || fail "gcloud is not installed, or not on PATH"
+
+where=("--zone=$zone")
+[ -z "$project" ] || where+=("--project=$project")
+
+create() {
+  local options=("--accelerator-type=$type" "--version=$runtime")
+  [ "$spot" = no ] || options+=(--spot)
+  gcloud compute tpus tpu-vm create "$name" "${where[@]}" "${options[@]}"
+}
+
+on_all_workers() {
+  gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all "--command=$1"
+}
+
+# The images' own Python may be older than 3.11, so uv brings one along.
+INSTALL='set -eu
+mkdir -p "$HOME/hbi_jax"
+tar -xzf "$HOME/hbi_jax.tgz" -C "$HOME/hbi_jax"
+python3 -m pip install --quiet --user uv
+uv="python3 -m uv"
+$uv venv --quiet --allow-existing --python 3.12 "$HOME/hbi_jax/.venv"
+$uv pip install --quiet --python "$HOME/hbi_jax/.venv/bin/python" "$HOME/hbi_jax[tpu]"'
+
+copy_and_install() {
+  local checkout archive
+  checkout=$(cd "$(dirname "$0")/.." && pwd)
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  archive=$scratch/hbi_jax.tgz
+  tar -czf "$archive" -C "$checkout" --exclude=__pycache__ \
+    hbi_jax configs setup.py pyproject.toml requirements.txt requirements-dev.txt MANIFEST.in README.md LICENSE
+  gcloud compute tpus tpu-vm scp "$archive" "$name:hbi_jax.tgz" "${where[@]}" --worker=all
+  on_all_workers "$INSTALL"
+}
+
+run() {
+  [ $# -gt 0 ] || fail "nothing to run; give the flags of hbi_jax.main after --"
+  [ "$keep" = yes ] || copy_and_install
+  # Quoted, so that every flag reaches the workers as it was given here.
+  on_all_workers "cd \"\$HOME/hbi_jax\" && exec .venv/bin/python -m hbi_jax.main --multihost $(printf '%q ' "$@")"
+}
+
+delete() {
+  local options=()
+  [ "$yes" = no ] || options+=(--quiet)
+  gcloud compute tpus tpu-vm delete "$name" "${where[@]}" ${options[@]+"${options[@]}"}
+}
+
+"$command" "$@"

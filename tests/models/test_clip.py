@@ -1,0 +1,180 @@
+"""CLIP's towers: attention against its formula, what a word may see, pixels, precision and recomputation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_hbi import CLIP, END, make_batch, random_params
+
+from hbi_jax.models.clip import (
+    Attention,
+    ResidualBlock,
+    TextTower,
+    VisionTower,
+    normalize_pixels,
+    quick_gelu,
+)
+
+BATCH = make_batch(4)
+IMAGES = BATCH.frames[:, 0]
+
+
+@pytest.fixture(scope="module")
+def text_params():
+    return random_params(TextTower(CLIP), jnp.asarray(BATCH.token_ids), jnp.asarray(BATCH.text_mask))
+
+
+@pytest.fixture(scope="module")
+def vision_params():
+    return random_params(VisionTower(CLIP), jnp.asarray(IMAGES))
+
+
+@pytest.fixture(scope="module")
+def encode_text(text_params):
+    apply = jax.jit(TextTower(CLIP).apply)
+    return lambda ids, mask: apply(text_params, jnp.asarray(ids), jnp.asarray(mask))
+
+
+def test_quick_gelu_by_hand():
+    got = quick_gelu(jnp.array([0.0, 1.0, -1.0]))
+    np.testing.assert_allclose(got, [0, 1 / (1 + np.exp(-1.702)), -1 / (1 + np.exp(1.702))], rtol=1e-6)
+
+
+def test_normalize_pixels_by_hand():
+    got = normalize_pixels(jnp.array([[[[0, 127, 255]]]], jnp.uint8))[0, 0, 0]
+    red, green = -0.48145466 / 0.26862954, (127 / 255 - 0.4578275) / 0.26130258
+    blue = (1 - 0.40821073) / 0.27577711
+    np.testing.assert_allclose(got, [red, green, blue], rtol=1e-5)
+
+
+def test_attention_is_its_formula():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 8)).astype(np.float32)
+    mask = rng.random((2, 5, 5)) < 0.5
+    mask[:, :, 0] = True
+    layer = Attention(2)
+    params = random_params(layer, jnp.asarray(x))
+    got = jax.jit(layer.apply)(params, x, mask)
+
+    p = params["params"]
+    qkv = x @ p["in_proj"]["kernel"] + p["in_proj"]["bias"]
+    heads = []
+    for head in range(2):
+        q, k, v = (qkv[..., part + 4 * head : part + 4 * head + 4] for part in (0, 8, 16))
+        logits = np.where(mask, q @ k.swapaxes(1, 2) / 2.0, -np.inf)  # sqrt of the 4 features of a head
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        heads.append(weights / weights.sum(-1, keepdims=True) @ v)
+    wanted = np.concatenate(heads, -1) @ p["out_proj"]["kernel"] + p["out_proj"]["bias"]
+    np.testing.assert_allclose(got, wanted, atol=2e-6)
+    assert not np.allclose(jax.jit(layer.apply)(params, x), wanted, atol=1e-3)
+
+
+def test_a_block_is_residual():
+    """Zero output projections leave the input as it is."""
+    x = jax.random.normal(jax.random.key(0), (1, 3, 8))
+    block = ResidualBlock(2)
+    params = random_params(block, x)
+    p = params["params"]
+    for part in (p["attn"]["out_proj"], p["mlp_proj"]):
+        part["kernel"], part["bias"] = jnp.zeros_like(part["kernel"]), jnp.zeros_like(part["bias"])
+    np.testing.assert_array_equal(jax.jit(block.apply)(params, x), x)
+
+
+def test_a_word_sees_no_later_word(encode_text):
+    ids = np.asarray(BATCH.token_ids).copy()
+    before, _ = encode_text(ids, BATCH.text_mask)
+    ids[:, 4] = np.where(ids[:, 4] == 1, 2, 1)
+    after, _ = encode_text(ids, BATCH.text_mask)
+    np.testing.assert_array_equal(before.features[:, :4], after.features[:, :4])
+    assert np.all(np.abs(before.features[0, 4:] - after.features[0, 4:]).max(-1) > 1e-3)
+
+
+def test_padding_of_a_text_changes_nothing(encode_text, text_params):
+    """Neither garbage in it nor its absence."""
+    ids, mask = np.asarray(BATCH.token_ids), BATCH.text_mask
+    words, sentence = encode_text(ids, mask)
+    garbage = np.where(mask, ids, np.random.default_rng(1).integers(0, END, ids.shape))
+    words_2, sentence_2 = encode_text(garbage, mask)
+    np.testing.assert_array_equal(words.features[mask], words_2.features[mask])
+    np.testing.assert_array_equal(sentence, sentence_2)
+
+    row = int(np.argmin(mask.sum(1)))
+    length = int(mask[row].sum())
+    assert length < mask.shape[1]
+    alone = jax.jit(TextTower(CLIP).apply)(text_params, ids[row : row + 1, :length], np.ones((1, length), bool))
+    np.testing.assert_allclose(alone[0].features[0], words.features[row, :length], atol=5e-6)
+    np.testing.assert_allclose(alone[1][0], sentence[row], atol=5e-6)
+
+
+def test_the_sentence_is_the_end_token(encode_text):
+    words, sentence = encode_text(BATCH.token_ids, BATCH.text_mask)
+    last = BATCH.text_mask.sum(1) - 1
+    np.testing.assert_array_equal(sentence, words.features[np.arange(4), last])
+
+
+def test_images_do_not_see_each_other(vision_params):
+    apply = jax.jit(VisionTower(CLIP).apply)
+    together = apply(vision_params, IMAGES)
+    changed = IMAGES.copy()
+    changed[1:] = 255 - changed[1:]
+    again = apply(vision_params, changed)
+    np.testing.assert_array_equal(together[0], again[0])
+    assert np.abs(together[1:] - again[1:]).max(-1).min() > 1e-3
+
+
+def test_patches_are_cut_row_by_row(vision_params):
+    """Only the patch at row 0, column 1 differs, so only its product with the kernel and its position do."""
+    grid, width = CLIP.image_size // CLIP.patch_size, CLIP.vision_width
+    image = np.random.default_rng(2).normal(size=(1, CLIP.image_size, CLIP.image_size, 3)).astype(np.float32)
+    tower = VisionTower(dataclasses.replace(CLIP, vision_layers=0))
+    apply = jax.jit(lambda params, images: tower.apply(params, images, capture_intermediates=True))
+    _, state = apply(vision_params, image)
+    (embedded,) = state["intermediates"]["patch_embedding"]["__call__"]
+    patch = image[0, : CLIP.patch_size, CLIP.patch_size : 2 * CLIP.patch_size].reshape(-1)
+    wanted = patch @ vision_params["params"]["patch_embedding"]["kernel"]
+    assert embedded.shape == (1, grid * grid, width)
+    np.testing.assert_allclose(embedded[0, 1], wanted, atol=1e-5)
+
+
+def test_uint8_is_normalised_float(vision_params):
+    apply = jax.jit(VisionTower(CLIP).apply)
+    got, wanted = apply(vision_params, IMAGES), apply(vision_params, normalize_pixels(jnp.asarray(IMAGES)))
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_bfloat16_is_close_to_float32(vision_params, text_params, encode_text):
+    """Eight bits of mantissa over two layers: 3 % of the largest value. Parameters stay float32."""
+    ids, mask = jnp.asarray(BATCH.token_ids), jnp.asarray(BATCH.text_mask)
+    text, vision = TextTower(CLIP, dtype=jnp.bfloat16), VisionTower(CLIP, dtype=jnp.bfloat16)
+    words, sentence = jax.jit(text.apply)(text_params, ids, mask)
+    images = jax.jit(vision.apply)(vision_params, IMAGES)
+    wanted_words, wanted_sentence = encode_text(ids, mask)
+    wanted_images = jax.jit(VisionTower(CLIP).apply)(vision_params, IMAGES)
+    for got, wanted in ((words.features[mask], wanted_words.features[mask]), (sentence, wanted_sentence),
+                        (images, wanted_images)):
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_allclose(got.astype(jnp.float32), wanted, atol=0.03 * float(np.abs(wanted).max()))
+    shapes = jax.eval_shape(lambda: text.init(jax.random.key(0), ids, mask))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+
+def test_remat_changes_neither_values_nor_gradients(vision_params):
+    images = jnp.asarray(IMAGES[:2])
+
+    def energy(remat):
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(VisionTower(CLIP, remat).apply(p, images) ** 2)))
+
+    (value, gradient), (value_2, gradient_2) = energy(False)(vision_params), energy(True)(vision_params)
+    np.testing.assert_allclose(value, value_2, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradient, gradient_2)
+    assert "remat" in str(jax.make_jaxpr(energy(True))(vision_params))
+    assert "remat" not in str(jax.make_jaxpr(energy(False))(vision_params))
+
+
+def test_bad_sizes_are_named():
+    with pytest.raises(ValueError, match=r"images are 8x16 pixels, the model was built for 16x16"):
+        jax.eval_shape(VisionTower(CLIP).init, jax.random.key(0), jnp.zeros((1, 8, 16, 3), jnp.uint8))
+    with pytest.raises(ValueError, match=r"texts of 13 tokens.*positions for 12.*num_words <= 12"):
+        jax.eval_shape(TextTower(CLIP).init, jax.random.key(0), jnp.ones((1, 13), int), jnp.ones((1, 13), bool))

@@ -1,0 +1,72 @@
+"""The temporal transformer: what comes out without layers, what padding may do, and that order counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_hbi import random_params
+
+from hbi_jax.models.frames import FrameTransformer
+from hbi_jax.types import Tokens
+
+MODEL = FrameTransformer(num_layers=1, num_heads=2, max_frames=7)
+
+
+def random_frames(rows: int, frames: int, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), (rows, frames, 8))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(MODEL, Tokens(random_frames(1, 5), jnp.ones((1, 5), bool)))
+
+
+@pytest.fixture(scope="module")
+def apply():
+    return jax.jit(MODEL.apply)
+
+
+def test_without_layers_by_hand(params):
+    """The residual of the transformer holds frames and positions, and the frames are added once more."""
+    x = random_frames(2, 5)
+    got = jax.jit(FrameTransformer(0, 2, 7).apply)(params, Tokens(x, jnp.ones((2, 5), bool)))
+    position = params["params"]["positional_embedding"]
+    np.testing.assert_allclose(got.features, 2 * x + position[None, :5], atol=1e-6)
+
+
+def test_padded_is_unpadded(params, apply):
+    x, mask = random_frames(3, 5), jnp.arange(5)[None] < jnp.array([[5], [3], [1]])
+    got = apply(params, Tokens(x, mask))
+    garbage = apply(params, Tokens(jnp.where(mask[..., None], x, 100.0), mask))
+    np.testing.assert_array_equal(got.features[mask], garbage.features[mask])
+    np.testing.assert_array_equal(got.mask, mask)
+    for row, length in ((1, 3), (2, 1)):
+        alone = apply(params, Tokens(x[row : row + 1, :length], jnp.ones((1, length), bool)))
+        np.testing.assert_allclose(alone.features[0], got.features[row, :length], atol=5e-6)
+
+
+def test_frames_see_each_other_and_their_order(params, apply):
+    x, mask = random_frames(1, 5), jnp.ones((1, 5), bool)
+    swap = jnp.array([1, 0, 2, 3, 4])
+    got, swapped = apply(params, Tokens(x, mask)).features, apply(params, Tokens(x[:, swap], mask)).features
+    assert np.abs(got[:, swap] - swapped).max(-1).min() > 1e-3
+    orderless = {"params": {**params["params"], "positional_embedding": np.zeros((7, 8), np.float32)}}
+    got, swapped = (apply(orderless, Tokens(y, mask)).features for y in (x, x[:, swap]))
+    np.testing.assert_allclose(got[:, swap], swapped, atol=5e-6)
+
+
+def test_a_video_without_frames_is_finite_and_alone(params):
+    x, mask = random_frames(2, 5), jnp.array([[True] * 5, [False] * 5])
+
+    def energy(x):
+        return jnp.sum(jnp.where(mask[..., None], MODEL.apply(params, Tokens(x, mask)).features, 0) ** 2)
+
+    value, gradient = jax.jit(jax.value_and_grad(energy))(x)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+    np.testing.assert_array_equal(gradient[1], 0)
+
+
+def test_too_many_frames_are_named(params):
+    with pytest.raises(ValueError, match=r"videos of 8 frames.*positions for 7.*num_frames <= 7"):
+        MODEL.apply(params, Tokens(random_frames(1, 8), jnp.ones((1, 8), bool)))

@@ -1,0 +1,236 @@
+"""HBI as a whole: padding, company, blocks, precision and recomputation change nothing; levels are data."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_hbi import CONFIG, END, FRAMES, make_batch, random_params
+
+from hbi_jax.models.clip import normalize_pixels
+from hbi_jax.models.hbi import HBI, Level, TokenWeight, gallery_similarity
+from hbi_jax.types import Tokens, WeightedTokens
+
+ROWS = 4
+BATCH = make_batch(ROWS)
+LEVELS = [level.name for level in CONFIG.levels]
+
+
+def on_device(batch):
+    return jax.tree.map(jnp.asarray, batch)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(HBI(CONFIG), on_device(BATCH))
+
+
+@pytest.fixture(scope="module")
+def align(params):
+    apply = jax.jit(HBI(CONFIG).apply)
+    return lambda batch: jax.tree.map(np.asarray, apply(params, on_device(batch)))
+
+
+@pytest.fixture(scope="module")
+def aligned(align):
+    return align(BATCH)
+
+
+@pytest.fixture(scope="module")
+def encoded(params):
+    """Texts and videos of the batch, each encoded without the other."""
+    batch = on_device(BATCH)
+    text = jax.jit(lambda p: HBI(CONFIG).apply(p, batch.token_ids, batch.text_mask, method=HBI.encode_text))
+    video = jax.jit(lambda p: HBI(CONFIG).apply(p, batch.frames, batch.frame_mask, method=HBI.encode_video))
+    return text(params), video(params)
+
+
+def assert_same(got, wanted, atol, rows=slice(None)):
+    """Everything that means something: padded tokens hold what they like."""
+    for level, alignment in wanted.items():
+        other = got[level]
+        np.testing.assert_allclose(other.similarity, alignment.similarity[rows, rows], atol=atol, rtol=0)
+        for side in ("text", "video"):
+            tokens, others = getattr(alignment, side), getattr(other, side)
+            mask = tokens.mask[rows]
+            real = others.mask.shape[1]  # of a batch that was cut
+            assert not mask[:, real:].any()
+            mask = mask[:, :real]
+            np.testing.assert_array_equal(others.mask, mask)
+            for field in ("features", "logits"):
+                wanted_tokens = getattr(tokens, field)[rows][:, :real]
+                scale = np.abs(wanted_tokens).max()
+                np.testing.assert_allclose(
+                    getattr(others, field)[mask], wanted_tokens[mask], atol=atol * scale, rtol=0
+                )
+        t, v = other.pair_similarity.shape[1:]
+        for field in ("pair_similarity", "pair_prediction"):
+            wanted_cells = getattr(alignment, field)[rows]
+            np.testing.assert_allclose(getattr(other, field), wanted_cells[:, :t, :v], atol=atol, rtol=0)
+            np.testing.assert_array_equal(wanted_cells[:, t:], 0)
+            np.testing.assert_array_equal(wanted_cells[:, :, v:], 0)
+
+
+def test_the_batch_has_something_to_test(aligned):
+    """Padding in words, frames and merged tokens, and scores that differ."""
+    assert not BATCH.text_mask.all()
+    assert not BATCH.frame_mask.all()
+    assert not aligned["action"].video.mask.all()
+    assert set(aligned) == set(LEVELS)
+    for alignment in aligned.values():
+        assert np.std(alignment.similarity) > 1e-2
+        assert np.abs(alignment.pair_prediction).max() > 1e-2
+        assert np.abs(alignment.similarity).max() <= 1
+
+
+def test_garbage_in_padding_changes_nothing(align, aligned):
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, END, BATCH.token_ids.shape).astype(np.int32)
+    pixels = rng.integers(0, 256, BATCH.frames.shape).astype(np.uint8)
+    garbage = BATCH._replace(
+        token_ids=np.where(BATCH.text_mask, BATCH.token_ids, ids),
+        frames=np.where(BATCH.frame_mask[..., None, None, None], BATCH.frames, pixels),
+    )
+    assert not np.array_equal(garbage.frames, BATCH.frames)
+    assert_same(align(garbage), aligned, atol=1e-6)
+
+
+def test_padded_is_unpadded(align, aligned):
+    """One pair alone and cut to its own length, against its place in the batch."""
+    row, words, frames = 1, 5, 3
+    assert (BATCH.text_mask[row].sum(), BATCH.frame_mask[row].sum()) == (words, frames)
+    rows = slice(row, row + 1)
+    cut = jax.tree.map(lambda x: x[rows], BATCH)
+    cut = cut._replace(
+        token_ids=cut.token_ids[:, :words],
+        text_mask=cut.text_mask[:, :words],
+        frames=cut.frames[:, :frames],
+        frame_mask=cut.frame_mask[:, :frames],
+    )
+    assert_same(align(cut), aligned, atol=1e-5, rows=rows)
+
+
+def test_rows_do_not_see_each_other(align, aligned):
+    """A row's numbers do not depend on its place or on what else is in the batch."""
+    other = make_batch(ROWS, seed=5)
+    mixed = jax.tree.map(lambda x, y: np.concatenate([x[2:], y[2:]]), BATCH, other)
+    got = align(mixed)
+    for level, alignment in aligned.items():
+        np.testing.assert_allclose(got[level].similarity[:2, :2], alignment.similarity[2:, 2:], atol=1e-6)
+        for field in ("pair_similarity", "pair_prediction"):
+            np.testing.assert_allclose(
+                getattr(got[level], field)[:2], getattr(alignment, field)[2:], atol=1e-6
+            )
+        assert np.abs(got[level].similarity[2:] - alignment.similarity[2:]).max() > 1e-3
+
+
+def test_compiled_is_eager(params):
+    """Of one pair at one level and without the towers' layers: uncompiled, every operation costs a compilation."""
+    clip = dataclasses.replace(CONFIG.clip, vision_layers=0, text_layers=0)
+    model = HBI(dataclasses.replace(CONFIG, clip=clip, frame_layers=0, levels=CONFIG.levels[:1]))
+    batch = jax.tree.map(lambda x: jnp.asarray(x[:1]), BATCH)
+    got, wanted = (jax.tree.map(np.asarray, apply(params, batch)) for apply in (jax.jit(model.apply), model.apply))
+    assert_same(got, wanted, atol=1e-6)
+
+
+def test_uint8_frames_are_normalised_frames(align, aligned):
+    batch = BATCH._replace(frames=np.asarray(normalize_pixels(jnp.asarray(BATCH.frames))))
+    assert_same(align(batch), aligned, atol=1e-5)
+
+
+def test_bfloat16_is_close_to_float32(params, aligned):
+    """Entity level, where no cluster can change its members: similarities within 0.03, and kept in float32."""
+    config = dataclasses.replace(CONFIG, dtype=jnp.bfloat16, levels=CONFIG.levels[:1])
+    got = jax.jit(HBI(config).apply)(params, on_device(BATCH))["entity"]
+    assert got.text.features.dtype == jnp.bfloat16
+    for x in (got.similarity, got.pair_similarity, got.pair_prediction, got.text.logits):
+        assert x.dtype == jnp.float32
+    np.testing.assert_allclose(got.similarity, aligned["entity"].similarity, atol=0.03)
+    np.testing.assert_allclose(got.pair_similarity, aligned["entity"].pair_similarity, atol=0.06)
+
+
+def test_each_side_alone_is_the_pair(encoded, aligned):
+    text, video = encoded
+    for level, words, frames in zip(LEVELS, text.levels, video.levels, strict=True):
+        for got, wanted in ((words, aligned[level].text), (frames, aligned[level].video)):
+            mask = wanted.mask
+            np.testing.assert_array_equal(got.mask, mask)
+            np.testing.assert_allclose(got.features[mask], wanted.features[mask], atol=1e-5)
+            np.testing.assert_allclose(got.logits[mask], wanted.logits[mask], atol=1e-5)
+
+
+def test_pooled_vectors(encoded):
+    text, video = encoded
+    last = BATCH.text_mask.sum(1) - 1
+    np.testing.assert_array_equal(text.pooled, text.levels[0].features[np.arange(ROWS), last])
+    features = np.asarray(video.levels[0].features)
+    wanted = [features[row][mask].mean(0) for row, mask in enumerate(BATCH.frame_mask)]
+    np.testing.assert_allclose(video.pooled, wanted, atol=1e-6)
+
+
+def test_gallery_similarity_sums_the_levels(encoded, aligned):
+    entity, action = (aligned[level].similarity for level in LEVELS)
+    compute = jax.jit(gallery_similarity, static_argnums=(2, 3))
+    np.testing.assert_allclose(compute(*encoded, (1.0, 0.0), 16), entity, atol=1e-6)
+    np.testing.assert_allclose(compute(*encoded, (0.5, 2.0), 3), 0.5 * entity + 2 * action, atol=2e-6)
+
+
+def test_a_level_of_rate_zero_is_not_computed(encoded):
+    text, video = encoded
+
+    def loops(rates):
+        return str(jax.make_jaxpr(lambda t, v: gallery_similarity(t, v, rates, 2))(text, video)).count("scan[")
+
+    assert (loops((0.5, 0.5)), loops((0.0, 1.0)), loops((1.0, 0.0))) == (2, 1, 1)
+
+
+def test_the_pooled_baseline_is_the_cosine_of_two_vectors(params, encoded):
+    text, video = encoded
+    config = dataclasses.replace(CONFIG, pooled=True, levels=(Level("entity"),))
+    got = jax.jit(HBI(config).apply)(params, on_device(BATCH))["entity"]
+    a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (text.pooled, video.pooled))
+    np.testing.assert_allclose(got.similarity, a @ b.T, atol=1e-6)
+    np.testing.assert_allclose(got.pair_similarity[:, 0, 0], np.sum(a * b, -1), atol=1e-6)
+    assert got.text.mask.shape == got.video.mask.shape == (ROWS, 1)
+
+
+def test_levels_are_data():
+    """A third level has the parts of the second, under its own name; without counts there is no merge."""
+    levels = (*CONFIG.levels, Level("event", 2, None))
+    config = dataclasses.replace(CONFIG, levels=levels)
+    shapes = jax.eval_shape(HBI(config).init, jax.random.key(0), on_device(BATCH))["params"]
+    towers = {"text_tower", "vision_tower", "frame_transformer", "logit_scale"}
+    everywhere = {f"{part}_{level.name}" for level in levels for part in ("text_weight", "video_weight", "header")}
+    merges = {"text_merge_action", "video_merge_action", "text_merge_event"}
+    assert set(shapes) == towers | everywhere | merges
+    assert jax.tree.structure(shapes["text_merge_event"]) == jax.tree.structure(shapes["text_merge_action"])
+
+
+def test_token_weight_is_its_formula():
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    layer, tokens = TokenWeight(5), Tokens(jnp.asarray(x), jnp.ones((2, 3), bool))
+    params = random_params(layer, tokens)
+    got = jax.jit(layer.apply)(params, tokens)
+    p = params["params"]
+    hidden = np.maximum(x @ p["hidden"]["kernel"] + p["hidden"]["bias"], 0)
+    wanted = (hidden @ p["logit"]["kernel"] + p["logit"]["bias"])[..., 0]
+    assert isinstance(got, WeightedTokens)
+    np.testing.assert_allclose(got.logits, wanted, atol=1e-5)
+
+
+def test_remat_reaches_both_towers(params):
+    """What it computes is test_clip's; here: as many recomputed blocks as the towers have."""
+
+    def blocks(remat):
+        model = HBI(dataclasses.replace(CONFIG, remat=remat, levels=CONFIG.levels[:1]))
+        text = str(jax.make_jaxpr(model.apply)(params, on_device(BATCH)))
+        return text.count("remat")
+
+    assert blocks(True) - blocks(False) == CONFIG.clip.text_layers + CONFIG.clip.vision_layers
+
+
+def test_more_clusters_than_tokens_are_named():
+    config = dataclasses.replace(CONFIG, levels=(Level("entity"), Level("action", 4, FRAMES + 1)))
+    with pytest.raises(ValueError, match=rf"num_clusters={FRAMES + 1} of {FRAMES} tokens is impossible"):
+        jax.eval_shape(HBI(config).init, jax.random.key(0), on_device(BATCH))

@@ -1,0 +1,271 @@
+"""A whole run on the embedded world, tiny: train, stop, go on, evaluate, report; and what goes wrong on the way."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from configs.quickstart import get_config
+from hbi_jax import experiment
+from hbi_jax.config import ConfigError
+from hbi_jax.data.datasets import DataError
+from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
+from hbi_jax.train.loop import NonFiniteError
+from hbi_jax.train.preemption import PreemptedError
+
+ROOT = pathlib.Path(__file__).parents[1]
+NUM_STEPS = 6
+TINY = {
+    "model.clip.vision_width": 32,
+    "model.clip.vision_layers": 1,
+    "model.clip.text_width": 32,
+    "model.clip.text_layers": 1,
+    "model.clip.embed_features": 32,
+    "model.clip.head_features": 16,
+    "model.clip.image_size": 32,
+    "model.frame_layers": 1,
+    "model.weight_features": 16,
+    "model.header_features": 4,
+    "data.world.num_train": 40,
+    "data.world.num_val": 8,
+    "data.world.num_test": 8,
+    "data.world.num_twin_groups": 2,
+    "data.frames_per_second": 2.0,
+    "data.num_frames": 6,
+    "data.max_unreadable_rate": 0.1,
+    "train.batch_size": 8,
+    "train.num_steps": NUM_STEPS,
+    "train.log_every": 2,
+    "train.eval_every": 3,
+    "train.checkpoint_every": 2,
+    "eval.batch_size": 8,
+    "eval.num_pictures": 1,
+}
+
+
+def tiny_config(world: pathlib.Path, **changes: object):
+    config = get_config()
+    config.data.annotations, config.data.videos = str(world), str(world / "videos")
+    for field, value in (TINY | {name.replace("__", "."): value for name, value in changes.items()}).items():
+        *sections, name = field.split(".")
+        section = config
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    config.lock()
+    return config
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> pathlib.Path:
+    """The rendered world; the first `prepare` makes it."""
+    return tmp_path_factory.mktemp("world")
+
+
+def run(config, workdir: pathlib.Path) -> None:
+    setup = experiment.prepare(config, str(workdir))
+    experiment.train(setup)
+    experiment.evaluate(setup)
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory) -> pathlib.Path:
+    """The work folder of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("finished")
+    run(tiny_config(world), workdir)
+    return workdir
+
+
+def last_state(config, workdir: pathlib.Path):
+    setup = experiment.prepare(config, str(workdir))
+    params, step = experiment.restore_params(setup, str(workdir / "checkpoints" / str(NUM_STEPS)))
+    assert step == NUM_STEPS
+    return jax.tree.map(np.asarray, params)
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
+
+
+def test_a_run_leaves_a_report_with_every_method_and_picture(finished):
+    report = json.loads((finished / "report.json").read_text())
+    test, twins = report["galleries"]
+    assert (test["texts"], test["videos"]) == (8, 8)
+    assert [row["method"] for row in test["rows"]] == [
+        f"HBI, step {NUM_STEPS}" if "6" in test["rows"][0]["method"] else "HBI, step 3",
+        "its towers, mean-pooled",
+        "untrained",
+    ]
+    assert test["chance"]["t2v"]["R@1"] == 12.5
+    assert twins["group_chance"] == 25.0
+    assert all(0 <= row["group_accuracy"] <= 100 for row in twins["rows"])
+    assert report["training"]["steps"] == NUM_STEPS
+    assert report["unreadable"] == {}
+    assert len(report["pictures"]) == 2
+    assert all((finished / picture["path"]).is_file() for picture in report["pictures"])
+    assert "| chance |" in (finished / "report.md").read_text()
+
+
+def test_metrics_are_logged_under_true_names_at_the_right_steps(finished):
+    logged = rows(finished)
+    assert [row["step"] for row in logged if "loss/total" in row] == [2, 3, 4, 6]
+    assert [row["step"] for row in logged if "val/t2v/R@1" in row] == [3, 6]
+    names = {
+        "loss/entity/contrastive",
+        "loss/entity/interaction",
+        "loss/action/contrastive",
+        "loss/action/interaction",
+        "loss/action/distillation",
+        "loss/event/contrastive",
+        "loss/event/interaction",
+        "loss/event/distillation",
+        "learning_rate/new",
+        "learning_rate/clip",
+        "logit_scale",
+        "gradient_norm",
+    }
+    assert names <= set(logged[0])
+    weighted = [value for name, value in logged[0].items() if name.startswith("loss/") and name != "loss/total"]
+    np.testing.assert_allclose(logged[0]["loss/total"], sum(weighted), rtol=1e-5)
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_a_stopped_run_ends_bitwise_where_an_uninterrupted_one_ends(world, finished, tmp_path, monkeypatch):
+    config = tiny_config(world)
+    batches = experiment._batches
+
+    def stop_at_third_batch(config, source, start_step):
+        inner = batches(config, source, start_step)
+
+        class Stopping:
+            count = start_step
+
+            def __next__(self):
+                self.count += 1
+                if self.count == 4:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return next(inner)
+
+            def close(self):
+                inner.close()
+
+        return Stopping()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "_measure_pipeline", lambda setup: 0.0)
+        patch.setattr(experiment, "_batches", stop_at_third_batch)
+        with pytest.raises(PreemptedError, match="stopped at step 4 of 6") as stop:
+            experiment.train(experiment.prepare(config, str(tmp_path)))
+    assert stop.value.exit_code == 128 + signal.SIGTERM
+
+    run(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, last_state(config, tmp_path), last_state(config, finished))
+    assert rows(tmp_path) == rows(finished)
+
+
+def test_a_finished_run_says_so_and_evaluates_again(world, finished, caplog):
+    before = json.loads((finished / "report.json").read_text())
+    with caplog.at_level("INFO", logger="hbi_jax"):
+        run(tiny_config(world), finished)
+    assert "has all its 6 steps already" in caplog.text
+    after = json.loads((finished / "report.json").read_text())
+    assert after["galleries"] == before["galleries"]
+    assert after["training"] == before["training"]
+
+
+def test_one_device_gives_the_results_of_eight(world, finished, tmp_path):
+    config = tiny_config(world)
+    mesh = experiment.make_mesh
+    one = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "make_mesh", lambda data, model: mesh(data, model, one))
+        run(config, tmp_path)
+        mine = last_state(config, tmp_path)
+    # Adam divides by a gradient's own size, so where a gradient is rounding noise its sign decides the update.
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(last_state(config, finished)), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+    for a, b in zip(rows(tmp_path), rows(finished), strict=True):
+        assert a.keys() == b.keys()
+        if "loss/total" in a:
+            np.testing.assert_allclose(a["loss/total"], b["loss/total"], rtol=2e-4)
+
+
+def test_another_configuration_in_the_same_folder_is_refused(world, finished):
+    config = tiny_config(world, optimizer__learning_rate=0.5)
+    with pytest.raises(ConfigError, match=r"config.optimizer.learning_rate=0.5.*started with 0.001"):
+        experiment.train(experiment.prepare(config, str(finished)))
+    # What changes nothing that is learnt may change.
+    experiment.train(experiment.prepare(tiny_config(world, train__log_every=1), str(finished)))
+
+
+def test_a_checkpoint_of_another_architecture_is_named(world, finished, tmp_path):
+    setup = experiment.prepare(tiny_config(world, model__weight_features=24), str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"another architecture.*weight.*hidden.*is \(16,\), wanted \(24,\)"):
+        experiment.evaluate(setup, str(finished))
+
+
+def test_a_missing_checkpoint_is_named(world, tmp_path):
+    setup = experiment.prepare(tiny_config(world), str(tmp_path))
+    with pytest.raises(CheckpointError, match="no checkpoint at .*train first"):
+        experiment.evaluate(setup)
+
+
+def test_unreadable_videos_are_named_and_left_out(world, finished, tmp_path):
+    broken = tmp_path / "world"
+    shutil.copytree(world, broken)
+    with (broken / "MSRVTT_JSFUSION_test.csv").open() as file:
+        victim = file.readlines()[3].split(",")[2]
+    path = broken / "videos" / f"{victim}.mp4"
+    path.write_bytes(path.read_bytes()[:300])
+    config = tiny_config(broken, data__max_unreadable_rate=0.2)
+    setup = experiment.prepare(config, str(tmp_path / "run"))
+    experiment.evaluate(setup, str(finished))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert list(report["unreadable"]) == [victim]
+    assert (report["galleries"][0]["texts"], report["galleries"][0]["videos"]) == (7, 7)
+    assert victim in (tmp_path / "run" / "report.md").read_text()
+
+    setup = experiment.prepare(tiny_config(broken, data__max_unreadable_rate=0.1), str(tmp_path / "run"))
+    with pytest.raises(DataError, match=rf"1 of 8 unreadable(.|\n)*{victim}"):
+        experiment.evaluate(setup, str(finished))
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_videos(world, tmp_path):
+    config = tiny_config(world, optimizer__learning_rate=1e30, optimizer__clip_learning_rate=1e30)
+    with pytest.raises(NonFiniteError, match=r"step \d; its batch held video\d+, video\d+"):
+        experiment.train(experiment.prepare(config, str(tmp_path)))
+    with Checkpoints(str(tmp_path / "checkpoints"), "t2v/R@1") as checkpoints:
+        assert checkpoints.latest_step() in (None, 2)
+
+
+def test_the_command_line_trains_in_a_process_of_its_own(world, tmp_path):
+    changes = [f"--config.{field}={value}" for field, value in TINY.items() if not field.startswith("data.world")]
+    command = [
+        sys.executable,
+        "-m",
+        "hbi_jax.main",
+        f"--config={ROOT / 'configs' / 'quickstart.py'}",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.annotations={world}",
+        f"--config.data.videos={world / 'videos'}",
+        "--config.data.render=",
+        *changes,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "in group" in done.stdout
+    assert "Traceback" not in done.stderr
+    broken = [*command[:4], f"--workdir={tmp_path / 'other'}", *command[5:], f"--config.data.videos={tmp_path}/none"]
+    failed = subprocess.run(broken, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "no such folder" in failed.stderr
+    assert "Traceback" not in failed.stderr

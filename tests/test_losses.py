@@ -1,0 +1,238 @@
+"""The losses by hand and in numpy, and that what is masked takes no part."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hbi_jax.losses import (
+    contrastive_loss,
+    distillation_loss,
+    interaction_loss,
+    kl_divergence,
+    masked_log_softmax,
+    masked_mean,
+    negatives_mask,
+)
+
+# Compiled once for each shape: called operation by operation, these tests would take ten times as long.
+contrastive = jax.jit(contrastive_loss)
+interaction = jax.jit(interaction_loss)
+distillation = jax.jit(distillation_loss, static_argnames="temperature")
+divergence = jax.jit(kl_divergence)
+
+ROWS = 5
+LOGITS = np.random.default_rng(0).normal(size=(ROWS, ROWS)).astype(np.float32)
+TEACHER = np.random.default_rng(1).normal(size=(ROWS, ROWS)).astype(np.float32)
+ALL = np.ones(ROWS, bool)
+EVERY = np.ones((ROWS, ROWS), bool)
+
+
+def softmax(x):
+    exp = np.exp(np.asarray(x, np.float64))
+    return exp / exp.sum(-1, keepdims=True)
+
+
+def kl(student, teacher):
+    """KL(student || teacher), one row after the other."""
+    p, q = softmax(student), softmax(teacher)
+    return (p * np.log(p / q)).sum(-1)
+
+
+def test_masked_log_softmax_by_hand():
+    got = masked_log_softmax(jnp.log(jnp.array([[1.0, 3.0, 100.0]])), jnp.array([[True, True, False]]))
+    np.testing.assert_allclose(got[0, :2], np.log([0.25, 0.75]), rtol=1e-6)
+
+
+def test_masked_mean_by_hand():
+    assert masked_mean(jnp.array([1.0, 2.0, 90.0]), jnp.array([True, True, False])) == 1.5
+    assert masked_mean(jnp.array([jnp.nan]), jnp.array([False])) == 0
+
+
+def test_kl_by_hand():
+    """Student (3/4, 1/4), teacher (1/2, 1/2): ln 2 less the student's entropy; the other way round it is more."""
+    student, teacher, both = jnp.log(jnp.array([[3.0, 1.0]])), jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
+    forward = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    backward = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
+    np.testing.assert_allclose(divergence(student, teacher, both), [forward], rtol=1e-5)
+    np.testing.assert_allclose(divergence(teacher, student, both), [backward], rtol=1e-5)
+    assert abs(forward - backward) > 0.01
+
+
+def test_kl_of_equal_distributions_is_zero():
+    """Logits that differ by a constant are the same distribution."""
+    np.testing.assert_allclose(divergence(LOGITS, LOGITS, EVERY), 0, atol=1e-7)
+    np.testing.assert_allclose(divergence(LOGITS, LOGITS + 3, EVERY), 0, atol=1e-6)
+
+
+def test_kl_takes_real_classes_only():
+    """Masked logits may be anything; a row without classes gives 0."""
+    mask = np.array([[1, 1, 0, 1, 0]] * 4 + [[0] * 5], bool)
+    got = divergence(np.where(mask, LOGITS, 1e4), np.where(mask, TEACHER, -1e4), mask)
+    kept = mask[0]
+    np.testing.assert_allclose(got[:4], kl(LOGITS[:4, kept], TEACHER[:4, kept]), rtol=1e-5)
+    assert got[4] == 0
+
+
+def test_negatives_mask_by_hand():
+    """Rows 0 and 2 are captions of one video, row 3 stands for nothing."""
+    index, rows = jnp.array([7, 8, 7, 9]), jnp.array([True, True, True, False])
+    got = negatives_mask(index, rows).astype(int).tolist()
+    assert got == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [1, 1, 1, 1]]
+    published = negatives_mask(index, rows, mask_same_video=False).astype(int).tolist()
+    assert published == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_contrastive_by_hand():
+    """Matches weigh 3 against 1 and 1 against 1 in rows, 3 against 2 and 1 against 1 in columns."""
+    logits = np.log(np.array([[3.0, 1.0], [2.0, 2.0]])).astype(np.float32)
+    rows = -(np.log(3 / 4) + np.log(2 / 4)) / 2
+    columns = -(np.log(3 / 5) + np.log(2 / 3)) / 2
+    got = contrastive(logits, np.ones((2, 2), bool), np.ones(2, bool))
+    np.testing.assert_allclose(got, (rows + columns) / 2, rtol=1e-6)
+
+
+def test_contrastive_of_indifference_is_the_log_of_the_rows():
+    np.testing.assert_allclose(contrastive(np.zeros_like(LOGITS), EVERY, ALL), np.log(ROWS), rtol=1e-6)
+
+
+def test_two_captions_of_one_video_are_no_negatives():
+    """Their similarity with each other's row has no influence, in either direction; in the published way it has."""
+    index = jnp.array([0, 1, 0, 2, 3])
+    changed = LOGITS.copy()
+    changed[0, 2], changed[2, 0] = 50, -50
+    mask = negatives_mask(index, jnp.asarray(ALL))
+    assert contrastive(LOGITS, mask, ALL) == contrastive(changed, mask, ALL)
+    assert distillation(LOGITS, TEACHER, mask, ALL) == distillation(changed, TEACHER, mask, ALL)
+    published = negatives_mask(index, jnp.asarray(ALL), mask_same_video=False)
+    assert abs(contrastive(LOGITS, published, ALL) - contrastive(changed, published, ALL)) > 1
+
+
+ROW_KEPT = np.array([True, False, True, True, False])
+
+
+def masked_and_smaller(loss):
+    """A loss with two rows masked and full of garbage, and the loss of the batch without them."""
+    both = ROW_KEPT[:, None] & ROW_KEPT[None, :]
+    index = jnp.arange(ROWS)
+    few = int(ROW_KEPT.sum())
+    masked = loss(
+        np.where(both, LOGITS, 30.0).astype(np.float32),
+        np.where(both, TEACHER, -30.0).astype(np.float32),
+        negatives_mask(index, jnp.asarray(ROW_KEPT)),
+        jnp.asarray(ROW_KEPT),
+    )
+    small = loss(
+        LOGITS[ROW_KEPT][:, ROW_KEPT],
+        TEACHER[ROW_KEPT][:, ROW_KEPT],
+        np.ones((few, few), bool),
+        np.ones(few, bool),
+    )
+    return masked, small
+
+
+SIMILARITY_LOSSES = {
+    "contrastive": lambda student, teacher, mask, rows: contrastive(student, mask, rows),
+    "distillation": distillation,
+}
+
+
+@pytest.mark.parametrize("name", SIMILARITY_LOSSES)
+def test_masked_rows_are_as_if_absent(name):
+    masked, small = masked_and_smaller(SIMILARITY_LOSSES[name])
+    np.testing.assert_allclose(masked, small, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SIMILARITY_LOSSES)
+def test_masked_rows_get_no_gradient(name):
+    mask = negatives_mask(jnp.arange(ROWS), jnp.asarray(ROW_KEPT))
+
+    def loss(student):
+        return SIMILARITY_LOSSES[name](student, TEACHER, mask, ROW_KEPT)
+
+    gradient = jax.jit(jax.grad(loss))(LOGITS)
+    both = ROW_KEPT[:, None] & ROW_KEPT[None, :]
+    np.testing.assert_array_equal(gradient[~both], 0)
+    assert np.abs(gradient[both]).min() > 1e-4
+
+
+@pytest.mark.parametrize("name", SIMILARITY_LOSSES)
+def test_a_batch_of_masked_rows_gives_zero(name):
+    nothing = np.zeros(ROWS, bool)
+    mask = negatives_mask(jnp.arange(ROWS), jnp.asarray(nothing))
+
+    def loss(student):
+        return SIMILARITY_LOSSES[name](student, TEACHER, mask, nothing)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(LOGITS)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_distillation_is_kl_of_student_and_teacher_in_both_directions(temperature):
+    got = distillation(LOGITS, TEACHER, EVERY, ALL, temperature=temperature)
+    student, teacher = LOGITS.astype(np.float64) / temperature, TEACHER.astype(np.float64) / temperature
+    wanted = kl(student, teacher).mean() + kl(student.T, teacher.T).mean()
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    assert abs(wanted - kl(teacher, student).mean() - kl(teacher.T, student.T).mean()) > 1e-2
+
+
+def test_a_teacher_learns_nothing():
+    tokens = np.ones((1, ROWS), bool)
+
+    def losses(student, teacher):
+        of_similarities = distillation(student, teacher, EVERY, ALL)
+        return of_similarities + interaction(student[None], teacher[None], tokens, tokens)
+
+    of_student, of_teacher = jax.jit(jax.grad(losses, argnums=(0, 1)))(LOGITS, TEACHER)
+    np.testing.assert_array_equal(of_teacher, 0)
+    assert np.abs(of_student).min() > 1e-4
+
+
+# Two games of three words and four frames; of the second, two words and three frames are real.
+PREDICTION = np.random.default_rng(2).normal(size=(2, 3, 4)).astype(np.float32)
+INTERACTION = np.random.default_rng(3).normal(size=(2, 3, 4)).astype(np.float32)
+TEXT_MASK = np.array([[1, 1, 1], [1, 1, 0]], bool)
+VIDEO_MASK = np.array([[1, 1, 1, 1], [1, 1, 1, 0]], bool)
+
+
+def test_interaction_is_the_sum_of_two_means():
+    """Over frames for each of the 3 + 2 real words, and over words for each of the 4 + 3 real frames."""
+    games = [(PREDICTION[0], INTERACTION[0]), (PREDICTION[1, :2, :3], INTERACTION[1, :2, :3])]
+    over_frames = np.concatenate([kl(student, teacher) for student, teacher in games])
+    over_words = np.concatenate([kl(student.T, teacher.T) for student, teacher in games])
+    assert (len(over_frames), len(over_words)) == (5, 7)
+    got = interaction(PREDICTION, INTERACTION, TEXT_MASK, VIDEO_MASK)
+    np.testing.assert_allclose(got, over_frames.mean() + over_words.mean(), rtol=1e-5)
+
+
+def test_interaction_of_a_perfect_prediction_is_zero():
+    got = interaction(PREDICTION, PREDICTION + 1, TEXT_MASK, VIDEO_MASK)
+    np.testing.assert_allclose(got, 0, atol=1e-6)
+
+
+def test_interaction_of_masked_games_is_that_of_the_others():
+    text_mask, video_mask = TEXT_MASK.copy(), VIDEO_MASK.copy()
+    text_mask[1] = video_mask[1] = False
+    got = interaction(PREDICTION, INTERACTION, text_mask, video_mask)
+    first = interaction(*(x[:1] for x in (PREDICTION, INTERACTION, TEXT_MASK, VIDEO_MASK)))
+    np.testing.assert_allclose(got, first, rtol=1e-6)
+
+
+def test_interaction_of_nothing_is_zero():
+    nothing = (np.zeros_like(TEXT_MASK), np.zeros_like(VIDEO_MASK))
+    value, gradient = jax.jit(jax.value_and_grad(interaction_loss))(PREDICTION, INTERACTION, *nothing)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_huge_logits_stay_finite():
+    """Teacher logits are the interaction times 1000."""
+    teacher = 1e4 * INTERACTION
+    value, gradient = jax.jit(jax.value_and_grad(interaction_loss))(PREDICTION, teacher, TEXT_MASK, VIDEO_MASK)
+    assert np.isfinite(value)
+    assert value > 1e3
+    assert np.all(np.isfinite(gradient))
+    padding = ~(TEXT_MASK[:, :, None] & VIDEO_MASK[:, None, :])
+    np.testing.assert_array_equal(gradient[padding], 0)
