@@ -137,7 +137,7 @@ def default_config() -> ConfigDict:
     config.eval.video_block = 16
     # How much each level's similarity counts; 0: the level is not computed.
     config.eval.level_rates = (1.0, 0.0, 0.0)
-    # Metric of the validation that says which checkpoint is best.
+    # Metric of the validation whose largest value marks the best checkpoint: t2v/R@1, v2t/R@10, Rsum, ...
     config.eval.best_metric = "t2v/R@1"
     # The report's table also gets the same model untrained, and mean-pooled features.
     config.eval.baselines = True
@@ -201,6 +201,10 @@ _CHOICES = {
     "loss.teacher": ("exact",),
     "data.dataset": ("msrvtt",),
     "data.render": ("", "shapes"),
+    "eval.best_metric": (
+        *(f"{direction}/R@{rank}" for direction in ("t2v", "v2t") for rank in (1, 5, 10, 50)),
+        "Rsum",
+    ),
 }
 
 

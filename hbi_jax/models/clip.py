@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from hbi_jax.models.dense import Dense
 from hbi_jax.types import Tokens
 
 # Mean and standard deviation of RGB in 0..1 over CLIP's training images.
@@ -63,12 +64,12 @@ class Attention(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Attends; `mask[b, query, key]` is True where the query may look."""
         d = x.shape[-1]
-        qkv = nn.Dense(3 * d, dtype=self.dtype, name="in_proj")(x)
+        qkv = Dense(3 * d, dtype=self.dtype, name="in_proj")(x)
         query, key, value = jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.num_heads, -1), 3, axis=-2)
         if mask is not None:
             mask = mask[:, None]
         mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
-        return nn.Dense(d, dtype=self.dtype, name="out_proj")(mixed.reshape(x.shape))
+        return Dense(d, dtype=self.dtype, name="out_proj")(mixed.reshape(x.shape))
 
 
 class ResidualBlock(nn.Module):
@@ -86,8 +87,8 @@ class ResidualBlock(nn.Module):
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_1")(x)
         x = x + Attention(self.num_heads, self.dtype, name="attn")(h, mask)
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_2")(x)
-        h = quick_gelu(nn.Dense(4 * d, dtype=self.dtype, name="mlp_fc")(h))
-        return x + nn.Dense(d, dtype=self.dtype, name="mlp_proj")(h)
+        h = quick_gelu(Dense(4 * d, dtype=self.dtype, name="mlp_fc")(h))
+        return x + Dense(d, dtype=self.dtype, name="mlp_proj")(h)
 
 
 class Transformer(nn.Module):
@@ -144,7 +145,7 @@ class VisionTower(nn.Module):
 
         width, scale = config.vision_width, config.vision_width**-0.5
         # The patch convolution, written as the matrix product that it is.
-        x = nn.Dense(width, use_bias=False, dtype=self.dtype, name="patch_embedding")(patches)
+        x = Dense(width, use_bias=False, dtype=self.dtype, name="patch_embedding")(patches)
         token = self.param("class_embedding", nn.initializers.normal(scale), (width,))
         position = self.param("positional_embedding", nn.initializers.normal(scale), (grid * grid + 1, width))
         token = jnp.broadcast_to(token.astype(x.dtype), (b, 1, width))
@@ -155,7 +156,7 @@ class VisionTower(nn.Module):
         )(x)
         # Only the class token leaves the tower, so only it is normalised and projected.
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_post")(x[:, 0])
-        return nn.Dense(config.embed_features, use_bias=False, dtype=self.dtype, name="proj")(x)
+        return Dense(config.embed_features, use_bias=False, dtype=self.dtype, name="proj")(x)
 
 
 class TextTower(nn.Module):
@@ -204,7 +205,7 @@ class TextTower(nn.Module):
             config.text_layers, width // config.head_features, self.remat, self.dtype, name="transformer"
         )(x, causal[None] & mask[:, None, :])
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_final")(x)
-        x = nn.Dense(config.embed_features, use_bias=False, dtype=self.dtype, name="text_projection")(x)
+        x = Dense(config.embed_features, use_bias=False, dtype=self.dtype, name="text_projection")(x)
         end = jnp.argmax(token_ids, axis=-1)
         sentence = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return Tokens(x, mask), sentence

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.banzhaf.estimator import InteractionNet, InteractionNetKind
 from hbi_jax.models.clip import CLIPConfig, TextTower, VisionTower
+from hbi_jax.models.dense import Dense
 from hbi_jax.models.frames import FrameTransformer
 from hbi_jax.models.similarity import pair_similarity, wti
 from hbi_jax.models.token_merge import TokenMerge
@@ -70,8 +71,8 @@ class TokenWeight(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens) -> WeightedTokens:
         """Attaches float32 logits to the tokens."""
-        h = nn.relu(nn.Dense(self.num_features, dtype=self.dtype, name="hidden")(tokens.features))
-        logits = nn.Dense(1, dtype=jnp.float32, name="logit")(h)[..., 0]
+        h = nn.relu(Dense(self.num_features, dtype=self.dtype, name="hidden")(tokens.features))
+        logits = Dense(1, dtype=jnp.float32, name="logit")(h)[..., 0]
         return WeightedTokens(tokens.features, tokens.mask, logits)
 
 

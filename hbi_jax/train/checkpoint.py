@@ -88,7 +88,7 @@ class Checkpoints:
             params=ocp.args.StandardSave(state.params), opt_state=ocp.args.StandardSave(state.opt_state)
         )
         with self._explained("save"):
-            self._manager.save(step, args=items, metrics=metrics and dict(metrics), force=True)
+            self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
 
     def wait(self) -> None:
         """Blocks until what was started is saved.

@@ -19,6 +19,11 @@ from hbi_jax.train.writers import MetricWriter
 from hbi_jax.types import Batch
 
 
+# Steps that may be queued on the devices: enough that they never wait for the host, few enough that their batches
+# take little memory and that a request to stop is soon honoured.
+MAX_QUEUED = 2
+
+
 class NonFiniteError(ValueError):
     """The loss is no number any more: names the step and the videos of its batch."""
 
@@ -72,6 +77,8 @@ class _Window:
     def add(self, step: int, record_index: Int[np.ndarray, " b"], scalars: Scalars) -> None:
         self._averages = self._add(self._averages, scalars)
         self._losses.append((step, record_index, scalars["loss/total"]))
+        if len(self._losses) > MAX_QUEUED:
+            jax.block_until_ready(self._losses[-1 - MAX_QUEUED][2])
 
     def flush(self) -> dict[str, float]:
         """The averages; raises NonFiniteError at the first step whose loss is no finite number."""

@@ -1,0 +1,123 @@
+"""The tables and sentences of README.md and docs/performance.md that hold measured figures, made from the JSON.
+
+    python -m benchmarks.tables            # prints them
+    python -m benchmarks.tables --write    # puts them between their markers in the documents
+
+A marker pair in a document looks like `<!-- figures:NAME -->` ... `<!-- /figures -->`; a test keeps both in step.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = ("README.md", "docs/performance.md")
+_MARKED = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
+
+
+def _load(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _where(result: dict) -> str:
+    device, versions = result["device"], result["versions"]
+    return f"{device['cpu_cores']} {device['platform'].upper()} cores, jax {versions['jax']}, Python {versions['python']}"
+
+
+def quickstart() -> str:
+    """The quickstart over seeds: HBI, the trained mean-pooling model, no training, chance."""
+    result = _load("quickstart_seeds")
+    names = {
+        "t2v R@1": "text to video R@1",
+        "t2v R@10": "R@10",
+        "v2t R@1": "video to text R@1",
+        "in-group accuracy": "right among 4 near-twins",
+    }
+    rows = [
+        [method, *(f"{row[name]['mean']:.1f} ({row[name]['min']:.1f} to {row[name]['max']:.1f})" for name in names)]
+        for method, row in result["table"].items()
+    ]
+    rows.append(["chance", *(f"{result['chance'][name]:.1f}" for name in names)])
+    return _table(["percent, mean (smallest to largest)", *names.values()], rows) + (
+        f"\n\n{result['test_videos']} held-out test videos; {result['twin_videos']} more in groups of four that share their "
+        f"entities and differ in action or order. {len(result['seeds'])} seeds, {_where(result)}."
+    )
+
+
+def fresh_quickstart() -> str:
+    """How long `make quickstart` took from a fresh clone."""
+    result = _load("fresh_quickstart")
+    return (
+        f"From a fresh clone on {_where(result)}: {result['total_s'] / 60:.1f} minutes, of which installation "
+        f"{result['install_s']:.0f} s and training {result['training']['seconds']:.0f} s; text-to-video R@1 "
+        f"{result['t2v R@1']:.1f}, R@10 {result['t2v R@10']:.1f}, {result['in-group accuracy']:.1f} percent right among "
+        f"near-twins. The input pipeline alone delivers {result['training']['clips_per_second']:.0f} clips/s; training uses "
+        f"{result['training']['steps_per_second']:.1f} steps/s of {result['batch_size']} clips."
+    )
+
+
+def train_step() -> str:
+    """One training step at full size."""
+    result = _load("bench_train_step")
+    step, shapes = result["step"], result["shapes"]
+    rows = [[name.replace("_", " "), f"{value:.3f}", f"{100 * result['share'][name]:.1f} %"]
+            for name, value in result["parts_s"].items()]
+    return (
+        f"{shapes['model']}, {shapes['pairs']} pairs of {shapes['frames']} frames and {shapes['words']} words, three levels, "
+        f"{shapes['dtype']}: **{step['median_s']:.1f} s a step** (median of {step['calls']}, {step['min_s']:.1f} to "
+        f"{step['max_s']:.1f}), {step['peak_rss_gb']:.1f} GB at the peak, compiled in {step['compile_s']:.0f} s. The step takes "
+        f"{result['step_over_vision_products_at_machine_rate']:.2f} times what the vision tower's {result['vision_products_tflop']} "
+        f"TFLOP of matrix products take at the {result['machine_gflops']:.0f} GFLOP/s of one large product on this machine "
+        f"({_where(result)}).\n\n"
+    ) + _table(["part", "seconds", "share"], rows)
+
+
+def interaction() -> str:
+    """The exact interaction of a batch."""
+    result = _load("bench_banzhaf")
+    batch, gradient = result["batch"], result["batch_with_gradient"]
+    pairs, words, frames = batch["shape"]
+    usual = [row for row in result["error_against_enumeration"] if row["logit_spread"] <= 25]
+    error32, error64 = (max(row[precision] for row in usual) for precision in ("float32", "float64"))
+    return (
+        f"{pairs} pairs of {words} words and {frames} frames take **{batch['median_ms']:.1f} ms** "
+        f"({gradient['median_ms']:.1f} ms with the gradient) on {_where(result)}, and differ from the enumeration of all "
+        f"coalitions by at most {error32:.0e} in float32 and {error64:.0e} in float64."
+    )
+
+
+FIGURES = {
+    "quickstart": quickstart,
+    "fresh_quickstart": fresh_quickstart,
+    "train_step": train_step,
+    "interaction": interaction,
+}
+
+
+def updated(document: str) -> str:
+    """A document with its figures made anew."""
+    return _MARKED.sub(lambda match: match[1] + FIGURES[match[2]]() + "\n" + match[4], document)
+
+
+def main() -> None:
+    """Prints the figures, or writes them into the documents."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="change the documents")
+    if parser.parse_args().write:
+        for name in DOCUMENTS:
+            path = ROOT / name
+            path.write_text(updated(path.read_text()))
+    else:
+        for name, figure in FIGURES.items():
+            print(f"## {name}\n\n{figure()}\n")
+
+
+if __name__ == "__main__":
+    main()

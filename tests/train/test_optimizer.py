@@ -1,0 +1,239 @@
+"""Parameter groups, schedules, clipping and decay, each by the size of the updates that it leads to."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_hbi import CONFIG, make_batch
+
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel import path_name
+from hbi_jax.train.optimizer import (
+    OptimizerConfig,
+    decays,
+    keep_logit_scale_below,
+    make_optimizer,
+    parameter_groups,
+    warmup_cosine,
+)
+
+# No warm-up: the first update has the peak rate. No decay: it has nothing else.
+PLAIN = OptimizerConfig(
+    learning_rate=1e-2,
+    clip_learning_rate=1e-4,
+    warmup_rate=0.0,
+    weight_decay=0.0,
+    b1=0.9,
+    b2=0.98,
+    eps=1e-6,
+    clip_norm=1.0,
+    frozen=(),
+    max_logit_scale=100.0,
+)
+PARAMS = {
+    "params": {
+        "header": {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])},
+        "text_tower": {"proj": {"kernel": jnp.array([3.0, 4.0])}, "ln_final": {"scale": jnp.array([1.0])}},
+        "vision_tower": {"patch_embedding": {"kernel": jnp.array([5.0])}},
+        "logit_scale": jnp.array(2.0),
+    }
+}
+
+
+def like(value):
+    return jax.tree.map(lambda x: jnp.full_like(x, value), PARAMS)
+
+
+def with_leaf(tree, *path, value):
+    """A copy of the tree with one leaf replaced."""
+    if not path:
+        return value
+    return {**tree, path[0]: with_leaf(tree[path[0]], *path[1:], value=value)}
+
+
+def updates_of(config, *gradients, params=PARAMS, num_steps=100):
+    """The updates of several steps in a row; parameters stay where they are."""
+    tx = make_optimizer(config, params, num_steps)
+    update, state, updates = jax.jit(tx.update), tx.init(params), []
+    for gradient in gradients:
+        step, state = update(gradient, state, params)
+        updates.append(step["params"])
+    return updates
+
+
+@pytest.fixture(scope="module")
+def tree():
+    """The parameters of a real model, as shapes."""
+    batch = jax.tree.map(jnp.asarray, make_batch(2))
+    return jax.eval_shape(HBI(CONFIG).init, jax.random.key(0), batch)
+
+
+def names_where(tree, condition):
+    return {path_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if condition(leaf)}
+
+
+def test_schedule_by_hand():
+    schedule = warmup_cosine(2.0, num_steps=100, warmup_rate=0.1)
+    np.testing.assert_allclose(
+        [schedule(step) for step in (0, 5, 10, 55, 100)], [0, 1, 2, 1, 0], atol=1e-6
+    )
+    values = [float(schedule(step)) for step in range(10, 101)]
+    assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.parametrize(("num_steps", "warmup_rate"), [(1, 0.0), (1, 1.0), (2, 1.0), (7, 0.0), (10, 1.0)])
+def test_schedules_at_the_edges_are_finite_and_used(num_steps, warmup_rate):
+    """However short the run and however long its warm-up."""
+    schedule = warmup_cosine(2.0, num_steps, warmup_rate)
+    values = np.array([schedule(step) for step in range(num_steps + 1)])
+    assert np.all(np.isfinite(values))
+    assert np.all((values >= 0) & (values <= 2))
+    assert values.max() == 2
+
+
+def test_groups_of_a_real_model(tree):
+    """CLIP's towers and its temperature at their own rate, all that is new at the other."""
+    groups = parameter_groups(tree)
+    roots = {name: {path.split("/")[1] for path in names_where(groups, name.__eq__)} for name in ("clip", "new")}
+    assert roots["clip"] == {"text_tower", "vision_tower", "logit_scale"}
+    levels = {f"{part}_{level}" for part in ("text_weight", "video_weight", "header") for level in ("entity", "action")}
+    assert roots["new"] == {"frame_transformer", "text_merge_action", "video_merge_action"} | levels
+    frozen = parameter_groups(tree, ("vision_tower/patch_embedding", "^params/text_tower/ln"))
+    assert names_where(frozen, "frozen".__eq__) == {
+        "params/vision_tower/patch_embedding/kernel",
+        "params/text_tower/ln_final/scale",
+        "params/text_tower/ln_final/bias",
+    }
+
+
+def test_what_decays_in_a_real_model(tree):
+    """Kernels and the token table; no bias, norm, position, class token or temperature."""
+    flags = decays(tree)
+    yes, no = names_where(flags, bool), names_where(flags, lambda flag: not flag)
+
+    def block(tower):
+        parts = ("attn/in_proj", "attn/out_proj", "mlp_fc", "mlp_proj")
+        return {f"params/{tower}/transformer/resblocks_0/{part}/kernel" for part in parts}
+
+    def merge(side):
+        parts = ("conv", "score", "attention/q", "attention/kv", "attention/proj")
+        return {f"params/{side}_merge_action/{part}/kernel" for part in parts}
+
+    def per_level(level):
+        weights = {f"params/{side}_weight_{level}/{part}/kernel"
+                   for side in ("text", "video") for part in ("hidden", "logit")}
+        parts = ("conv_in", "conv_out", "query", "key", "value")
+        return weights | {f"params/header_{level}/{part}/kernel" for part in parts}
+
+    assert yes == {
+        "params/text_tower/token_embedding/embedding",
+        "params/text_tower/text_projection/kernel",
+        "params/vision_tower/patch_embedding/kernel",
+        "params/vision_tower/proj/kernel",
+        *block("text_tower"),
+        *block("vision_tower"),
+        *block("frame_transformer"),
+        *merge("text"),
+        *merge("video"),
+        *per_level("entity"),
+        *per_level("action"),
+    }
+    assert {name.split("/")[-1] for name in no} == {
+        "bias",
+        "scale",
+        "positional_embedding",
+        "class_embedding",
+        "logit_scale",
+    }
+
+
+def test_each_group_gets_its_rate():
+    """Adam's first update is the rate itself, against the sign of the gradient."""
+    sign = with_leaf(like(0.3), "params", "header", "kernel", value=jnp.array([0.3, -0.3]))
+    (got,) = updates_of(PLAIN, sign)
+    np.testing.assert_allclose(got["header"]["kernel"], [-1e-2, 1e-2], rtol=1e-4)
+    np.testing.assert_allclose(got["header"]["bias"], [-1e-2], rtol=1e-4)
+    np.testing.assert_allclose(got["text_tower"]["proj"]["kernel"], [-1e-4, -1e-4], rtol=1e-4)
+    np.testing.assert_allclose(got["vision_tower"]["patch_embedding"]["kernel"], [-1e-4], rtol=1e-4)
+    np.testing.assert_allclose(got["logit_scale"], -1e-4, rtol=1e-4)
+
+
+def test_rates_follow_the_schedule():
+    """With constant gradients Adam's update stays the rate of its step: 0, then half way up, then the peak."""
+    config = dataclasses.replace(PLAIN, warmup_rate=0.02)
+    steps = updates_of(config, *[like(0.3)] * 3)
+    got = [float(step["header"]["bias"][0]) for step in steps]
+    np.testing.assert_allclose(got, [0, -5e-3, -1e-2], rtol=1e-4, atol=1e-9)
+
+
+def test_decay_pulls_kernels_only():
+    """Without a gradient what is left is rate x decay x parameter."""
+    (got,) = updates_of(dataclasses.replace(PLAIN, weight_decay=0.2), like(0.0))
+    np.testing.assert_allclose(got["header"]["kernel"], [-1e-2 * 0.2 * 1, 1e-2 * 0.2 * 2], rtol=1e-5)
+    np.testing.assert_allclose(got["text_tower"]["proj"]["kernel"], [-1e-4 * 0.2 * 3, -1e-4 * 0.2 * 4], rtol=1e-5)
+    for leaf in (got["header"]["bias"], got["text_tower"]["ln_final"]["scale"], got["logit_scale"]):
+        np.testing.assert_array_equal(leaf, 0)
+
+
+def test_frozen_parameters_stay_bitwise():
+    config = dataclasses.replace(PLAIN, weight_decay=0.2, frozen=("text_tower", "patch_embedding"))
+    tx = make_optimizer(config, PARAMS, 100)
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(3):
+        updates, state = tx.update(like(0.7), state, params)
+        params = optax.apply_updates(params, updates)
+    for frozen in ("text_tower", "vision_tower"):
+        jax.tree.map(np.testing.assert_array_equal, params["params"][frozen], PARAMS["params"][frozen])
+    assert np.all(params["params"]["header"]["kernel"] != PARAMS["params"]["header"]["kernel"])
+    assert not any(leaf.shape == (2,) and "text_tower" in path_name(path)
+                   for path, leaf in jax.tree_util.tree_leaves_with_path(state))
+
+
+def test_gradients_are_clipped_together():
+    """A gradient of norm 80 counts as the same one of norm 1; Adam's second update shows it."""
+    size = float(optax.tree.norm(like(1.0)))
+    small, big, unit = like(0.1), like(80 / size), like(1 / size)
+    *_, clipped = updates_of(PLAIN, big, small)
+    *_, same = updates_of(PLAIN, unit, small)
+    *_, other = updates_of(dataclasses.replace(PLAIN, clip_norm=80.0), big, small)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), clipped, same)
+    assert abs(clipped["header"]["bias"][0] - other["header"]["bias"][0]) > 1e-4
+
+
+def test_frozen_gradients_do_not_count_in_the_norm():
+    config = dataclasses.replace(PLAIN, frozen=("patch_embedding",))
+    huge = with_leaf(like(0.1), "params", "vision_tower", "patch_embedding", "kernel", value=jnp.array([1e6]))
+    with_huge, without = (updates_of(config, first, like(0.05)) for first in (huge, like(0.1)))
+    jax.tree.map(np.testing.assert_array_equal, with_huge, without)
+
+
+def test_the_temperature_never_exceeds_its_bound():
+    """Though every gradient asks for more: exp(logit_scale) reaches 100 and stays, and may come back."""
+    config = dataclasses.replace(PLAIN, clip_learning_rate=0.1)
+    params = with_leaf(PARAMS, "params", "logit_scale", value=jnp.array(np.log(80.0), jnp.float32))
+    tx = make_optimizer(config, params, 1000)
+    state, update, scales = tx.init(params), jax.jit(tx.update), []
+    for direction in [-0.3] * 6 + [0.3] * 20:
+        updates, state = update(like(direction), state, params)
+        params = optax.apply_updates(params, updates)
+        scales.append(float(jnp.exp(params["params"]["logit_scale"])))
+    assert max(scales) <= 100 * (1 + 1e-6)
+    np.testing.assert_allclose(scales[2:6], 100, rtol=1e-5)
+    assert scales[-1] < 90
+
+
+def test_only_the_temperature_is_bounded():
+    tx = keep_logit_scale_below(np.e)
+    params = {"logit_scale": jnp.array(0.9), "other": jnp.array(0.9)}
+    updates = {"logit_scale": jnp.array(0.5), "other": jnp.array(0.5)}
+    got, _ = tx.update(updates, tx.init(params), params)
+    np.testing.assert_allclose(got["logit_scale"], 0.1, rtol=1e-5)
+    assert got["other"] == 0.5
+
+
+def test_a_pattern_that_freezes_nothing_is_named():
+    with pytest.raises(ValueError, match=r"config.optimizer.frozen: 'visual' matches no parameter"):
+        make_optimizer(dataclasses.replace(PLAIN, frozen=("text_tower", "visual")), PARAMS, 10)
