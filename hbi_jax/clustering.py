@@ -64,9 +64,7 @@ def dpc_knn(
         )
     num_tokens = features.shape[-2]
     if not 1 <= num_clusters <= num_tokens:
-        raise ValueError(
-            f"num_clusters={num_clusters} of {num_tokens} tokens is impossible; use 1 to {num_tokens}."
-        )
+        raise ValueError(f"num_clusters={num_clusters} of {num_tokens} tokens is impossible; use 1 to {num_tokens}.")
     if num_neighbors < 1:
         raise ValueError(f"num_neighbors={num_neighbors} leaves no density; use 1 or more.")
 

@@ -47,6 +47,8 @@ def default_config() -> ConfigDict:
     config.model.weight_features = 1024
     # The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
     config.model.pooled = False
+    # Inverse temperature of the contrastive loss at the start, where no weights are loaded; learnt from there.
+    config.model.initial_logit_scale = 1 / 0.07
     # Attention heads of the token merge; divides clip.embed_features.
     config.model.merge_heads = 8
     # Prediction header: none, mlp, cnn, mlp_sa or cnn_sa (Table V).
@@ -152,7 +154,7 @@ def default_config() -> ConfigDict:
     return config
 
 
-# Integers and the least that each may be.
+# Numbers and the least that each may be.
 _LEAST = {
     "model.clip.image_size": 1,
     "model.clip.patch_size": 1,
@@ -169,8 +171,14 @@ _LEAST = {
     "model.merge_heads": 1,
     "model.header_features": 1,
     "data.num_val_videos": 0,
+    "data.cache_gib": 0,
     "data.num_workers": 0,
     "data.num_threads": 1,
+    "loss.interaction_weight": 0,
+    "loss.distillation_weight": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.clip_learning_rate": 0,
+    "optimizer.weight_decay": 0,
     "train.batch_size": 2,
     "train.num_steps": 0,
     "train.num_epochs": 0,
@@ -185,15 +193,17 @@ _LEAST = {
 
 # Positive numbers.
 _POSITIVE = (
+    "model.initial_logit_scale",
     "data.frames_per_second",
     "loss.interaction_scale",
     "loss.distillation_temperature",
+    "optimizer.eps",
     "optimizer.clip_norm",
     "optimizer.max_logit_scale",
 )
 
 # Shares.
-_RATES = ("data.max_unreadable_rate", "optimizer.warmup_rate")
+_RATES = ("data.max_unreadable_rate", "optimizer.warmup_rate", "optimizer.b1", "optimizer.b2")
 
 _CHOICES = {
     "model.header": ("none", "mlp", "cnn", "mlp_sa", "cnn_sa"),
@@ -253,9 +263,7 @@ def validate(config: ConfigDict) -> None:
         heads = f"a multiple of config.model.clip.head_features={clip.head_features}"
         _wanted(clip[name] % clip.head_features == 0, f"model.clip.{name}", clip[name], heads, either)
     divisor = f"a divisor of config.model.clip.embed_features={clip.embed_features}"
-    _wanted(
-        clip.embed_features % model.merge_heads == 0, "model.merge_heads", model.merge_heads, divisor, either
-    )
+    _wanted(clip.embed_features % model.merge_heads == 0, "model.merge_heads", model.merge_heads, divisor, either)
 
     words = f"3 to config.model.clip.context_length={clip.context_length}"
     _wanted(3 <= data.num_words <= clip.context_length, "data.num_words", data.num_words, words, either)
@@ -288,9 +296,7 @@ def _validate_levels(config: ConfigDict) -> None:
     levels = config.model.levels
     for row, level in enumerate(levels):
         wanted = "(name, words, frames), a name and two counts"
-        _wanted(
-            len(level) == 3, f"model.levels[{row}]", level, wanted, 'write for instance ("action", 16, 6)'
-        )
+        _wanted(len(level) == 3, f"model.levels[{row}]", level, wanted, 'write for instance ("action", 16, 6)')
     names = [level[0] for level in levels]
     distinct = len(names) > 0 and len(set(names)) == len(names)
     _wanted(distinct, "model.levels", names, "one or more distinct names", "rename them")

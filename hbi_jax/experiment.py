@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 from ml_collections import ConfigDict
@@ -76,6 +77,10 @@ class Setup(NamedTuple):
         """Fresh parameters."""
         return build.init_params(self.model, self.config)
 
+    def abstract_params(self) -> PyTree:
+        """Their shapes, and where they lie."""
+        return abstract_params(jax.eval_shape(self.init_params), self.mesh)
+
     def source(self, split: str) -> Source:
         """The rows of a split or gallery."""
         return build.source(self.config, build.split(self.config, split, str(self.workdir)))
@@ -96,7 +101,7 @@ def prepare(config: ConfigDict, workdir: str) -> Setup:
             f"config.train.batch_size={config.train.batch_size}: wanted a multiple of the {rows} devices along "
             f"the mesh's data axis; use {-(-config.train.batch_size // rows) * rows}"
         )
-    folder = epath.Path(workdir)
+    folder = epath.Path(workdir).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{jax.process_index()}"
@@ -106,8 +111,11 @@ def prepare(config: ConfigDict, workdir: str) -> Setup:
         raise ConfigError(
             f"--workdir={workdir}: wanted a folder that can be written ({error}); choose another"
         ) from error
-    if config.data.render == "shapes" and jax.process_index() == 0:
-        shapes.generate(build.folder(config, "annotations", workdir), build.world(config))
+    if config.data.render == "shapes":
+        if jax.process_index() == 0:
+            shapes.generate(build.folder(config, "annotations", workdir), build.world(config))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("the world is rendered")
     model = build.model(config)
     evaluator = RetrievalEvaluator(
         model, mesh, config.eval.batch_size, config.eval.video_block, tuple(config.eval.level_rates)
@@ -131,6 +139,9 @@ def train(setup: Setup) -> None:
     _claim_workdir(setup)
     source = setup.source("train")
     validation = setup.source("val") if config.data.val_list or config.data.num_val_videos else None
+    for gallery in config.data.galleries:
+        # Read only to be checked: what is wrong with it is better told now than after the training.
+        build.split(config, gallery, str(setup.workdir))
     loop_config = build.loop(config, len(source.split.records))
     optimizer_config = build.optimizer(config)
     tx = make_optimizer(optimizer_config, jax.eval_shape(setup.init_params), loop_config.num_steps)
@@ -152,9 +163,7 @@ def train(setup: Setup) -> None:
         if start >= loop_config.num_steps:
             _log.info("%s has all its %d steps already: only evaluating it", setup.workdir, start)
             return
-        state = (
-            checkpoints.restore(abstract, start) if start else init_state(setup.init_params, tx, setup.mesh)
-        )
+        state = checkpoints.restore(abstract, start) if start else init_state(setup.init_params, tx, setup.mesh)
         overview = parameter_overview.get_parameter_overview(state.params["params"], include_stats=False)
         _log.info("parameters\n%s", overview)
 
@@ -211,7 +220,8 @@ def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
     """
     config = setup.config
     params, step = restore_params(setup, checkpoint or str(setup.workdir))
-    untrained = jax.jit(setup.init_params)() if config.eval.baselines else None
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_params())
+    untrained = jax.jit(setup.init_params, out_shardings=shardings)() if config.eval.baselines else None
     galleries, dataset, unreadable, pictures = [], {}, {}, []
     for name in config.data.galleries:
         source = setup.source(name)
@@ -266,14 +276,11 @@ def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
             f"no checkpoint at {path}: wanted a work folder that was trained in, or one of its steps, such as "
             "runs/quickstart/checkpoints/500; train first, or correct --checkpoint"
         )
-    abstract = abstract_params(jax.eval_shape(setup.init_params), setup.mesh)
     with Checkpoints(str(folder), setup.config.eval.best_metric) as checkpoints:
         step = int(path.name) if is_step else checkpoints.best_step()
         if step is None:
-            raise CheckpointError(
-                f"{folder} holds no complete checkpoint; train first, or correct --checkpoint"
-            )
-        return checkpoints.restore_params(abstract, step), step
+            raise CheckpointError(f"{folder} holds no complete checkpoint; train first, or correct --checkpoint")
+        return checkpoints.restore_params(setup.abstract_params(), step), step
 
 
 def _claim_workdir(setup: Setup) -> None:
@@ -343,10 +350,8 @@ def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
 def _word_truths(setup: Setup) -> dict[str, WordTruth]:
     """Which of the sampled frames each word of the embedded world's captions speaks of."""
     config = setup.config
-    fps, out = build.world(config).fps, {}
-    for video_id, truth in shapes.load_ground_truth(
-        build.folder(config, "annotations", str(setup.workdir))
-    ).items():
+    fps, out = float(build.world(config).fps), {}
+    for video_id, truth in shapes.load_ground_truth(build.folder(config, "annotations", str(setup.workdir))).items():
         frames = truth.word_frames()
         sampled = sample_indices(
             frames.shape[1], fps, config.data.num_frames, frames_per_second=config.data.frames_per_second

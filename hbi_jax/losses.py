@@ -81,9 +81,7 @@ def interaction_loss(
     """
     interaction = jax.lax.stop_gradient(interaction)
     over_frames = kl_divergence(prediction, interaction, video_mask[:, None, :])
-    over_words = kl_divergence(
-        jnp.swapaxes(prediction, 1, 2), jnp.swapaxes(interaction, 1, 2), text_mask[:, None, :]
-    )
+    over_words = kl_divergence(jnp.swapaxes(prediction, 1, 2), jnp.swapaxes(interaction, 1, 2), text_mask[:, None, :])
     return masked_mean(over_words, video_mask) + masked_mean(over_frames, text_mask)
 
 

@@ -21,9 +21,7 @@ from hbi_jax.config import default_config
 
 # Only what parses flags is imported above: --help and a mistyped field are answered at once.
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file such as configs/quickstart.py.", lock_config=True
-)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file such as configs/quickstart.py.", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints, logs, report and pictures; made where it is missing."
 )
@@ -92,8 +90,8 @@ def _run() -> None:
 
 
 def _start_logging() -> None:
-    """This package's messages in short lines; the libraries' only where they warn."""
-    absl_logging.set_verbosity(absl_logging.INFO if _VERBOSE.value else absl_logging.WARNING)
+    """This package's messages in short lines; the libraries' only where something failed."""
+    absl_logging.set_verbosity(absl_logging.INFO if _VERBOSE.value else absl_logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     package = logging.getLogger("hbi_jax")
@@ -110,10 +108,12 @@ def _fail(message: str) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     """absl's parser, with one plain line for a configuration that is not one."""
     names = [argument[len(_OVERRIDE) :].split("=")[0] for argument in argv if argument.startswith(_OVERRIDE)]
+    for argument in argv:
+        name, _, value = argument.partition("=")
+        if name == "--config" and not os.path.isfile(value.split(":")[0]):
+            _fail(f"--config={value}: wanted a configuration file; there is none at that path, correct it")
     if names and not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
-        _fail(
-            f"{_OVERRIDE}{names[0]} is set but --config is missing; add for instance --config=configs/quickstart.py"
-        )
+        _fail(f"{_OVERRIDE}{names[0]} is set but --config is missing; add for instance --config=configs/quickstart.py")
     try:
         arguments = app.parse_flags_with_usage(argv)
         # A config file is read when the flag's value is first asked for.
@@ -126,11 +126,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         near = difflib.get_close_matches(unknown, fields, 3, 0.5)
         _fail(
             f"config.{unknown} is no field of the configuration; "
-            + (
-                f"did you mean config.{' or config.'.join(near)}?"
-                if near
-                else "hbi_jax/config.py lists them all"
-            )
+            + (f"did you mean config.{' or config.'.join(near)}?" if near else "hbi_jax/config.py lists them all")
         )
     except (ValueError, TypeError, OSError) as error:
         _fail(f"--config: {error}")
@@ -151,6 +147,11 @@ def run() -> None:
     """The console entry point."""
     # XLA's start-up messages help nobody who is not debugging it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if __name__ != "__main__":
+        # absl's --help tells of the module that was started; the console script is not this one.
+        sys.modules["__main__"].__doc__ = __doc__
+        for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(main, flags_parser=_parse)
 
 

@@ -51,9 +51,7 @@ ROOMS = {
     "train.writers": _room("progress", packages=HOST_ARRAYS | {"tensorboardX"}),
     "train.loop": _room("types", "train", "train.checkpoint", "train.writers", packages=ARRAYS | {"clu"}),
     "visualize": _room("types", packages=HOST_ARRAYS | {"matplotlib"}),
-    "data": _room(
-        "types", "progress", packages=HOST_ARRAYS | {"absl", "av", "ftfy", "grain", "PIL", "tokenizers"}
-    ),
+    "data": _room("types", "progress", packages=HOST_ARRAYS | {"absl", "av", "ftfy", "grain", "PIL", "tokenizers"}),
     "data.shapes": _room("progress", packages=HOST_ARRAYS | {"av", "PIL"}),
     "evaluate": _room(*MATHS, "models", "data", "progress", "visualize", packages=ARRAYS),
 }
@@ -194,9 +192,7 @@ def test_what_is_imported_is_required():
 def _run(code: str) -> str:
     """Runs a program in a fresh interpreter, outside the tests' type checking; returns what it prints."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -139,16 +139,12 @@ def _of_one_pair(similarity, text_logits, video_logits, text_mask, video_mask, *
         )
         if not softmax:  # a token of weight one changes no weight but its own
             return jnp.where(own_mask[:, None], match_change, 0)
-        return jnp.matmul(
-            _weight_change(logits, own_mask, q), match_change, precision=jax.lax.Precision.HIGHEST
-        )
+        return jnp.matmul(_weight_change(logits, own_mask, q), match_change, precision=jax.lax.Precision.HIGHEST)
 
     text_half = half(similarity, text_logits, text_mask, video_mask)
     video_half = half(similarity.T, video_logits, video_mask, text_mask)
     # Comparisons with NaN are false, so some cells would hold numbers that look right: NaN in all of them.
-    finite = functools.reduce(
-        jnp.logical_and, (jnp.isfinite(x).all() for x in (similarity, text_logits, video_logits))
-    )
+    finite = functools.reduce(jnp.logical_and, (jnp.isfinite(x).all() for x in (similarity, text_logits, video_logits)))
     return jnp.where(real, jnp.where(finite, 0.5 * (text_half + video_half.T), jnp.nan), 0)
 
 
@@ -173,9 +169,7 @@ def _match_change(similarity: Float[Array, " n"], mask: Bool[Array, " n"], q) ->
     return jnp.where(mask, best - after * (q / (1 - q)), 0)
 
 
-def _match_change_by_sorting(
-    similarity: Float[Array, " n"], mask: Bool[Array, " n"], q
-) -> Float[Array, " n"]:
+def _match_change_by_sorting(similarity: Float[Array, " n"], mask: Bool[Array, " n"], q) -> Float[Array, " n"]:
     """The same as `_match_change` for long rows: O(n log n) in place of O(n^2)."""
     order = jnp.argsort(jnp.where(mask, similarity, -jnp.inf), descending=True, stable=True)
     rank = jnp.arange(similarity.shape[0])
@@ -216,9 +210,7 @@ def _weight_change(logits: Float[Array, " n"], mask: Bool[Array, " n"], q) -> Fl
     dtype = logits.dtype
     log_weight = _log_weight(logits, mask)
     weight = jnp.where(mask, jnp.exp(log_weight), 0)  # a weight of 0 drops out of every product below
-    t, step = _time_nodes(
-        jax.lax.stop_gradient(jnp.min(jnp.where(mask, log_weight, 0))), logits.shape[0], dtype
-    )
+    t, step = _time_nodes(jax.lax.stop_gradient(jnp.min(jnp.where(mask, log_weight, 0))), logits.shape[0], dtype)
     exponent = weight[:, None] * t[None, :]
     decay = jnp.exp(-exponent)
     factor = 1 - q + q * decay

@@ -24,8 +24,7 @@ def check_index(index: str, join_probability: float) -> None:
         raise ValueError(f"index={index!r} is unknown; use one of {', '.join(INDICES)}.")
     if not 0.0 < join_probability < 1.0:
         raise ValueError(
-            f"join_probability={join_probability} is not strictly between 0 and 1; "
-            "use 0.5 for the Banzhaf interaction."
+            f"join_probability={join_probability} is not strictly between 0 and 1; use 0.5 for the Banzhaf interaction."
         )
     if index == "shapley" and join_probability != 0.5:
         raise ValueError(

@@ -58,9 +58,7 @@ class Batches(Generic[_B]):
     `Source.account` does.
     """
 
-    def __init__(
-        self, rows: grain.MapDataset, source: Source, num_workers: int, num_threads: int, prefetch: int
-    ):
+    def __init__(self, rows: grain.MapDataset, source: Source, num_workers: int, num_threads: int, prefetch: int):
         if num_workers > 0 and source.cache.capacity > 0:
             raise ValueError(
                 f"num_workers: got {num_workers} with a cache of clips, wanted 0, because each worker would "
@@ -136,9 +134,7 @@ def train_batches(
             f"{source.split.name!r}; lower it or use more data."
         )
     if start_step < 0 or not 0 <= seed < 2**32:
-        raise ValueError(
-            f"start_step: got {start_step}, wanted >= 0; seed: got {seed}, wanted 0 <= seed < 2**32."
-        )
+        raise ValueError(f"start_step: got {start_step}, wanted >= 0; seed: got {seed}, wanted 0 <= seed < 2**32.")
     mine = _rows_of_process(batch_size, process_index, process_count)
     # Indices are batched, cut to this process and skipped to the first step before anything is decoded.
     records = grain.MapDataset.range(num_records).seed(seed).shuffle().repeat()

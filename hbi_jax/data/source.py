@@ -68,9 +68,7 @@ class Source:
         self._frames_per_second = frames_per_second
         self._max_unreadable_rate = max_unreadable_rate
 
-    def text_rows(
-        self, record_index: Int[np.ndarray, " b"]
-    ) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+    def text_rows(self, record_index: Int[np.ndarray, " b"]) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """Token ids and mask of the given records; zeros where the index is `FILLING`."""
         real = (record_index != FILLING)[:, None]
         return np.where(real, self._token_ids[record_index], 0), self._text_mask[record_index] & real

@@ -3,10 +3,10 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
@@ -54,15 +54,13 @@ def draw_interactions(
         record_index = gallery.record_index[row : row + 1]
         record = source.split.records[record_index[0]]
         video = gallery.text_to_video[row]
-        words = jax.tree.map(itemgetter(slice(row, row + 1)), gallery.text.levels[0])
-        frames = jax.tree.map(itemgetter(slice(video, video + 1)), gallery.video.levels[0])
-        grid = banzhaf.interaction(
-            pair_similarity(words, frames), words.logits, frames.logits, words.mask, frames.mask
-        )
+        words = jax.tree.map(lambda x: jnp.asarray(x[None, row]), gallery.text.levels[0])  # noqa: B023
+        frames = jax.tree.map(lambda x: jnp.asarray(x[None, video]), gallery.video.levels[0])  # noqa: B023
+        grid = banzhaf.interaction(pair_similarity(words, frames), words.logits, frames.logits, words.mask, frames.mask)
         token_ids, text_mask = source.text_rows(record_index)
         clip, frame_mask, _ = source.video_rows(source.split.video_index[record_index])
         # Start and end token are players of the game, but point at nothing a person could look for.
-        tokens = [tokenizer.decode([token]) for token in token_ids[text_mask][1:-1]]
+        tokens = [tokenizer.decode([token]) for token in token_ids[text_mask][1:-1].tolist()]
         truth = truths.get(record.video_id) if truths else None
         path = pathlib.Path(folder) / f"interaction_{record.video_id}.png"
         plot_interaction(

@@ -254,8 +254,7 @@ def summary(report: Report) -> str:
         ]
         for row in rows:
             halves = [
-                "".join(f"{cell:>7}" for cell in _cells(row.metrics, key, TERMINAL_COLUMNS))
-                for key in DIRECTIONS
+                "".join(f"{cell:>7}" for cell in _cells(row.metrics, key, TERMINAL_COLUMNS)) for key in DIRECTIONS
             ]
             line = f"{row.method:{width}}  {' '.join(halves)} {_number(row.metrics.get('Rsum')):>7}"
             lines.append(line + (f"  {_number(row.group_accuracy):>8}" if _grouped(gallery) else ""))
@@ -338,9 +337,7 @@ def _relative(picture: Picture, folder: pathlib.Path) -> Picture:
             f"report.pictures names {picture.path}, which is no file seen from {folder}; draw the pictures "
             "before writing the report."
         )
-    return dataclasses.replace(
-        picture, path=pathlib.Path(os.path.relpath(folder / picture.path, folder)).as_posix()
-    )
+    return dataclasses.replace(picture, path=pathlib.Path(os.path.relpath(folder / picture.path, folder)).as_posix())
 
 
 def _plain(value: Any, field: str) -> Any:
@@ -365,9 +362,7 @@ def _plain(value: Any, field: str) -> Any:
 def _check_results(report: Report) -> None:
     """Raises where there is nothing to report."""
     if not report.galleries:
-        raise ValueError(
-            "report.galleries is empty, wanted at least one; evaluate before writing the report."
-        )
+        raise ValueError("report.galleries is empty, wanted at least one; evaluate before writing the report.")
     for gallery in report.galleries:
         if not gallery.rows:
             raise ValueError(

@@ -42,9 +42,7 @@ class Gallery:
 class RetrievalEvaluator:
     """Encodes galleries and scores them. Compiled once, for all galleries and parameters."""
 
-    def __init__(
-        self, model: HBI, mesh: Mesh, batch_size: int, video_block: int, level_rates: Sequence[float]
-    ):
+    def __init__(self, model: HBI, mesh: Mesh, batch_size: int, video_block: int, level_rates: Sequence[float]):
         """Prepares the compiled functions.
 
         Args:

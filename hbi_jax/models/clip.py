@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from hbi_jax.models.dense import Dense
+from hbi_jax.models.dense import dense
 from hbi_jax.types import Tokens
 
 # Mean and standard deviation of RGB in 0..1 over CLIP's training images.
@@ -59,17 +59,15 @@ class Attention(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
         """Attends; `mask[b, query, key]` is True where the query may look."""
         d = x.shape[-1]
-        qkv = Dense(3 * d, dtype=self.dtype, name="in_proj")(x)
+        qkv = dense(x, 3 * d, dtype=self.dtype, name="in_proj")
         query, key, value = jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.num_heads, -1), 3, axis=-2)
         if mask is not None:
             mask = mask[:, None]
         mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
-        return Dense(d, dtype=self.dtype, name="out_proj")(mixed.reshape(x.shape))
+        return dense(mixed.reshape(x.shape), d, dtype=self.dtype, name="out_proj")
 
 
 class ResidualBlock(nn.Module):
@@ -79,16 +77,14 @@ class ResidualBlock(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
         """One layer; shapes and meaning of `mask` as in `Attention`."""
         d = x.shape[-1]
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_1")(x)
         x = x + Attention(self.num_heads, self.dtype, name="attn")(h, mask)
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_2")(x)
-        h = quick_gelu(Dense(4 * d, dtype=self.dtype, name="mlp_fc")(h))
-        return x + Dense(d, dtype=self.dtype, name="mlp_proj")(h)
+        h = quick_gelu(dense(h, 4 * d, dtype=self.dtype, name="mlp_fc"))
+        return x + dense(h, d, dtype=self.dtype, name="mlp_proj")
 
 
 class Transformer(nn.Module):
@@ -104,9 +100,7 @@ class Transformer(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
         """All layers in turn; shapes and meaning of `mask` as in `Attention`."""
         block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         for layer in range(self.num_layers):
@@ -145,7 +139,7 @@ class VisionTower(nn.Module):
 
         width, scale = config.vision_width, config.vision_width**-0.5
         # The patch convolution, written as the matrix product that it is.
-        x = Dense(width, use_bias=False, dtype=self.dtype, name="patch_embedding")(patches)
+        x = dense(patches, width, use_bias=False, dtype=self.dtype, name="patch_embedding")
         token = self.param("class_embedding", nn.initializers.normal(scale), (width,))
         position = self.param("positional_embedding", nn.initializers.normal(scale), (grid * grid + 1, width))
         token = jnp.broadcast_to(token.astype(x.dtype), (b, 1, width))
@@ -156,7 +150,7 @@ class VisionTower(nn.Module):
         )(x)
         # Only the class token leaves the tower, so only it is normalised and projected.
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_post")(x[:, 0])
-        return Dense(config.embed_features, use_bias=False, dtype=self.dtype, name="proj")(x)
+        return dense(x, config.embed_features, use_bias=False, dtype=self.dtype, name="proj")
 
 
 class TextTower(nn.Module):
@@ -167,9 +161,7 @@ class TextTower(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]
-    ) -> tuple[Tokens, Float[Array, "b d"]]:
+    def __call__(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> tuple[Tokens, Float[Array, "b d"]]:
         """Encodes texts of at most `context_length` tokens.
 
         Args:
@@ -196,16 +188,14 @@ class TextTower(nn.Module):
             dtype=self.dtype,
             name="token_embedding",
         )
-        position = self.param(
-            "positional_embedding", nn.initializers.normal(0.01), (config.context_length, width)
-        )
+        position = self.param("positional_embedding", nn.initializers.normal(0.01), (config.context_length, width))
         x = embed(token_ids) + position[:t].astype(self.dtype)[None]
         causal = jnp.tril(jnp.ones((t, t), bool))
-        x = Transformer(
-            config.text_layers, width // config.head_features, self.remat, self.dtype, name="transformer"
-        )(x, causal[None] & mask[:, None, :])
+        x = Transformer(config.text_layers, width // config.head_features, self.remat, self.dtype, name="transformer")(
+            x, causal[None] & mask[:, None, :]
+        )
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_final")(x)
-        x = Dense(config.embed_features, use_bias=False, dtype=self.dtype, name="text_projection")(x)
+        x = dense(x, config.embed_features, use_bias=False, dtype=self.dtype, name="text_projection")
         end = jnp.argmax(token_ids, axis=-1)
         sentence = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return Tokens(x, mask), sentence

@@ -1,6 +1,7 @@
 """HBI: two towers, tokens merged from level to level, and the alignment of text and video at each of them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.banzhaf.estimator import InteractionNet, InteractionNetKind
 from hbi_jax.models.clip import CLIPConfig, TextTower, VisionTower
-from hbi_jax.models.dense import Dense
+from hbi_jax.models.dense import dense
 from hbi_jax.models.frames import FrameTransformer
 from hbi_jax.models.similarity import pair_similarity, wti
 from hbi_jax.models.token_merge import TokenMerge
@@ -42,6 +43,7 @@ class HBIConfig:
       max_frames: Rows of its position embedding.
       weight_features: Hidden width of the token-weight MLPs.
       pooled: The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
+      initial_logit_scale: Inverse temperature of the contrastive loss at initialisation.
       merge_heads: Attention heads of a token merge.
       header: Kind of the prediction header.
       header_features: Width of the prediction header.
@@ -55,6 +57,7 @@ class HBIConfig:
     max_frames: int = 77
     weight_features: int = 1024
     pooled: bool = False
+    initial_logit_scale: float = 1 / 0.07
     merge_heads: int = 8
     header: InteractionNetKind = "cnn_sa"
     header_features: int = 64
@@ -71,8 +74,8 @@ class TokenWeight(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens) -> WeightedTokens:
         """Attaches float32 logits to the tokens."""
-        h = nn.relu(Dense(self.num_features, dtype=self.dtype, name="hidden")(tokens.features))
-        logits = Dense(1, dtype=jnp.float32, name="logit")(h)[..., 0]
+        h = nn.relu(dense(tokens.features, self.num_features, dtype=self.dtype, name="hidden"))
+        logits = dense(h, 1, dtype=jnp.float32, name="logit")[..., 0]
         return WeightedTokens(tokens.features, tokens.mask, logits)
 
 
@@ -89,7 +92,7 @@ class HBI(nn.Module):
         heads = config.clip.embed_features // config.clip.head_features
         self.text_tower = TextTower(config.clip, config.remat, config.dtype)
         self.vision_tower = VisionTower(config.clip, config.remat, config.dtype)
-        self.logit_scale = self.param("logit_scale", nn.initializers.constant(jnp.log(1 / 0.07)), ())
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ())
         self.frame_transformer = FrameTransformer(config.frame_layers, heads, config.max_frames, config.dtype)
 
         def per_level(make):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hbi_jax.clustering import dpc_knn
-from hbi_jax.models.dense import Dense
+from hbi_jax.models.dense import dense
 from hbi_jax.models.similarity import token_weights
 from hbi_jax.types import Tokens
 
@@ -27,10 +27,8 @@ class ScoredAttention(nn.Module):
     ) -> Float[Array, "b c d"]:
         """Attends to the real tokens."""
         b, n, d = tokens.shape
-        query = Dense(d, dtype=self.dtype, name="q")(queries).reshape(
-            b, -1, self.num_heads, d // self.num_heads
-        )
-        key_value = Dense(2 * d, dtype=self.dtype, name="kv")(tokens)
+        query = dense(queries, d, dtype=self.dtype, name="q").reshape(b, -1, self.num_heads, d // self.num_heads)
+        key_value = dense(tokens, 2 * d, dtype=self.dtype, name="kv")
         key, value = jnp.split(key_value.reshape(b, n, 2 * self.num_heads, -1), 2, axis=-2)
         mixed = jax.nn.dot_product_attention(
             query,
@@ -39,7 +37,7 @@ class ScoredAttention(nn.Module):
             bias=scores.astype(self.dtype)[:, None, None, :],
             mask=mask[:, None, None, :],
         )
-        return Dense(d, dtype=self.dtype, name="proj")(mixed.reshape(queries.shape))
+        return dense(mixed.reshape(queries.shape), d, dtype=self.dtype, name="proj")
 
 
 class TokenMerge(nn.Module):
@@ -61,7 +59,7 @@ class TokenMerge(nn.Module):
         x = jnp.where(mask[..., None], x, 0)
         x = x + nn.Conv(d, (3,), use_bias=False, dtype=self.dtype, name="conv")(x)
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
-        scores = Dense(1, dtype=jnp.float32, name="score")(x)[..., 0]
+        scores = dense(x, 1, dtype=jnp.float32, name="score")[..., 0]
 
         clusters = dpc_knn(x, mask, self.num_clusters)
         # Padding has assignment -1, so it is a member of none. The softmax is taken within each cluster: scores

@@ -36,8 +36,13 @@ class Checkpoints:
         self.folder = folder
 
         def metric(metrics: Mapping[str, float]) -> float:
+            if best_metric not in metrics:
+                raise CheckpointError(
+                    f"best_metric={best_metric!r} is not among the metrics of {folder}; use one of {', '.join(metrics)}"
+                )
             return metrics[best_metric]
 
+        self._metric = metric
         policies = ocp.checkpoint_managers
         best = policies.BestN(get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False)
         keep = policies.AnyPreservationPolicy([policies.LatestN(1), best])
@@ -49,9 +54,7 @@ class Checkpoints:
                     "params": ocp.StandardCheckpointHandler(),
                     "opt_state": ocp.StandardCheckpointHandler(),
                 },
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=keep, best_fn=metric, best_mode="max"
-                ),
+                options=ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=metric, best_mode="max"),
             )
         except OSError as error:
             raise CheckpointError(
@@ -62,7 +65,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+        with self._explained("save"):
+            self._manager.close()
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint, if there is any."""
@@ -79,11 +83,13 @@ class Checkpoints:
         Does nothing where the step is saved already.
 
         Raises:
-          CheckpointError: If this save, or an earlier one in the background, failed.
+          CheckpointError: If this save, or an earlier one in the background, failed, or the best metric is missing.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        if metrics:
+            self._metric(metrics)  # Raises before anything is written.
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params), opt_state=ocp.args.StandardSave(state.opt_state)
         )
@@ -133,14 +139,18 @@ class Checkpoints:
     @contextlib.contextmanager
     def _explained(self, action: str) -> Iterator[None]:
         """Turns whatever the storage layer raises into a message with a remedy."""
+        remedy = {
+            "save": "free some space there, then start the same command again: it goes on from the newest complete one",
+            "read": "it may be damaged: move its folder away, then start the same command again to use the one before",
+        }
         try:
             yield
+        except CheckpointError:
+            raise
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            remedy = "free some space there" if action == "save" else "the checkpoint may be damaged"
             raise CheckpointError(
-                f"could not {action} a checkpoint in {self.folder}: {reason}; {remedy}, then start the same "
-                "command again: it goes on from the newest complete checkpoint"
+                f"could not {action} a checkpoint in {self.folder}: {reason}; {remedy[action]}"
             ) from error
 
 

@@ -18,7 +18,6 @@ from hbi_jax.train.step import Scalars
 from hbi_jax.train.writers import MetricWriter
 from hbi_jax.types import Batch
 
-
 # Steps that may be queued on the devices: enough that they never wait for the host, few enough that their batches
 # take little memory and that a request to stop is soon honoured.
 MAX_QUEUED = 2
@@ -68,9 +67,7 @@ class _Window:
         self._losses: list[tuple[int, Int[np.ndarray, " b"], jax.Array]] = []
 
     @staticmethod
-    def _merge(
-        averages: dict[str, clu_metrics.Average] | None, scalars: Scalars
-    ) -> dict[str, clu_metrics.Average]:
+    def _merge(averages: dict[str, clu_metrics.Average] | None, scalars: Scalars) -> dict[str, clu_metrics.Average]:
         new = {name: clu_metrics.Average.from_model_output(value) for name, value in scalars.items()}
         return new if averages is None else {name: averages[name].merge(new[name]) for name in new}
 

@@ -35,9 +35,7 @@ def teacher_interaction(alignment: Alignment, scale: float) -> Float[Array, "b t
     )
 
 
-def retrieval_loss(
-    model: HBI, config: LossConfig, params: PyTree, batch: Batch
-) -> tuple[Float[Array, ""], Terms]:
+def retrieval_loss(model: HBI, config: LossConfig, params: PyTree, batch: Batch) -> tuple[Float[Array, ""], Terms]:
     """The total loss of a global batch and its terms under their true names (HBI V2, Eq. 14 and 16).
 
     Terms of weight 0 are neither computed nor returned.

@@ -23,15 +23,19 @@ class PreemptedError(Exception):
 
 
 class StopRequest:
-    """While entered, SIGTERM and the first SIGINT are noted instead of obeyed; a second SIGINT kills."""
+    """While entered, SIGTERM and the first SIGINT are noted instead of obeyed; a second SIGINT kills.
+
+    In a group of processes JAX's own handler of SIGTERM agrees with the others on a step to stop at, and SIGINT kills.
+    """
 
     def __init__(self):
         self._signal: signal.Signals | None = None
         self._previous = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._note)
+        if jax.process_count() == 1:  # A handler of ours would silence JAX's.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -26,9 +26,7 @@ class TrainState(NamedTuple):
     opt_state: PyTree
 
 
-def abstract_state(
-    init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def abstract_state(init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state that `init_state` makes; nothing is computed."""
     return abstract_params(jax.eval_shape(lambda: _make(init_params, tx)), mesh)
 

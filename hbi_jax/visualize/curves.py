@@ -211,12 +211,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 def _readable(name: str) -> str:
     """The directions in words, the rest as it is."""
-    return (
-        name.replace("t2v", "text to video")
-        .replace("v2t", "video to text")
-        .replace("/", ", ")
-        .replace("_", " ")
-    )
+    return name.replace("t2v", "text to video").replace("v2t", "video to text").replace("/", ", ").replace("_", " ")
 
 
 def _rate_label(value: float, position: int | None = None) -> str:

@@ -139,9 +139,7 @@ def _outline(axes, truth: np.ndarray, inset_x: float, inset_y: float) -> None:
             axes.add_patch(outline)
 
 
-def _check(
-    frames: np.ndarray, words: Sequence[str], interaction: np.ndarray, truth: np.ndarray | None
-) -> None:
+def _check(frames: np.ndarray, words: Sequence[str], interaction: np.ndarray, truth: np.ndarray | None) -> None:
     """Raises where the parts do not belong together."""
     num_words, num_frames = interaction.shape
     if not num_words or not num_frames:

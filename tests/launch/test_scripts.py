@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 BASH = shutil.which("bash")
-FLAGS = ("--config=configs/msrvtt.py", "--config.name=HBI, 5 \"frames\" of $HOME's", "--workdir=runs/a b")
+FLAGS = ("--config=configs/msrvtt.py", '--config.name=HBI, 5 "frames" of $HOME\'s', "--workdir=runs/a b")
 ENVIRONMENT = ("TPU_NAME", "ZONE", "PROJECT", "ACCELERATOR_TYPE", "RUNTIME_VERSION", "NUM_PROCESSES", "NUM_DEVICES")
 
 pytestmark = pytest.mark.skipif(BASH is None, reason="the scripts are for bash")

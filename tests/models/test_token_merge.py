@@ -105,7 +105,7 @@ def test_the_highest_score_is_the_cluster(params):
     for row in range(3):
         for cluster in range(min(CLUSTERS, LENGTHS[row])):
             members = np.flatnonzero(assignment[row] == cluster)
-            best = members[np.argmax(score[row, members, 0])]
+            best = members[np.argmax(score.reshape(MASK.shape)[row, members])]
             np.testing.assert_allclose(merged.features[row, cluster], x[row, best], atol=1e-5)
 
 

@@ -68,9 +68,7 @@ def load(
     annotations, videos = pathlib.Path(annotations), pathlib.Path(videos)
     for field, folder in (("annotations", annotations), ("videos", videos)):
         if not folder.is_dir():
-            raise DataError(
-                f"{field} {folder}", "no such folder", "a folder", "correct the path or get the data"
-            )
+            raise DataError(f"{field} {folder}", "no such folder", "a folder", "correct the path or get the data")
     if split == "train":
         ids = _train_ids(annotations, train_list, val_list, num_val_videos)
         rows = _captions(annotations / captions, ids, max_captions_per_video)
@@ -85,9 +83,7 @@ def load(
     return Split(split, tuple(_with_files(rows, videos)))
 
 
-def _train_ids(
-    annotations: pathlib.Path, train_list: str, val_list: str, num_val_videos: int
-) -> Sequence[str]:
+def _train_ids(annotations: pathlib.Path, train_list: str, val_list: str, num_val_videos: int) -> Sequence[str]:
     ids = _ids(annotations / train_list)
     if not val_list and num_val_videos == 0:
         return ids
@@ -110,9 +106,7 @@ def _ids(path: pathlib.Path) -> Sequence[str]:
     counts = collections.Counter(row["video_id"] for _, row in _csv_rows(path, ("video_id",)))
     for video_id, count in counts.items():
         if count > 1:
-            raise DataError(
-                f"{path}", f"{video_id!r} {count} times", "each video once", "remove the repetition"
-            )
+            raise DataError(f"{path}", f"{video_id!r} {count} times", "each video once", "remove the repetition")
     return list(counts)
 
 
@@ -138,9 +132,7 @@ def _captions(path: pathlib.Path, ids: Iterable[str], limit: int | None) -> list
                 raise DataError(f"{path}, sentences[{number}]", repr(sentence), wanted, "correct the file")
     for video_id, found in captions.items():
         if not found:
-            raise DataError(
-                f"{path}, {video_id!r}", "no caption", "at least one", "add one or unlist the video"
-            )
+            raise DataError(f"{path}, {video_id!r}", "no caption", "at least one", "add one or unlist the video")
     return [
         _Row(video_id, caption, None, f"{path}, sen_id {sen_id}")
         for video_id, found in captions.items()
@@ -153,15 +145,11 @@ def _sentences(path: pathlib.Path) -> Sequence[Any]:
     try:
         data = json.loads(_text(path))
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}", f"malformed JSON ({error})", "a JSON file", "get the file again"
-        ) from error
+        raise DataError(f"{path}", f"malformed JSON ({error})", "a JSON file", "get the file again") from error
     sentences = data.get("sentences") if isinstance(data, dict) else None
     if not isinstance(sentences, list):
         got = f"the keys {sorted(data)}" if isinstance(data, dict) else f"a {type(data).__name__}"
-        raise DataError(
-            f"{path}", got, 'an object with a list "sentences"', "check that it is the caption file"
-        )
+        raise DataError(f"{path}", got, 'an object with a list "sentences"', "check that it is the caption file")
     return sentences
 
 
@@ -174,15 +162,11 @@ def _csv_rows(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[int, dic
         for column in columns:
             if column not in found:
                 wanted = f"a column {column!r}"
-                raise DataError(
-                    f"{path}", f"the columns {list(found)}", wanted, "name the columns in its first line"
-                )
+                raise DataError(f"{path}", f"the columns {list(found)}", wanted, "name the columns in its first line")
         for row in reader:
             if None in row or None in row.values():
                 wanted = f"the {len(found)} of the first line"
-                raise DataError(
-                    f"{path}, line {reader.line_num}", "another number of values", wanted, "correct it"
-                )
+                raise DataError(f"{path}, line {reader.line_num}", "another number of values", wanted, "correct it")
             rows.append((reader.line_num, row))
     except csv.Error as error:
         field = f"{path}, after line {reader.line_num}"
@@ -195,9 +179,7 @@ def _text(path: pathlib.Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         reason = error.strerror or str(error)
-        raise DataError(
-            f"{path}", reason.lower(), "a readable file", "correct the name or get the file"
-        ) from error
+        raise DataError(f"{path}", reason.lower(), "a readable file", "correct the name or get the file") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}", "bytes that are not UTF-8", "a text file", "get the file again") from error
 
@@ -212,14 +194,10 @@ def _with_files(rows: Sequence[_Row], videos: pathlib.Path) -> list[Record]:
     for row in rows:
         # An id becomes a part of a path: it must not lead out of the folder.
         if row.video_id in ("", ".", "..") or any(character in row.video_id for character in "/\\\0"):
-            raise DataError(
-                f"{row.source}, video_id", repr(row.video_id), "a plain file name", "correct the id"
-            )
+            raise DataError(f"{row.source}, video_id", repr(row.video_id), "a plain file name", "correct the id")
     if rows and not any(row.video_id in files for row in rows):
         example = videos / (rows[0].video_id + EXTENSIONS[0])
-        raise DataError(
-            f"videos {videos}", "none of the split's videos", f"{example} and others", "correct the path"
-        )
+        raise DataError(f"videos {videos}", "none of the split's videos", f"{example} and others", "correct the path")
     return [
         Record(
             text=row.sentence,

@@ -63,9 +63,7 @@ def _msrvtt_data(scenes: Iterable[Scene], captions: Mapping[str, tuple[Sentence,
     }
 
 
-def _sentence_csv(
-    scenes: Iterable[Scene], captions: Mapping[str, tuple[Sentence, ...]], with_group: bool
-) -> str:
+def _sentence_csv(scenes: Iterable[Scene], captions: Mapping[str, tuple[Sentence, ...]], with_group: bool) -> str:
     header = ("key", "vid_key", "video_id", "sentence") + (("group",) if with_group else ())
     rows = []
     for number, scene in enumerate(scenes):

@@ -61,13 +61,9 @@ class WorldConfig:
             wanted = int if isinstance(low, int) else (int, float)
             if isinstance(value, bool) or not isinstance(value, wanted):
                 kind = "whole number" if wanted is int else "number"
-                raise ShapesError(
-                    f"WorldConfig.{name}={value!r} is no {kind}; give one from {low} to {high}."
-                )
+                raise ShapesError(f"WorldConfig.{name}={value!r} is no {kind}; give one from {low} to {high}.")
             if not low <= value <= high:
-                raise ShapesError(
-                    f"WorldConfig.{name}={value} is out of range; choose a value from {low} to {high}."
-                )
+                raise ShapesError(f"WorldConfig.{name}={value} is out of range; choose a value from {low} to {high}.")
         if self.image_size % 2:
             raise ShapesError(
                 f"WorldConfig.image_size={self.image_size} is odd; H.264 with halved colour planes needs an "

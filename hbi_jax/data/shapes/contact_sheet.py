@@ -25,9 +25,7 @@ _LINE = 20
 _PAPER, _INK, _FAINT, _BOX = (255, 255, 255), (20, 20, 20), (120, 120, 120), (255, 255, 255)
 
 
-def preview(
-    folder: str | Path | None, path: str | Path, num_videos: int = 12, show_boxes: bool = False
-) -> Path:
+def preview(folder: str | Path | None, path: str | Path, num_videos: int = 12, show_boxes: bool = False) -> Path:
     """Saves a contact sheet: a row of frames a video, its caption beneath; near-twins stand together.
 
     From eight rows on half are near-twins; the others come from the test split, or from what there is. Frames
@@ -60,9 +58,7 @@ def preview(
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise cannot_write(path, error) from error
-        raise ShapesError(
-            f"cannot write {path}: {error}; choose a name that ends in .png or .jpg."
-        ) from error
+        raise ShapesError(f"cannot write {path}: {error}; choose a name that ends in .png or .jpg.") from error
     return path
 
 
@@ -81,9 +77,7 @@ def _frames(scene: Scene, config: WorldConfig, folder: str | Path | None) -> UIn
     return decode_video(file)
 
 
-def _row(
-    scene: Scene, frames: UInt8[np.ndarray, "f h w 3"], config: WorldConfig, show_boxes: bool
-) -> Image.Image:
+def _row(scene: Scene, frames: UInt8[np.ndarray, "f h w 3"], config: WorldConfig, show_boxes: bool) -> Image.Image:
     sentence, *paraphrases = describe(scene, config)
     truth = scene_truth(scene, sentence)
     chosen = range(0, len(frames), math.ceil(len(frames) / _FRAMES_A_ROW))
@@ -101,9 +95,7 @@ def _row(
         left = _SPACE + column * (_FRAME_WIDTH + _SPACE)
         label = f"{number / scene.fps:.2f} s"
         draw.text((left, 4), label, fill=_FAINT, font=ImageFont.load_default(12))
-        picture = Image.fromarray(frames[number]).resize(
-            (_FRAME_WIDTH, _FRAME_WIDTH), Image.Resampling.NEAREST
-        )
+        picture = Image.fromarray(frames[number]).resize((_FRAME_WIDTH, _FRAME_WIDTH), Image.Resampling.NEAREST)
         if show_boxes:
             _draw_boxes(picture, truth.boxes[truth.visible[:, number], number])
         row.paste(picture, (left, _LINE))

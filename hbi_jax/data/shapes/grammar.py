@@ -165,15 +165,10 @@ def _compile(template: str) -> re.Pattern[str]:
     def either(phrases) -> str:
         return "|".join(sorted(phrases, key=len, reverse=True))
 
-    size, shape, verb = (
-        either(itertools.chain(*table.values())) for table in (SIZE_WORDS, SHAPE_WORDS, VERBS)
-    )
+    size, shape, verb = (either(itertools.chain(*table.values())) for table in (SIZE_WORDS, SHAPE_WORDS, VERBS))
     pattern = template.replace(",", "")
     for number in (1, 2):
-        noun = (
-            f"an? (?:(?P<size{number}>{size}) )?(?P<color{number}>{either(COLORS)}) "
-            f"(?P<shape{number}>{shape})"
-        )
+        noun = f"an? (?:(?P<size{number}>{size}) )?(?P<color{number}>{either(COLORS)}) (?P<shape{number}>{shape})"
         pattern = pattern.replace(f"{{np{number}}}", noun)
         pattern = pattern.replace(f"{{vp{number}}}", f"(?P<verb{number}>{verb})")
     return re.compile(pattern)

@@ -36,9 +36,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads(path.read_text())
         missing = {"version", "config", "finished"} - manifest.keys()
     except (ValueError, AttributeError) as error:
-        raise ShapesError(
-            f"{path} is damaged ({error}); delete the folder {folder} and generate again."
-        ) from error
+        raise ShapesError(f"{path} is damaged ({error}); delete the folder {folder} and generate again.") from error
     if missing:
         raise ShapesError(f"{path} is not a world's manifest (no {sorted(missing)}); choose another folder.")
     return manifest

@@ -72,9 +72,7 @@ def video_ids(config: WorldConfig) -> tuple[str, ...]:
     return tuple(f"video{number}" for number in range(config.num_videos))
 
 
-def draw_entity(
-    rng: random.Random, unlike: tuple[Entity, ...] = (), sizes: tuple[str, ...] = SIZES
-) -> Entity:
+def draw_entity(rng: random.Random, unlike: tuple[Entity, ...] = (), sizes: tuple[str, ...] = SIZES) -> Entity:
     """Draws an entity that differs in color or shape from each of `unlike`."""
     while True:
         entity = Entity(rng.choice(tuple(COLORS)), rng.choice(SHAPES), rng.choice(sizes))
@@ -93,9 +91,7 @@ def _independent(
     return videos
 
 
-def _groups(
-    config: WorldConfig, split: str, count: int, taken: set[Events], reserve: bool
-) -> list[tuple[Events, int]]:
+def _groups(config: WorldConfig, split: str, count: int, taken: set[Events], reserve: bool) -> list[tuple[Events, int]]:
     rng = random.Random(f"{config.seed}/{split}/groups")
     videos, pair, uses, kind = [], (), 0, 0
     for group, has_two in enumerate(_spread(count, config.two_event_share, rng)):
@@ -120,9 +116,7 @@ def _spread(count: int, share: float, rng: random.Random) -> list[bool]:
     return flags
 
 
-def _draw_free(
-    draw: Callable[[], tuple[Events, ...]], taken: set[Events], reserve: bool
-) -> tuple[Events, ...]:
+def _draw_free(draw: Callable[[], tuple[Events, ...]], taken: set[Events], reserve: bool) -> tuple[Events, ...]:
     """Draws until nothing drawn is held out; `reserve` holds the result out from then on."""
     while True:
         drawn = draw()

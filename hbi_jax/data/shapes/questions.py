@@ -114,8 +114,7 @@ def _how_many(scene: Scene, rng: random.Random) -> list[Question]:
         f"how many {size} shapes are there?": sum(a.entity.size == size for a in scene.actors),
     }
     return [
-        Question(scene.video_id, question, _NUMBERS[count], "how many", question)
-        for question, count in counts.items()
+        Question(scene.video_id, question, _NUMBERS[count], "how many", question) for question, count in counts.items()
     ]
 
 

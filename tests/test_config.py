@@ -1,0 +1,260 @@
+"""Configurations: what cannot work is named before any device work, and every file of configs/ builds."""
+
+import functools
+import importlib.util
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from hbi_jax import build
+from hbi_jax.config import ConfigError, default_config, validate
+from hbi_jax.parallel import make_mesh
+from hbi_jax.train.objective import retrieval_loss
+from hbi_jax.train.optimizer import make_optimizer
+from hbi_jax.train.state import abstract_state, state_shardings
+from hbi_jax.train.step import make_train_step
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+
+
+def changed(**fields):
+    """The defaults with some fields, named with __ for a dot, set to other values."""
+    config = default_config()
+    for name, value in fields.items():
+        *sections, field = name.split("__")
+        section = functools.reduce(lambda part, key: part[key], sections, config)
+        section[field] = value
+    return config
+
+
+def test_the_defaults_are_valid():
+    validate(default_config())
+    validate(default_config().lock())
+
+
+LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        # One field alone.
+        ({"model__clip__patch_size": 0}, "config.model.clip.patch_size=0: wanted 1 or more; raise it"),
+        ({"model__frame_layers": -1}, "config.model.frame_layers=-1: wanted 0 or more"),
+        ({"train__batch_size": 1}, "config.train.batch_size=1: wanted 2 or more"),
+        ({"train__log_every": 0}, "config.train.log_every=0: wanted 1 or more"),
+        ({"train__checkpoint_every": 0}, "config.train.checkpoint_every=0: wanted 1 or more"),
+        ({"data__num_threads": 0}, "config.data.num_threads=0: wanted 1 or more"),
+        ({"eval__video_block": 0}, "config.eval.video_block=0: wanted 1 or more"),
+        ({"mesh__model": 0}, "config.mesh.model=0: wanted 1 or more"),
+        ({"optimizer__learning_rate": -1e-3}, "config.optimizer.learning_rate=-0.001: wanted 0 or more"),
+        ({"optimizer__weight_decay": -0.1}, "config.optimizer.weight_decay=-0.1: wanted 0 or more"),
+        ({"optimizer__learning_rate": math.nan}, "config.optimizer.learning_rate=nan: wanted 0 or more"),
+        ({"loss__interaction_weight": -1.0}, "config.loss.interaction_weight=-1.0: wanted 0 or more"),
+        ({"data__frames_per_second": 0.0}, "config.data.frames_per_second=0.0: wanted more than 0; raise it"),
+        ({"loss__distillation_temperature": -1.0}, "config.loss.distillation_temperature=-1.0: wanted more than 0"),
+        ({"optimizer__eps": 0.0}, "config.optimizer.eps=0.0: wanted more than 0"),
+        ({"optimizer__clip_norm": math.nan}, "config.optimizer.clip_norm=nan: wanted more than 0"),
+        ({"optimizer__b1": 1.5}, "config.optimizer.b1=1.5: wanted a share in 0..1"),
+        ({"optimizer__warmup_rate": 10.0}, "config.optimizer.warmup_rate=10.0: wanted a share in 0..1; write 0.01"),
+        ({"data__max_unreadable_rate": -0.1}, "config.data.max_unreadable_rate=-0.1: wanted a share in 0..1"),
+        ({"model__header": "rnn"}, "config.model.header='rnn': wanted one of 'none', 'mlp', 'cnn', 'mlp_sa', 'cnn_sa'"),
+        ({"model__dtype": "float16"}, "config.model.dtype='float16': wanted one of 'float32', 'bfloat16'; choose"),
+        ({"loss__teacher": "random"}, "config.loss.teacher='random': wanted one of 'exact'"),
+        ({"data__dataset": "imagenet"}, "config.data.dataset='imagenet': wanted one of 'msrvtt'"),
+        ({"data__render": "cubes"}, "config.data.render='cubes': wanted one of '', 'shapes'"),
+        ({"eval__best_metric": "t2v/R@2"}, "config.eval.best_metric='t2v/R@2': wanted one of 't2v/R@1'"),
+        ({"optimizer__frozen": ("ok", "(")}, "config.optimizer.frozen has '(': wanted a regular expression"),
+        # A field against another.
+        (
+            {"model__clip__image_size": 230},
+            "config.model.clip.image_size=230: wanted a multiple of config.model.clip.patch_size=32; use 224",
+        ),
+        ({"model__clip__image_size": 10}, "config.model.clip.image_size=10: wanted a multiple"),
+        (
+            {"model__clip__text_width": 500},
+            "config.model.clip.text_width=500: wanted a multiple of config.model.clip.head_features=64; change one",
+        ),
+        ({"model__clip__embed_features": 500}, "config.model.clip.embed_features=500: wanted a multiple"),
+        ({"model__merge_heads": 7}, "config.model.merge_heads=7: wanted a divisor of config.model.clip.embed_features"),
+        ({"data__num_words": 78}, "config.data.num_words=78: wanted 3 to config.model.clip.context_length=77"),
+        ({"data__num_words": 2}, "config.data.num_words=2: wanted 3 to"),
+        ({"data__num_frames": 78}, "config.data.num_frames=78: wanted 1 to config.model.max_frames=77; change one"),
+        ({"data__num_frames": 0}, "config.data.num_frames=0: wanted 1 to"),
+        (
+            {"model__levels": (*LEVELS[:1], ("action", 33, 6))},
+            "config.model.levels[1] (action) words=33: wanted at most the 32 words of the level before; "
+            "use a count <= 32 or raise config.data.num_words",
+        ),
+        (
+            {"model__levels": (*LEVELS[:2], ("event", 4, 7))},
+            "config.model.levels[2] (event) frames=7: wanted at most the 6 frames of the level before; use a count",
+        ),
+        (
+            {"model__levels": (*LEVELS[:1], ("action", 0, 6), ("event", 33, 2))},
+            "config.model.levels[2] (event) words=33: wanted at most the 32 words",
+        ),
+        ({"model__levels": (("entity", -1, 0),)}, "config.model.levels[0] (entity) words=-1: wanted at most"),
+        ({"model__levels": (("entity", 0),)}, "config.model.levels[0]=('entity', 0): wanted (name, words, frames)"),
+        ({"model__levels": ()}, "config.model.levels=[]: wanted one or more distinct names"),
+        ({"model__levels": (LEVELS[0], LEVELS[0])}, "config.model.levels=['entity', 'entity']: wanted one or more"),
+        ({"model__pooled": True}, "config.model.levels[1] (action) words=16: wanted at most the 1 words"),
+        (
+            {"eval__level_rates": (1.0, 0.0)},
+            "config.eval.level_rates=(1.0, 0.0): wanted one rate for each of the levels ['entity', 'action', 'event'], "
+            "not all 0; write for instance (1.0, 0.0, 0.0)",
+        ),
+        ({"eval__level_rates": (0.0, 0.0, 0.0)}, "config.eval.level_rates=(0.0, 0.0, 0.0): wanted one rate"),
+        ({"train__num_epochs": 0}, "config.train.num_epochs=0: wanted 1 or more where config.train.num_steps is 0"),
+    ],
+)
+def test_what_cannot_work_is_named(fields, message):
+    """Field, got, wanted, remedy."""
+    with pytest.raises(ConfigError) as raised:
+        validate(changed(**fields))
+    assert str(raised.value).startswith(message)
+    assert "; " in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"train__num_epochs": 0, "train__num_steps": 1},
+        {"model__levels": (*LEVELS[:1], ("action", 32, 12)), "eval__level_rates": (0.5, 0.5)},
+        {"model__pooled": True, "model__levels": LEVELS[:1], "eval__level_rates": (1.0,)},
+        {"loss__interaction_weight": 0.0, "optimizer__warmup_rate": 1.0, "train__eval_every": 0},
+        {"data__num_frames": 77, "data__num_words": 77},
+    ],
+)
+def test_what_just_works_is_accepted(fields):
+    validate(changed(**fields))
+
+
+def test_types_and_names_are_kept():
+    config = default_config().lock()
+    with pytest.raises(TypeError):
+        config.train.batch_size = "many"
+    with pytest.raises(AttributeError, match="batch_sice"):
+        config.train.batch_sice = 3
+    with pytest.raises((AttributeError, KeyError)):
+        config.trian = 3
+
+
+def test_every_call_makes_its_own_defaults():
+    default_config().model.clip.image_size = 1
+    assert default_config().model.clip.image_size == 224
+
+
+def test_folders(tmp_path):
+    """{workdir} stands for the work folder; what is missing is named with the flag that sets it."""
+    config = changed(data__annotations="{workdir}/data")
+    assert build.folder(config, "annotations", "runs/a") == pathlib.Path("runs/a/data")
+    with pytest.raises(ConfigError, match=r"config.data.videos is not set: .*add --config.data.videos=FOLDER"):
+        build.folder(config, "videos", "runs/a")
+
+
+def test_the_number_of_steps():
+    """Given, or from epochs: 5 x 1000 / 128 = 39.06; never none."""
+    config = changed(train__eval_every=7)
+    assert build.loop(config, 1000).num_steps == 39
+    assert build.loop(config, 3).num_steps == 1
+    config.train.num_steps = 12
+    loop = build.loop(config, 1000)
+    assert (loop.num_steps, loop.eval_every, loop.log_every) == (12, 7, config.train.log_every)
+
+
+def test_an_unknown_field_of_the_world_is_named():
+    config = default_config()
+    config.data.world.num_trian = 3
+    with pytest.raises(ConfigError, match=r"config.data.world.num_trian is unknown: wanted one of .*num_train"):
+        build.world(config)
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"configs_{name}", ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def sizes(shapes):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_file_builds_a_training_step(name):
+    """By shapes alone: model, optimizer, state on a mesh, and the step that leads back to the same state."""
+    config = load(name)
+    validate(config)
+    config.lock()
+    model, mesh = build.model(config), make_mesh(config.mesh.data, config.mesh.model)
+    assert config.train.batch_size % mesh.shape["data"] == 0
+    init_params = functools.partial(build.init_params, model, config)
+    tx = make_optimizer(build.optimizer(config), jax.eval_shape(init_params), build.loop(config, 1000).num_steps)
+    state = abstract_state(init_params, tx, mesh)
+    loss_fn = functools.partial(retrieval_loss, model, build.loss(config))
+    after, scalars = make_train_step(loss_fn, tx, mesh, state_shardings(state)).eval_shape(
+        state, build.abstract_batch(config)
+    )
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    levels = [level[0] for level in config.model.levels]
+    assert {f"loss/{level}/contrastive" for level in levels} <= scalars.keys()
+    assert {(x.shape, str(x.dtype)) for x in scalars.values()} == {((), "float32")}
+
+
+def test_the_paper_s_model_has_the_size_of_vit_b_32():
+    """CLIP's own towers and temperature have 151,277,313 parameters; the batch is one of 12 frames and 32 words."""
+    config = load("msrvtt")
+    params = jax.eval_shape(functools.partial(build.init_params, build.model(config), config))["params"]
+    clip = [params[name] for name in ("text_tower", "vision_tower", "logit_scale")]
+    assert sizes(clip) == 151_277_313
+    batch = build.abstract_batch(config)
+    assert batch.frames.shape == (128, 12, 224, 224, 3)
+    assert batch.token_ids.shape == (128, 32)
+    assert batch.frames.dtype == np.uint8
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "hbi_jax.main", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config=configs/quickstart.py", "--config.train.batch_sice=8"],
+            "error: config.train.batch_sice is no field of the configuration; did you mean config.train.batch_size",
+        ),
+        ([], "error: --config is missing; give it, for instance --config=configs/quickstart.py"),
+        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+        (
+            ["--config=configs/quickstart.py", "--config.model.clip.image_size=65"],
+            "error: config.model.clip.image_size=65: wanted a multiple of config.model.clip.patch_size=16; use 64",
+        ),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
+    """In one message, without a traceback, with exit code 1, before anything is written."""
+    workdir = tmp_path / "run"
+    result = command(*arguments, f"--workdir={workdir}")
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert len(result.stderr.splitlines()) <= 5
+    assert not workdir.exists()
