@@ -241,10 +241,10 @@ def command(*arguments):
             "error: config.train.batch_sice is no field of the configuration; did you mean config.train.batch_size",
         ),
         ([], "error: --config is missing; give it, for instance --config=configs/quickstart.py"),
-        (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+        (["--config=configs/nothing.py"], "error: --config=configs/nothing.py: wanted a configuration file"),
         (
-            ["--config=configs/quickstart.py", "--config.model.clip.image_size=65"],
-            "error: config.model.clip.image_size=65: wanted a multiple of config.model.clip.patch_size=16; use 64",
+            ["--config=configs/msrvtt.py", "--config.model.clip.image_size=65"],
+            "error: config.model.clip.image_size=65: wanted a multiple of config.model.clip.patch_size=32; use 64",
         ),
     ],
 )
@@ -253,8 +253,7 @@ def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
     workdir = tmp_path / "run"
     result = command(*arguments, f"--workdir={workdir}")
     assert result.returncode == 1, result.stderr
-    assert result.stderr.startswith("error: ")
-    assert message in result.stderr
+    assert result.stderr.startswith(message)
     assert "Traceback" not in result.stdout + result.stderr
-    assert len(result.stderr.splitlines()) <= 5
+    assert len(result.stderr.splitlines()) <= 2
     assert not workdir.exists()

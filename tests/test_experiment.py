@@ -39,6 +39,7 @@ TINY = {
     "data.world.num_twin_groups": 2,
     "data.frames_per_second": 2.0,
     "data.num_frames": 6,
+    "model.merge_heads": 2,
     "data.max_unreadable_rate": 0.1,
     "train.batch_size": 8,
     "train.num_steps": NUM_STEPS,

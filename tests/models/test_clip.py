@@ -151,8 +151,11 @@ def test_bfloat16_is_close_to_float32(vision_params, text_params, encode_text):
     images = jax.jit(vision.apply)(vision_params, IMAGES)
     wanted_words, wanted_sentence = encode_text(ids, mask)
     wanted_images = jax.jit(VisionTower(CLIP).apply)(vision_params, IMAGES)
-    for got, wanted in ((words.features[mask], wanted_words.features[mask]), (sentence, wanted_sentence),
-                        (images, wanted_images)):
+    for got, wanted in (
+        (words.features[mask], wanted_words.features[mask]),
+        (sentence, wanted_sentence),
+        (images, wanted_images),
+    ):
         assert got.dtype == jnp.bfloat16
         np.testing.assert_allclose(got.astype(jnp.float32), wanted, atol=0.03 * float(np.abs(wanted).max()))
     shapes = jax.eval_shape(lambda: text.init(jax.random.key(0), ids, mask))

@@ -43,9 +43,7 @@ def published_parameters() -> dict[str, np.ndarray]:
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     about = json.loads((FOLDER / "hbi_tiny.json").read_text())
-    return {
-        name: recipe.parameter(name, tuple(shape), about["seed"]) for name, shape in about["state_dict"].items()
-    }
+    return {name: recipe.parameter(name, tuple(shape), about["seed"]) for name, shape in about["state_dict"].items()}
 
 
 class Converter:
@@ -96,8 +94,10 @@ class Converter:
             kernel = self(f"{name}.{layer}.weight").transpose(2, 3, 1, 0)
             return {"kernel": kernel, "bias": self(f"{name}.{layer}.bias")}
 
-        attention = {ours: {"kernel": self(f"{name}.{theirs}")} for ours, theirs in
-                     (("query", "Q"), ("key", "K"), ("value", "V"))}
+        attention = {
+            ours: {"kernel": self(f"{name}.{theirs}")}
+            for ours, theirs in (("query", "Q"), ("key", "K"), ("value", "V"))
+        }
         return {"conv_in": convolution("cnn1"), "conv_out": convolution("cnn2"), **attention}
 
     def model(self) -> dict:

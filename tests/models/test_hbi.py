@@ -61,9 +61,7 @@ def assert_same(got, wanted, atol, rows=slice(None)):
             for field in ("features", "logits"):
                 wanted_tokens = getattr(tokens, field)[rows][:, :real]
                 scale = np.abs(wanted_tokens).max()
-                np.testing.assert_allclose(
-                    getattr(others, field)[mask], wanted_tokens[mask], atol=atol * scale, rtol=0
-                )
+                np.testing.assert_allclose(getattr(others, field)[mask], wanted_tokens[mask], atol=atol * scale, rtol=0)
         t, v = other.pair_similarity.shape[1:]
         for field in ("pair_similarity", "pair_prediction"):
             wanted_cells = getattr(alignment, field)[rows]
@@ -119,9 +117,7 @@ def test_rows_do_not_see_each_other(align, aligned):
     for level, alignment in aligned.items():
         np.testing.assert_allclose(got[level].similarity[:2, :2], alignment.similarity[2:, 2:], atol=1e-6)
         for field in ("pair_similarity", "pair_prediction"):
-            np.testing.assert_allclose(
-                getattr(got[level], field)[:2], getattr(alignment, field)[2:], atol=1e-6
-            )
+            np.testing.assert_allclose(getattr(got[level], field)[:2], getattr(alignment, field)[2:], atol=1e-6)
         assert np.abs(got[level].similarity[2:] - alignment.similarity[2:]).max() > 1e-3
 
 

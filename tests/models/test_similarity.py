@@ -158,6 +158,7 @@ def test_the_pairwise_tensor_is_never_whole():
 
     gradient = jax.grad(total, argnums=(0, 1))
     for function in (total, gradient):
+
         def size(block, function=function):
             jaxpr = jax.make_jaxpr(lambda words, frames: function(words, frames, block))
             return largest_array(jaxpr(text.features, video.features).jaxpr)

@@ -13,7 +13,7 @@ import pytest
 
 from hbi_jax.parallel import make_mesh, param_shardings
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
-from hbi_jax.train.state import TrainState, abstract_state, init_state
+from hbi_jax.train.state import TrainState, abstract_state
 
 TX = optax.adam(1e-3)
 METRIC = "t2v/R@1"
@@ -21,22 +21,23 @@ METRIC = "t2v/R@1"
 
 def params_of(width=8):
     """With one kernel that is cut along the model axis."""
-    keys = jax.random.split(jax.random.key(0), 3)
     return {
         "params": {
-            "mlp_fc": {"kernel": jax.random.normal(keys[0], (4, width)), "bias": jax.random.normal(keys[1], (width,))},
-            "scale": jax.random.normal(keys[2], ()),
+            "mlp_fc": {"kernel": jnp.zeros((4, width)), "bias": jnp.zeros(width)},
+            "scale": jnp.zeros(()),
         }
     }
 
 
 def state_at(step, mesh=None, params=params_of) -> TrainState:
-    """A state with moments that are not zero and differ from step to step."""
+    """Random parameters and moments, others for each step."""
     mesh = make_mesh(1, 1, jax.devices()[:1]) if mesh is None else mesh
-    state = init_state(params, TX, mesh)
-    moments = jax.tree.map(lambda x: (x + step).astype(x.dtype), state.opt_state)
-    moments = jax.device_put(moments, jax.tree.map(lambda x: x.sharding, state.opt_state))
-    return TrainState(jnp.asarray(step, jnp.int32), state.params, moments)
+    rng = np.random.default_rng(step)
+    state = jax.tree.map(
+        lambda leaf: jax.device_put(rng.normal(scale=9, size=leaf.shape).astype(leaf.dtype), leaf.sharding),
+        abstract_state(params, TX, mesh),
+    )
+    return state._replace(step=jax.device_put(np.int32(step), state.step.sharding))
 
 
 def abstract_on(mesh, params=params_of) -> TrainState:
@@ -206,10 +207,10 @@ def test_a_full_disk(folder, mesh):
     """A real write error in the background: files may not exceed 20 kB for a while."""
 
     def big():
-        return {"params": {"mlp_fc": {"kernel": jax.random.normal(jax.random.key(0), (100, 200))}}}
+        return {"params": {"mlp_fc": {"kernel": jnp.zeros((100, 200))}}}
 
     def small():
-        return {"params": {"mlp_fc": {"kernel": jnp.arange(6.0).reshape(2, 3)}}}
+        return {"params": {"mlp_fc": {"kernel": jnp.zeros((2, 3))}}}
 
     with Checkpoints(folder, METRIC) as checkpoints:
         checkpoints.save(state_at(1, params=small), {METRIC: 0.5})

@@ -77,6 +77,7 @@ class World:
     def __init__(self):
         self.mesh = make_mesh(1, 1, jax.devices()[:1])
         self.abstract = abstract_state(init_params, TX, self.mesh)
+        self.first = jax.tree.map(np.asarray, init_state(init_params, TX, self.mesh))
         self.step_fn = make_train_step(loss_fn, TX, self.mesh, state_shardings(self.abstract))
 
     def run(self, folder, config, at=None, **changes):
@@ -117,7 +118,7 @@ class World:
         with Checkpoints(str(folder), METRIC) as self.checkpoints:
             start = self.checkpoints.latest_step()
             state = (
-                init_state(init_params, TX, self.mesh)
+                jax.device_put(self.first, state_shardings(self.abstract))
                 if start is None
                 else self.checkpoints.restore(self.abstract, start)
             )

@@ -77,9 +77,7 @@ def names_where(tree, condition):
 
 def test_schedule_by_hand():
     schedule = warmup_cosine(2.0, num_steps=100, warmup_rate=0.1)
-    np.testing.assert_allclose(
-        [schedule(step) for step in (0, 5, 10, 55, 100)], [0, 1, 2, 1, 0], atol=1e-6
-    )
+    np.testing.assert_allclose([schedule(step) for step in (0, 5, 10, 55, 100)], [0, 1, 2, 1, 0], atol=1e-6)
     values = [float(schedule(step)) for step in range(10, 101)]
     assert values == sorted(values, reverse=True)
 
@@ -123,8 +121,9 @@ def test_what_decays_in_a_real_model(tree):
         return {f"params/{side}_merge_action/{part}/kernel" for part in parts}
 
     def per_level(level):
-        weights = {f"params/{side}_weight_{level}/{part}/kernel"
-                   for side in ("text", "video") for part in ("hidden", "logit")}
+        weights = {
+            f"params/{side}_weight_{level}/{part}/kernel" for side in ("text", "video") for part in ("hidden", "logit")
+        }
         parts = ("conv_in", "conv_out", "query", "key", "value")
         return weights | {f"params/header_{level}/{part}/kernel" for part in parts}
 
@@ -188,8 +187,10 @@ def test_frozen_parameters_stay_bitwise():
     for frozen in ("text_tower", "vision_tower"):
         jax.tree.map(np.testing.assert_array_equal, params["params"][frozen], PARAMS["params"][frozen])
     assert np.all(params["params"]["header"]["kernel"] != PARAMS["params"]["header"]["kernel"])
-    assert not any(leaf.shape == (2,) and "text_tower" in path_name(path)
-                   for path, leaf in jax.tree_util.tree_leaves_with_path(state))
+    assert not any(
+        leaf.shape == (2,) and "text_tower" in path_name(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    )
 
 
 def test_gradients_are_clipped_together():

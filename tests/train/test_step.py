@@ -19,7 +19,12 @@ from hbi_jax.train.state import TrainState, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
 
 # One module of each kind: these tests are compilation, three times over.
-CONFIG = dataclasses.replace(FULL, levels=(Level("entity"), Level("action", None, 3)), frame_layers=0)
+CONFIG = dataclasses.replace(
+    FULL,
+    clip=dataclasses.replace(FULL.clip, text_layers=0),
+    levels=(Level("entity"), Level("action", None, 3)),
+    frame_layers=0,
+)
 ROWS, STEPS = 8, 3
 # Some gradients are zero but for rounding (a bias before a softmax); Adam makes updates of them where they exceed
 # eps, so eps is between them and the others, of about 1 / sqrt(number of parameters).
@@ -138,7 +143,7 @@ def test_four_by_two_devices(params, wanted):
     run = Run(params, 4, 2)
     got = run(*map(batch_of, range(STEPS)))
     assert_near(got, wanted)
-    kernel = got[0].params["params"]["text_tower"]["transformer"]["resblocks_0"]["mlp_fc"]["kernel"]
+    kernel = got[0].params["params"]["vision_tower"]["transformer"]["resblocks_0"]["mlp_fc"]["kernel"]
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(32, 64)}
 
 

@@ -31,6 +31,9 @@ class WorldConfig:
     near_twin_share: float = _setting(
         0.5, "share of training videos drawn as groups of near-twins, 0 to 1; the rest are independent"
     )
+    groups_per_family: int = _setting(
+        3, "two-event groups of near-twins in training that share one pair of entities; more: harder batches"
+    )
     distractor_share: float = _setting(0.5, "share of videos with one more shape that does nothing, 0 to 1")
     image_size: int = _setting(64, "height and width in pixels; even, 32 to 512")
     num_frames: int = _setting(24, "frames a video, 16 to 480")
@@ -48,6 +51,7 @@ class WorldConfig:
             "captions_per_video": (1, 8),
             "two_event_share": (0.0, 1.0),
             "near_twin_share": (0.0, 1.0),
+            "groups_per_family": (1, 1000),
             "distractor_share": (0.0, 1.0),
             "image_size": (32, 512),
             "num_frames": (16, 480),

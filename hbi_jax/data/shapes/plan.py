@@ -9,8 +9,6 @@ from hbi_jax.data.shapes.entities import ACTIONS, COLORS, OPPOSITE, SHAPES, SIZE
 
 SPLITS = ("train", "val", "test", "twins")
 GROUP_SIZE = 4
-# Groups of a training family speak of the same entities, so that a random batch meets near-twins often.
-_GROUPS_PER_FAMILY = 3
 _NUM_SINGLE = len(COLORS) * len(SHAPES) * len(SIZES) * len(ACTIONS)
 
 
@@ -98,7 +96,8 @@ def _groups(config: WorldConfig, split: str, count: int, taken: set[Events], res
         if not has_two:
             members = _draw_free(lambda: _single_group(rng), taken, reserve)
         else:
-            if reserve or not pair or uses == _GROUPS_PER_FAMILY:
+            if reserve or not pair or uses == config.groups_per_family:
+                # A training family speaks of one pair of entities, so that a random batch meets near-twins often.
                 first = draw_entity(rng)
                 pair, uses = (first, draw_entity(rng, unlike=(first,))), 0
             draw_group = (_binding_group, _contrast_group)[kind % 2]
