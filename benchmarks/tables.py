@@ -45,38 +45,46 @@ def quickstart() -> str:
         for method, row in result["table"].items()
     ]
     rows.append(["chance", *(f"{result['chance'][name]:.1f}" for name in names)])
-    return _table(["percent, mean (smallest to largest)", *names.values()], rows) + (
-        f"\n\n{result['test_videos']} held-out test videos; {result['twin_videos']} more in groups of four that share their "
-        f"entities and differ in action or order. {len(result['seeds'])} seeds, {_where(result)}."
+    table = _table(["percent, mean (smallest to largest)", *names.values()], rows)
+    return (
+        f"{table}\n\n{result['test_videos']} held-out test videos; {result['twin_videos']} more in groups of four "
+        "that share their entities and differ in action or order. "
+        f"{len(result['seeds'])} seeds, {_where(result)}."
     )
 
 
 def fresh_quickstart() -> str:
     """How long `make quickstart` took from a fresh clone."""
     result = _load("fresh_quickstart")
+    training = result["training"]
     return (
         f"From a fresh clone on {_where(result)}: {result['total_s'] / 60:.1f} minutes, of which installation "
-        f"{result['install_s']:.0f} s and training {result['training']['seconds']:.0f} s; text-to-video R@1 "
-        f"{result['t2v R@1']:.1f}, R@10 {result['t2v R@10']:.1f}, {result['in-group accuracy']:.1f} percent right among "
-        f"near-twins. The input pipeline alone delivers {result['training']['clips_per_second']:.0f} clips/s; training uses "
-        f"{result['training']['steps_per_second']:.1f} steps/s of {result['batch_size']} clips."
+        f"{result['install_s']:.0f} s and training {training['seconds']:.0f} s; text-to-video R@1 "
+        f"{result['t2v R@1']:.1f}, R@10 {result['t2v R@10']:.1f}, {result['in-group accuracy']:.1f} percent right "
+        f"among near-twins. The input pipeline alone delivers {training['clips_per_second']:.0f} clips/s; training "
+        f"makes {training['steps_per_second']:.1f} steps/s of {result['batch_size']} clips, decoded once."
     )
 
 
 def train_step() -> str:
     """One training step at full size."""
     result = _load("bench_train_step")
-    step, shapes = result["step"], result["shapes"]
-    rows = [[name.replace("_", " "), f"{value:.3f}", f"{100 * result['share'][name]:.1f} %"]
-            for name, value in result["parts_s"].items()]
+    step, shapes, share = result["step"], result["shapes"], result["share"]
+    table = _table(
+        ["part", "seconds", "share"],
+        [
+            [name.replace("_", " "), f"{value:.3f}", f"{100 * share[name]:.1f} %"]
+            for name, value in result["parts_s"].items()
+        ],
+    )
     return (
-        f"{shapes['model']}, {shapes['pairs']} pairs of {shapes['frames']} frames and {shapes['words']} words, three levels, "
-        f"{shapes['dtype']}: **{step['median_s']:.1f} s a step** (median of {step['calls']}, {step['min_s']:.1f} to "
-        f"{step['max_s']:.1f}), {step['peak_rss_gb']:.1f} GB at the peak, compiled in {step['compile_s']:.0f} s. The step takes "
-        f"{result['step_over_vision_products_at_machine_rate']:.2f} times what the vision tower's {result['vision_products_tflop']} "
-        f"TFLOP of matrix products take at the {result['machine_gflops']:.0f} GFLOP/s of one large product on this machine "
-        f"({_where(result)}).\n\n"
-    ) + _table(["part", "seconds", "share"], rows)
+        f"{shapes['model']}, {shapes['pairs']} pairs of {shapes['frames']} frames and {shapes['words']} words, three "
+        f"levels, {shapes['dtype']}: **{step['median_s']:.1f} s a step** (median of {step['calls']}, "
+        f"{step['min_s']:.1f} to {step['max_s']:.1f}), {step['peak_rss_gb']:.1f} GB at the peak, compiled in "
+        f"{step['compile_s']:.0f} s. That is {result['step_over_vision_products_at_machine_rate']:.2f} times what the "
+        f"vision tower's {result['vision_products_tflop']} TFLOP of matrix products take at the "
+        f"{result['machine_gflops']:.0f} GFLOP/s of one large product on this machine ({_where(result)}).\n\n{table}"
+    )
 
 
 def interaction() -> str:
@@ -88,8 +96,8 @@ def interaction() -> str:
     error32, error64 = (max(row[precision] for row in usual) for precision in ("float32", "float64"))
     return (
         f"{pairs} pairs of {words} words and {frames} frames take **{batch['median_ms']:.1f} ms** "
-        f"({gradient['median_ms']:.1f} ms with the gradient) on {_where(result)}, and differ from the enumeration of all "
-        f"coalitions by at most {error32:.0e} in float32 and {error64:.0e} in float64."
+        f"({gradient['median_ms']:.1f} ms with the gradient) on {_where(result)}, and differ from the enumeration of "
+        f"all coalitions by at most {error32:.0e} in float32 and {error64:.0e} in float64."
     )
 
 

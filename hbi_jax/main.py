@@ -90,8 +90,8 @@ def _run() -> None:
 
 
 def _start_logging() -> None:
-    """This package's messages in short lines; the libraries' only where something failed."""
-    absl_logging.set_verbosity(absl_logging.INFO if _VERBOSE.value else absl_logging.ERROR)
+    """This package's messages in short lines; the libraries' only on demand: what fails is raised as well."""
+    absl_logging.set_verbosity(absl_logging.INFO if _VERBOSE.value else absl_logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     package = logging.getLogger("hbi_jax")

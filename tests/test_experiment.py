@@ -215,7 +215,7 @@ def test_a_checkpoint_of_another_architecture_is_named(world, finished, tmp_path
 
 def test_a_missing_checkpoint_is_named(world, tmp_path):
     setup = experiment.prepare(tiny_config(world), str(tmp_path))
-    with pytest.raises(CheckpointError, match="no checkpoint at .*train first"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*train first"):
         experiment.evaluate(setup)
 
 

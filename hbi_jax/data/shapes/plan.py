@@ -100,7 +100,7 @@ def _groups(config: WorldConfig, split: str, count: int, taken: set[Events], res
                 # A training family speaks of one pair of entities, so that a random batch meets near-twins often.
                 first = draw_entity(rng)
                 pair, uses = (first, draw_entity(rng, unlike=(first,))), 0
-            draw_group = (_binding_group, _contrast_group)[kind % 2]
+            draw_group = (_action_group, _binding_group, _contrast_group)[kind % 3]
             members = _draw_free(lambda draw=draw_group, pair=pair: draw(rng, *pair), taken, reserve)
             uses, kind = uses + 1, kind + 1
         videos += [(events, group) for events in members]
@@ -133,12 +133,27 @@ def _draw_events(rng: random.Random, has_two: bool) -> Events:
     return Event(first, rng.choice(ACTIONS)), Event(second, rng.choice(ACTIONS))
 
 
-def _single_group(rng: random.Random) -> tuple[Events, ...]:
-    """One entity, four actions: two that look alike when shuffled, and two more that do."""
-    entity, first = draw_entity(rng), rng.choice(ACTIONS)
+def _four_actions(rng: random.Random) -> tuple[str, ...]:
+    """Two actions that look alike when shuffled, and two more that do."""
+    first = rng.choice(ACTIONS)
     rest = [action for action in ACTIONS if action not in (first, OPPOSITE[first])]
     second = rng.choice([action for action in rest if OPPOSITE[action] in rest])
-    return tuple((Event(entity, a),) for a in (first, OPPOSITE[first], second, OPPOSITE[second]))
+    return first, OPPOSITE[first], second, OPPOSITE[second]
+
+
+def _single_group(rng: random.Random) -> tuple[Events, ...]:
+    """One entity, four actions."""
+    entity = draw_entity(rng)
+    return tuple((Event(entity, action),) for action in _four_actions(rng))
+
+
+def _action_group(rng: random.Random, one: Entity, other: Entity) -> tuple[Events, ...]:
+    """Two entities, of which one does the same in all and the other takes four actions."""
+    same, first_varies = rng.choice(ACTIONS), rng.random() < 0.5
+    return tuple(
+        (Event(one, action), Event(other, same)) if first_varies else (Event(one, same), Event(other, action))
+        for action in _four_actions(rng)
+    )
 
 
 def _binding_group(rng: random.Random, one: Entity, other: Entity) -> tuple[Events, ...]:
