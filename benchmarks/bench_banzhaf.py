@@ -24,8 +24,7 @@ def inputs(*shape: int, spread: float = 8.0, seed: int = 0) -> tuple[np.ndarray,
     *batch, words, frames = shape
     similarity = rng.uniform(-1, 1, shape)
     logits = [
-        spread * rng.permuted(np.broadcast_to(np.linspace(0, 1, n), (*batch, n)), axis=-1)
-        for n in (words, frames)
+        spread * rng.permuted(np.broadcast_to(np.linspace(0, 1, n), (*batch, n)), axis=-1) for n in (words, frames)
     ]
     return similarity, *logits
 
@@ -73,9 +72,7 @@ def main() -> None:
     out = harness.parse_arguments("Time and error of the exact interaction.")
     results = {
         "batch": cost(128, 24, 12, calls=300),
-        "batch_with_gradient": cost(
-            128, 24, 12, function=jax.value_and_grad(squared_sum, (0, 1, 2)), calls=100
-        ),
+        "batch_with_gradient": cost(128, 24, 12, function=jax.value_and_grad(squared_sum, (0, 1, 2)), calls=100),
         "batch_shapley": cost(128, 24, 12, function=functools.partial(banzhaf.interaction, index="shapley")),
         "tokens": [cost(8, n, n) for n in (8, 16, 32, 64, 128, 256)],
         "error_against_enumeration": [

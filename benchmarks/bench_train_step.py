@@ -103,9 +103,7 @@ def part_timings(config, batch: Batch) -> dict[str, float]:
 
         def loss(params):
             return sum(
-                jnp.sum(leaf**2)
-                for leaf in jax.tree.leaves(module.apply(params, *inputs))
-                if leaf.dtype != bool
+                jnp.sum(leaf**2) for leaf in jax.tree.leaves(module.apply(params, *inputs)) if leaf.dtype != bool
             )
 
         return seconds(jax.value_and_grad(loss), params)

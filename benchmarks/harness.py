@@ -108,6 +108,4 @@ def _commit() -> str | None:
 
 def _git(*command: str) -> str:
     folder = pathlib.Path(__file__).parent
-    return subprocess.check_output(
-        ["git", *command], cwd=folder, text=True, stderr=subprocess.DEVNULL
-    ).strip()
+    return subprocess.check_output(["git", *command], cwd=folder, text=True, stderr=subprocess.DEVNULL).strip()

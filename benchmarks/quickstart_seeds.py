@@ -68,9 +68,7 @@ def main() -> None:
     arguments, extra = parser.parse_known_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    reports = {
-        method: [run(method, seed, arguments.workdir, extra) for seed in arguments.seeds] for method in METHODS
-    }
+    reports = {method: [run(method, seed, arguments.workdir, extra) for seed in arguments.seeds] for method in METHODS}
     runs = {method: [figures(report) for report in rows] for method, rows in reports.items()}
     runs["untrained"] = [figures(report, row=-1) for report in reports["HBI"]]
     table = {

@@ -28,7 +28,8 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def _where(result: dict) -> str:
     device, versions = result["device"], result["versions"]
-    return f"{device['cpu_cores']} {device['platform'].upper()} cores, jax {versions['jax']}, Python {versions['python']}"
+    cores = f"{device['cpu_cores']} {device['platform'].upper()} cores"
+    return f"{cores}, jax {versions['jax']}, Python {versions['python']}"
 
 
 def quickstart() -> str:

@@ -75,9 +75,7 @@ def test_equals_enumeration_in_float64(shape):
             np.testing.assert_allclose(got, enumerated(*inputs), atol=1e-9, rtol=0, err_msg=kind)
 
 
-@pytest.mark.parametrize(
-    "options", [{"index": "shapley"}, {"join_probability": 0.05}, {"join_probability": 0.9}]
-)
+@pytest.mark.parametrize("options", [{"index": "shapley"}, {"join_probability": 0.05}, {"join_probability": 0.9}])
 def test_other_indices_equal_enumeration(options):
     for kind in ("random", "tied", "spread"):
         inputs = as_float32(game(kind, (4, 6)))
@@ -123,10 +121,7 @@ def test_two_tokens_by_hand():
 def test_masked_tokens_are_no_players(shape):
     """Values and gradients are those of the game without them, whatever they hold."""
     rng = np.random.default_rng(0)
-    masks = [
-        np.isin(np.arange(n), rng.choice(n, real, replace=False))
-        for n, real in zip(shape, (5, 4), strict=True)
-    ]
+    masks = [np.isin(np.arange(n), rng.choice(n, real, replace=False)) for n, real in zip(shape, (5, 4), strict=True)]
     chosen = np.ix_(*masks), masks[0], masks[1]
     small = as_float32(game("tied", (5, 4)))
     padded = [np.full(shape, np.nan), np.full(shape[0], np.inf), np.full(shape[1], -np.inf)]
@@ -144,9 +139,7 @@ def test_masked_tokens_are_no_players(shape):
     gradients, grid = gradients_and_grid(as_float32(padded), [jnp.asarray(mask) for mask in masks])
     wanted, wanted_grid = gradients_and_grid(small, [jnp.ones(5, bool), jnp.ones(4, bool)])
     np.testing.assert_allclose(wanted_grid, enumerated(*small), atol=1e-5, rtol=0)
-    for got, where, want in zip(
-        (grid, *gradients), (chosen[0], *chosen), (wanted_grid, *wanted), strict=True
-    ):
+    for got, where, want in zip((grid, *gradients), (chosen[0], *chosen), (wanted_grid, *wanted), strict=True):
         expected = np.zeros(got.shape)
         expected[where] = want
         np.testing.assert_allclose(got, expected, atol=1e-6, rtol=0)
@@ -202,9 +195,7 @@ def test_gradients_equal_finite_differences(options):
                 inputs[1] = inputs[1].at[:3].set(0.7)
             for n, got in enumerate(gradient(*inputs)):
                 each = 1e-5 * jnp.eye(got.size).reshape(got.size, *got.shape)
-                up, down = (
-                    moved[n](*inputs[:n], inputs[n][None] + sign * each, *inputs[n + 1 :]) for sign in (1, -1)
-                )
+                up, down = (moved[n](*inputs[:n], inputs[n][None] + sign * each, *inputs[n + 1 :]) for sign in (1, -1))
                 np.testing.assert_allclose(got.ravel(), (up - down) / 2e-5, atol=2e-8, err_msg=kind)
 
 
@@ -237,9 +228,7 @@ def test_order_of_tokens_does_not_matter(inputs, words, frames):
     similarity, text, video = as_float32(inputs)
     words, frames = np.asarray(words), np.asarray(frames)
     permuted = interaction(similarity[np.ix_(words, frames)], text[words], video[frames])
-    np.testing.assert_allclose(
-        permuted, interaction(similarity, text, video)[np.ix_(words, frames)], atol=2e-6
-    )
+    np.testing.assert_allclose(permuted, interaction(similarity, text, video)[np.ix_(words, frames)], atol=2e-6)
 
 
 @few
@@ -266,8 +255,7 @@ def test_linear_in_similarity_of_one_order(inputs):
 def batch(*axes: int):
     pairs = [game(KINDS[i % 4], (5, 4), seed=i) for i in range(int(np.prod(axes)))]
     return [
-        x.reshape(*axes, *x.shape[1:])
-        for x in (jnp.stack(as_float32(column)) for column in zip(*pairs, strict=True))
+        x.reshape(*axes, *x.shape[1:]) for x in (jnp.stack(as_float32(column)) for column in zip(*pairs, strict=True))
     ]
 
 
@@ -302,8 +290,7 @@ def test_sorting_and_comparing_agree():
     row, cotangent = (jnp.asarray(rng.integers(-9, 9, 40) / 8, jnp.float32) for _ in range(2))
     mask = jnp.asarray(rng.uniform(size=40) < 0.8)
     results = [
-        jax.vjp(lambda x, f=f: f(x, mask, 0.3), row)
-        for f in (exact._match_change, exact._match_change_by_sorting)
+        jax.vjp(lambda x, f=f: f(x, mask, 0.3), row) for f in (exact._match_change, exact._match_change_by_sorting)
     ]
     np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-6)
     np.testing.assert_allclose(results[0][1](cotangent)[0], results[1][1](cotangent)[0], atol=1e-6)

@@ -32,9 +32,7 @@ def test_coalition_value_by_hand():
 @pytest.mark.parametrize(("text_in", "video_in"), [([False] * 2, [True] * 2), ([True] * 2, [False] * 2)])
 def test_empty_side_is_worth_nothing_and_has_finite_gradients(text_in, video_in):
     sides = jnp.asarray(text_in), jnp.asarray(video_in)
-    value, gradients = jax.value_and_grad(banzhaf.coalition_value, (0, 1, 2))(
-        SIMILARITY, LOGITS, LOGITS, *sides
-    )
+    value, gradients = jax.value_and_grad(banzhaf.coalition_value, (0, 1, 2))(SIMILARITY, LOGITS, LOGITS, *sides)
     assert value == 0
     assert all(bool(jnp.all(gradient == 0)) for gradient in gradients)
 
@@ -70,18 +68,14 @@ def definition(table: dict, num_text: int, num_video: int, weight) -> np.ndarray
         ({"join_probability": 0.2}, lambda size, others: 0.2**size * 0.8 ** (others - size)),
         (
             {"index": "shapley"},
-            lambda size, others: (
-                math.factorial(size) * math.factorial(others - size) / math.factorial(others + 1)
-            ),
+            lambda size, others: math.factorial(size) * math.factorial(others - size) / math.factorial(others + 1),
         ),
     ],
 )
 def test_enumeration_is_the_definition_on_a_random_game(options, weight):
     num_text, num_video = 2, 3
     values = np.random.default_rng(0).normal(size=(2,) * 5)
-    table = {
-        frozenset(np.flatnonzero(bits).tolist()): values[bits] for bits in itertools.product((0, 1), repeat=5)
-    }
+    table = {frozenset(np.flatnonzero(bits).tolist()): values[bits] for bits in itertools.product((0, 1), repeat=5)}
     lookup = jnp.asarray(values, jnp.float32)
     got = banzhaf.enumerate(
         lambda t, v: lookup[tuple(jnp.concatenate([t, v]).astype(int))], num_text, num_video, **options

@@ -99,9 +99,7 @@ def test_too_many_unreadable_videos_stop_the_run(make):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_processes_share_the_global_batch(make, reference, count):
-    parts = [
-        _take(train_batches(make(), 4, 3, process_index=p, process_count=count), 8) for p in range(count)
-    ]
+    parts = [_take(train_batches(make(), 4, 3, process_index=p, process_count=count), 8) for p in range(count)]
     merged = [
         type(batches[0])(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
         for batches in zip(*parts, strict=True)
@@ -126,9 +124,7 @@ def test_a_cache_changes_nothing(make, reference):
 @pytest.mark.parametrize("start", [0, 3])
 def test_worker_processes_change_nothing(make, reference, start):
     source = make()
-    batches = _take(
-        train_batches(source, 4, 3, start_step=start, num_workers=2, num_threads=1, prefetch=1), 5
-    )
+    batches = _take(train_batches(source, 4, 3, start_step=start, num_workers=2, num_threads=1, prefetch=1), 5)
     _assert_equal(batches, reference[start : start + 5])
     assert list(source.unreadable) == ["v5"]
 

@@ -127,9 +127,7 @@ def test_account_allows_the_given_share_and_no_more(make):
     make(max_unreadable_rate=0.5).account(unreadable)
     source = make(max_unreadable_rate=0.25)
     source.account(unreadable[:1])
-    with pytest.raises(
-        DataError, match=r"split 'tiny': got 2 of 4 unreadable, wanted at most 25\.00%"
-    ) as caught:
+    with pytest.raises(DataError, match=r"split 'tiny': got 2 of 4 unreadable, wanted at most 25\.00%") as caught:
         source.account(unreadable[1:])
     assert "missing: " in str(caught.value)
     assert "No such file" in str(caught.value)

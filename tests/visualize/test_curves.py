@@ -27,9 +27,7 @@ def write_run(path, steps=40):
         }
         writer.write_scalars(step, {**losses, "learning_rate": 1e-4 * step / steps, "logit_scale": 100.0})
         if step % 10 == 0:
-            writer.write_scalars(
-                step, {f"val/t2v/R@{k}": float(step + k) for k in (1, 5)} | {"val/Rsum": 9.0}
-            )
+            writer.write_scalars(step, {f"val/t2v/R@{k}": float(step + k) for k in (1, 5)} | {"val/Rsum": 9.0})
     writer.close()
 
 

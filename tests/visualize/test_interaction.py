@@ -56,9 +56,7 @@ def test_frames_stand_above_their_columns():
 
 def test_colours_are_centred_at_zero():
     frames, words, interaction, _ = example()
-    image = axes_of(interaction_figure(frames, words, interaction - 3, "title"))["interaction"].get_images()[
-        0
-    ]
+    image = axes_of(interaction_figure(frames, words, interaction - 3, "title"))["interaction"].get_images()[0]
     limit = np.abs(interaction - 3).max()
     assert image.get_clim() == (-limit, limit)
     red, _, blue = to_rgb(image.to_rgba(limit))
@@ -89,9 +87,7 @@ def test_truth_changes_the_picture_around_its_cells_only(tmp_path):
     other = np.zeros_like(truth)
     plot_interaction(frames, words, interaction, tmp_path / "with.png", "title", truth)
     plot_interaction(frames, words, interaction, tmp_path / "without.png", "title", other)
-    pictures = [
-        np.asarray(Image.open(tmp_path / name).convert("RGB"), int) for name in ("with.png", "without.png")
-    ]
+    pictures = [np.asarray(Image.open(tmp_path / name).convert("RGB"), int) for name in ("with.png", "without.png")]
     changed = np.abs(pictures[0] - pictures[1]).sum(axis=2) > 30
     figure = interaction_figure(frames, words, interaction, "title", truth)
     heat = axes_of(figure)["interaction"]

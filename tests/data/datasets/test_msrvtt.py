@@ -91,9 +91,7 @@ def test_val_can_have_its_own_list(data):
 
 @pytest.mark.parametrize("number", [0, 4, -1])
 def test_val_needs_a_size_below_the_train_list(data, number):
-    with pytest.raises(
-        DataError, match=f"num_val_videos: got {number}, wanted a val_list, or a number below"
-    ):
+    with pytest.raises(DataError, match=f"num_val_videos: got {number}, wanted a val_list, or a number below"):
         load_split("msrvtt", "val", num_val_videos=number, **data)
 
 

@@ -60,9 +60,7 @@ def test_every_phrasing_gives_the_order_of_time(text):
 
 
 def test_article_and_missing_size():
-    sentence = grammar.draw_sentence(
-        (_event("orange", "star", "small", "grow"),), random.Random(1), sizes=True
-    )
+    sentence = grammar.draw_sentence((_event("orange", "star", "small", "grow"),), random.Random(1), sizes=True)
     assert "an " not in sentence.text
     (event,) = shapes.parse_caption("there is an orange star that grows")
     assert event == _event("orange", "star", None, "grow")

@@ -31,9 +31,7 @@ def test_words_point_at_their_color_in_the_video_files(truths, tiny_world):
             if word.role != "shape":
                 continue
             color = truth.entities[word.event].color
-            assert [_has_color(f, b, color) for f, b in zip(frames[on], boxes[on], strict=True)] == [
-                True
-            ] * on.sum()
+            assert [_has_color(f, b, color) for f, b in zip(frames[on], boxes[on], strict=True)] == [True] * on.sum()
             where = truth.boxes[word.event]
             for number in np.flatnonzero(~on):
                 assert not _has_color(frames[number], where[number], color)
