@@ -15,10 +15,10 @@ def get_config():
     clip = config.model.clip
     clip.image_size, clip.patch_size = 48, 8
     clip.vision_width, clip.vision_layers = 64, 2
-    clip.text_width, clip.text_layers = 64, 3
+    clip.text_width, clip.text_layers = 64, 2
     clip.embed_features, clip.head_features = 128, 32
     config.model.levels = (("entity", 0, 0), ("action", 8, 4), ("event", 3, 2))
-    config.model.frame_layers = 4
+    config.model.frame_layers = 2
     config.model.max_frames = 8
     config.model.weight_features = 128
     config.model.initial_logit_scale = 80.0
@@ -29,6 +29,7 @@ def get_config():
     data.render = "shapes"
     world = data.world
     world.num_train, world.num_val, world.num_test, world.num_twin_groups = 4000, 200, 256, 50
+    world.two_event_share = 0.4
     # Most training videos have near-twins, so that a batch of 64 holds some: without them nothing in a batch
     # asks for more than the entities.
     world.near_twin_share, world.groups_per_family = 0.9, 9
@@ -56,8 +57,8 @@ def get_config():
     config.eval.level_rates = (1.0, 1.0, 1.0)
 
     config.train.batch_size = 64
-    config.train.num_steps = 1000
+    config.train.num_steps = 1150
     config.train.log_every = 20
-    config.train.eval_every = 200
-    config.train.checkpoint_every = 200
+    config.train.eval_every = 230
+    config.train.checkpoint_every = 230
     return config
