@@ -2,11 +2,13 @@
 
     python -m benchmarks.quickstart_seeds --out benchmarks/results [--seeds 0 1 2] [--workdir runs/seeds]
 
-Every run is a call of `python -m hbi_jax.main`, so one that was interrupted goes on when the script is started again.
-Seeds change initialisation and the order of the data; the rendered videos are the same ones.
+With `--parallel 2` two runs share the machine: the results are the same, the times are not worth quoting. Every run is
+a call of `python -m hbi_jax.main`, so one that was interrupted goes on when the script is started again. Seeds change
+initialisation and the order of the data; the rendered videos are the same ones.
 """
 
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import statistics
@@ -64,11 +66,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/seeds"))
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments, extra = parser.parse_known_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    reports = {method: [run(method, seed, arguments.workdir, extra) for seed in arguments.seeds] for method in METHODS}
+    jobs = [(method, seed) for seed in arguments.seeds for method in METHODS]
+    with concurrent.futures.ThreadPoolExecutor(arguments.parallel) as pool:
+        done = list(pool.map(lambda job: run(*job, arguments.workdir, extra), jobs))
+    reports = {
+        method: [report for (name, _), report in zip(jobs, done, strict=True) if name == method] for method in METHODS
+    }
     runs = {method: [figures(report) for report in rows] for method, rows in reports.items()}
     runs["untrained"] = [figures(report, row=-1) for report in reports["HBI"]]
     table = {

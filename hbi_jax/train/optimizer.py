@@ -114,5 +114,5 @@ def make_optimizer(config: OptimizerConfig, params: PyTree, num_steps: int) -> o
             },
             groups,
         ),
-        keep_logit_scale_below(config.max_logit_scale),
+        optax.masked(keep_logit_scale_below(config.max_logit_scale), jax.tree.map(lambda x: not x, is_frozen)),
     )
