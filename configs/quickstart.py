@@ -57,8 +57,8 @@ def get_config():
     config.eval.level_rates = (1.0, 1.0, 1.0)
 
     config.train.batch_size = 64
-    config.train.num_steps = 1350
+    config.train.num_steps = 1150
     config.train.log_every = 20
-    config.train.eval_every = 270
-    config.train.checkpoint_every = 270
+    config.train.eval_every = 230
+    config.train.checkpoint_every = 230
     return config

@@ -54,8 +54,9 @@ def default_config() -> ConfigDict:
     # Prediction header: none, mlp, cnn, mlp_sa or cnn_sa (Table V).
     config.model.header = "cnn_sa"
     config.model.header_features = 64
-    # Recompute the towers' activations in the backward pass: less memory, about a third more computation.
-    config.model.remat = False
+    # What the towers' backward pass recomputes to save memory: none, elementwise (all but the matrix products) or
+    # blocks (everything; a third more computation).
+    config.model.remat = "none"
     # Activations: float32 or bfloat16. Parameters, losses and interaction are float32 always.
     config.model.dtype = "float32"
 
@@ -207,6 +208,7 @@ _RATES = ("data.max_unreadable_rate", "optimizer.warmup_rate", "optimizer.b1", "
 
 _CHOICES = {
     "model.header": ("none", "mlp", "cnn", "mlp_sa", "cnn_sa"),
+    "model.remat": ("none", "elementwise", "blocks"),
     "model.dtype": ("float32", "bfloat16"),
     "loss.teacher": ("exact",),
     "data.dataset": ("msrvtt",),

@@ -4,6 +4,7 @@ Parameter names follow the released checkpoints, with `_` for `.` inside a list:
 """
 
 import dataclasses
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.models.dense import dense
 from hbi_jax.types import Tokens
+
+Remat = Literal["none", "elementwise", "blocks"]
 
 # Mean and standard deviation of RGB in 0..1 over CLIP's training images.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -90,19 +93,24 @@ class ResidualBlock(nn.Module):
 class Transformer(nn.Module):
     """A stack of residual blocks.
 
-    With `remat` the backward pass recomputes each block's inside from its input: about a third more
-    computation for activations that no longer grow with what a block holds.
+    Attributes:
+      remat: What the backward pass recomputes: `none`; `elementwise`, all but the matrix products, for about half
+        of the memory; `blocks`, everything from each block's input, for little memory and a third more computation.
     """
 
     num_layers: int
     num_heads: int
-    remat: bool = False
+    remat: Remat = "none"
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
         """All layers in turn; shapes and meaning of `mask` as in `Attention`."""
-        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        block = ResidualBlock
+        if self.remat == "elementwise":
+            block = nn.remat(block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+        elif self.remat == "blocks":
+            block = nn.remat(block)
         for layer in range(self.num_layers):
             x = block(self.num_heads, self.dtype, name=f"resblocks_{layer}")(x, mask)
         return x
@@ -112,7 +120,7 @@ class VisionTower(nn.Module):
     """A vision transformer: one embedding an image."""
 
     config: CLIPConfig
-    remat: bool = False
+    remat: Remat = "none"
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
@@ -157,7 +165,7 @@ class TextTower(nn.Module):
     """A causal transformer over token ids: one hidden vector a word and one for the sentence."""
 
     config: CLIPConfig
-    remat: bool = False
+    remat: Remat = "none"
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.banzhaf.estimator import InteractionNet, InteractionNetKind
-from hbi_jax.models.clip import CLIPConfig, TextTower, VisionTower
+from hbi_jax.models.clip import CLIPConfig, Remat, TextTower, VisionTower
 from hbi_jax.models.dense import dense
 from hbi_jax.models.frames import FrameTransformer
 from hbi_jax.models.similarity import pair_similarity, wti
@@ -47,7 +47,7 @@ class HBIConfig:
       merge_heads: Attention heads of a token merge.
       header: Kind of the prediction header.
       header_features: Width of the prediction header.
-      remat: Recompute the towers' blocks in the backward pass: less memory, about a third more computation.
+      remat: What the backward pass of the towers recomputes, see `hbi_jax.models.clip.Transformer`.
       dtype: Of the activations; parameters, softmax of weights, losses and interaction are float32.
     """
 
@@ -61,7 +61,7 @@ class HBIConfig:
     merge_heads: int = 8
     header: InteractionNetKind = "cnn_sa"
     header_features: int = 64
-    remat: bool = False
+    remat: Remat = "none"
     dtype: jax.typing.DTypeLike = jnp.float32
 
 
