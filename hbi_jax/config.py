@@ -57,6 +57,9 @@ def default_config() -> ConfigDict:
     # What the towers' backward pass recomputes to save memory: none, elementwise (all but the matrix products) or
     # blocks (everything; a third more computation).
     config.model.remat = "none"
+    # Portions of a video's frames that the vision tower encodes one after the other, each recomputed in the backward
+    # pass; divides data.num_frames. For CPU, where remat saves no memory because the compiler undoes it.
+    config.model.frame_portions = 1
     # Activations: float32 or bfloat16. Parameters, losses and interaction are float32 always.
     config.model.dtype = "float32"
 
@@ -170,6 +173,7 @@ _LEAST = {
     "model.frame_layers": 0,
     "model.weight_features": 1,
     "model.merge_heads": 1,
+    "model.frame_portions": 1,
     "model.header_features": 1,
     "data.num_val_videos": 0,
     "data.cache_gib": 0,
@@ -271,6 +275,8 @@ def validate(config: ConfigDict) -> None:
     _wanted(3 <= data.num_words <= clip.context_length, "data.num_words", data.num_words, words, either)
     frames = f"1 to config.model.max_frames={model.max_frames}"
     _wanted(1 <= data.num_frames <= model.max_frames, "data.num_frames", data.num_frames, frames, either)
+    portions = f"a divisor of config.data.num_frames={data.num_frames}"
+    _wanted(data.num_frames % model.frame_portions == 0, "model.frame_portions", model.frame_portions, portions, either)
     _validate_levels(config)
 
     rates, names = tuple(config.eval.level_rates), [level[0] for level in model.levels]

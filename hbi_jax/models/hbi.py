@@ -48,6 +48,8 @@ class HBIConfig:
       header: Kind of the prediction header.
       header_features: Width of the prediction header.
       remat: What the backward pass of the towers recomputes, see `hbi_jax.models.clip.Transformer`.
+      frame_portions: Portions of a video's frames that the vision tower encodes one after the other; the backward
+        pass recomputes each, so that the tower's activations exist for one portion at a time.
       dtype: Of the activations; parameters, softmax of weights, losses and interaction are float32.
     """
 
@@ -62,6 +64,7 @@ class HBIConfig:
     header: InteractionNetKind = "cnn_sa"
     header_features: int = 64
     remat: Remat = "none"
+    frame_portions: int = 1
     dtype: jax.typing.DTypeLike = jnp.float32
 
 
@@ -119,12 +122,34 @@ class HBI(nn.Module):
         self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"], mask: Bool[Array, "b f"]
     ) -> Encoded:
         """The frames of each video at every level and the mean of its real frame features."""
-        b, f = frames.shape[:2]
-        features = self.vision_tower(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
-        tokens = self.frame_transformer(Tokens(features, mask))
+        tokens = self.frame_transformer(Tokens(self._frame_features(frames), mask))
         real = mask[..., None].astype(jnp.float32)
         pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
         return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
+
+    def _frame_features(self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"]) -> Float[Array, "b f d"]:
+        """The vision tower on every frame, `frame_portions` portions one after the other."""
+        (b, f), p = frames.shape[:2], self.config.frame_portions
+        if f % p:
+            raise ValueError(
+                f"videos of {f} frames do not divide into config.model.frame_portions={p}; use a divisor of {f}"
+            )
+        if p == 1:
+            return self.vision_tower(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
+
+        @nn.remat
+        def encode(tower: VisionTower, images: Array) -> Array:
+            return tower(images)
+
+        scan = nn.scan(
+            lambda tower, carry, images: (carry, encode(tower, images)),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
+        # Cut along the frames, not along the batch, whose rows lie on different devices.
+        portions = jnp.swapaxes(frames.reshape(b, p, f // p, *frames.shape[2:]), 0, 1)
+        _, features = scan(self.vision_tower, None, portions.reshape(p, b * f // p, *frames.shape[2:]))
+        return jnp.swapaxes(features.reshape(p, b, f // p, -1), 0, 1).reshape(b, f, -1)
 
     def _encoded(self, tokens: Tokens, pooled: Float[Array, "b d"], merges: Mapping, weights: Mapping) -> Encoded:
         if self.config.pooled:

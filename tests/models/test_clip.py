@@ -162,17 +162,18 @@ def test_bfloat16_is_close_to_float32(vision_params, text_params, encode_text):
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
-def test_remat_changes_neither_values_nor_gradients(vision_params):
+@pytest.mark.parametrize("remat", ["elementwise", "blocks"])
+def test_remat_changes_neither_values_nor_gradients(vision_params, remat):
     images = jnp.asarray(IMAGES[:2])
 
     def energy(remat):
         return jax.jit(jax.value_and_grad(lambda p: jnp.sum(VisionTower(CLIP, remat).apply(p, images) ** 2)))
 
-    (value, gradient), (value_2, gradient_2) = energy(False)(vision_params), energy(True)(vision_params)
+    (value, gradient), (value_2, gradient_2) = energy("none")(vision_params), energy(remat)(vision_params)
     np.testing.assert_allclose(value, value_2, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradient, gradient_2)
-    assert "remat" in str(jax.make_jaxpr(energy(True))(vision_params))
-    assert "remat" not in str(jax.make_jaxpr(energy(False))(vision_params))
+    assert "remat" in str(jax.make_jaxpr(energy(remat))(vision_params))
+    assert "remat" not in str(jax.make_jaxpr(energy("none"))(vision_params))
 
 
 def test_bad_sizes_are_named():

@@ -223,7 +223,28 @@ def test_remat_reaches_both_towers(params):
         text = str(jax.make_jaxpr(model.apply)(params, on_device(BATCH)))
         return text.count("remat")
 
-    assert blocks(True) - blocks(False) == CONFIG.clip.text_layers + CONFIG.clip.vision_layers
+    assert blocks("blocks") - blocks("none") == CONFIG.clip.text_layers + CONFIG.clip.vision_layers
+
+
+def test_frames_in_portions_give_the_same_values_and_gradients(params):
+    def energy(portions):
+        model = HBI(dataclasses.replace(CONFIG, frame_portions=portions))
+
+        def loss(params):
+            encoded = model.apply(params, on_device(BATCH).frames, on_device(BATCH).frame_mask, method="encode_video")
+            return jnp.sum(encoded.pooled**2) + sum(jnp.sum(level.logits**2) for level in encoded.levels)
+
+        assert jax.tree.map(jnp.shape, jax.eval_shape(model.init, jax.random.key(0), on_device(BATCH))) == jax.tree.map(
+            jnp.shape, params
+        )
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    (one, one_grad), (five, five_grad) = energy(1), energy(FRAMES)
+    np.testing.assert_allclose(five, one, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(five_grad), jax.tree.leaves(one_grad), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * max(1.0, float(np.abs(b).max())))
+    with pytest.raises(ValueError, match=r"5 frames do not divide into config.model.frame_portions=2"):
+        energy(2)
 
 
 def test_more_clusters_than_tokens_are_named():
