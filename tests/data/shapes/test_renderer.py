@@ -75,9 +75,16 @@ def test_the_video_is_what_was_drawn():
     decoded = encode.decode_video(video)
     assert decoded.shape == frames.shape == (24, 64, 64, 3)
     assert np.abs(decoded.astype(int) - frames).mean() < 4
+
+    def distance(frame, other):
+        return np.abs(frame.astype(int) - other).mean()
+
+    compared = 0
     for frame, original in zip(decoded, frames, strict=True):  # in order, none repeated
-        errors = [np.abs(frame.astype(int) - other).mean() for other in frames]
-        assert np.abs(frame.astype(int) - original).mean() == pytest.approx(min(errors), abs=0.05)
+        different = [other for other in frames if distance(original, other) > 0.5]
+        assert all(distance(frame, original) < distance(frame, other) for other in different)
+        compared += len(different)
+    assert compared > 24
 
 
 def test_size_and_length_follow_the_config():
