@@ -254,7 +254,8 @@ def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
                 encoded,
                 source,
                 build.tokenizer(config),
-                config.eval.num_pictures,
+                # A pooled model has one token a side: no words and frames to draw.
+                0 if config.model.pooled else config.eval.num_pictures,
                 setup.workdir / "pictures",
                 _word_truths(setup) if config.data.render else None,
             )

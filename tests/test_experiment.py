@@ -239,6 +239,21 @@ def test_unreadable_videos_are_named_and_left_out(world, finished, tmp_path):
         experiment.evaluate(setup, str(finished))
 
 
+def test_the_mean_pooling_baseline_trains_and_reports(world, tmp_path):
+    levels, steps = (("entity", 0, 0),), 2
+    config = tiny_config(
+        world, model__pooled=True, model__levels=levels, eval__level_rates=(1.0,), loss__interaction_weight=0.0,
+        train__num_steps=steps,
+    )  # fmt: skip
+    run(config, tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["training"]["steps"] == steps
+    # Its only similarity is that of the pooled vectors.
+    own, pooled, _ = report["galleries"][0]["rows"]
+    assert own["metrics"] == pooled["metrics"]
+    assert [picture["path"] for picture in report["pictures"]] == ["pictures/training.png"]
+
+
 def test_a_loss_that_is_no_number_stops_with_step_and_videos(world, tmp_path):
     config = tiny_config(world, optimizer__learning_rate=1e30, optimizer__clip_learning_rate=1e30)
     with pytest.raises(NonFiniteError, match=r"step \d; its batch held video\d+, video\d+"):
