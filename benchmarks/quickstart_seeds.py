@@ -3,8 +3,8 @@
     python -m benchmarks.quickstart_seeds --out benchmarks/results [--seeds 0 1 2] [--workdir runs/seeds]
 
 With `--parallel 2` two runs share the machine: the results are the same, the times are not worth quoting. Every run is
-a call of `python -m hbi_jax.main`, so one that was interrupted goes on when the script is started again. Seeds change
-initialisation and the order of the data; the rendered videos are the same ones.
+a call of `python -m hbi_jax.main`; start the script again to go on with what was interrupted, finished runs are kept.
+Seeds change initialisation and the order of the data; the rendered videos are the same ones.
 """
 
 import argparse
@@ -31,7 +31,7 @@ METHODS = {
 
 
 def run(method: str, seed: int, workdir: pathlib.Path, extra: list[str]) -> dict:
-    """Trains and evaluates one method with one seed; gives its report."""
+    """Trains and evaluates one method with one seed, unless that is done already; gives its report."""
     folder = workdir / f"{'-'.join(method.replace(',', '').split())}-{seed}"
     command = [
         sys.executable,
@@ -45,7 +45,8 @@ def run(method: str, seed: int, workdir: pathlib.Path, extra: list[str]) -> dict
         *METHODS[method],
         *extra,
     ]
-    subprocess.run(command, check=True)
+    if not (folder / "report.json").exists():
+        subprocess.run(command, check=True)
     return json.loads((folder / "report.json").read_text())
 
 
