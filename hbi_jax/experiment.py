@@ -136,7 +136,6 @@ def train(setup: Setup) -> None:
       PreemptedError: If a signal asked to stop; everything is saved.
     """
     config = setup.config
-    _claim_workdir(setup)
     source = setup.source("train")
     validation = setup.source("val") if config.data.val_list or config.data.num_val_videos else None
     for gallery in config.data.galleries:
@@ -160,6 +159,7 @@ def train(setup: Setup) -> None:
         folder = str(setup.workdir / "checkpoints")
         checkpoints = stack.enter_context(Checkpoints(folder, config.eval.best_metric))
         start = checkpoints.latest_step() or 0
+        _claim_workdir(setup, resumes=start > 0)
         if start >= loop_config.num_steps:
             _log.info("%s has all its %d steps already: only evaluating it", setup.workdir, start)
             return
@@ -284,11 +284,11 @@ def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
         return checkpoints.restore_params(setup.abstract_params(), step), step
 
 
-def _claim_workdir(setup: Setup) -> None:
-    """Writes the configuration down; refuses a work folder of another one."""
+def _claim_workdir(setup: Setup, resumes: bool) -> None:
+    """Writes the configuration down; refuses to go on with what another one began."""
     file = setup.workdir / "config.json"
     mine = _flat(json.loads(setup.config.to_json()))
-    if file.exists():
+    if resumes and file.exists():
         theirs = _flat(json.loads(file.read_text()))
         free = tuple(f"{field}/" for field in (field.replace(".", "/") for field in FREE_FIELDS))
         for field in sorted(mine.keys() | theirs.keys()):
