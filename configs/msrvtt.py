@@ -2,7 +2,7 @@
 
 Command:  python -m hbi_jax.main --config=configs/msrvtt.py --workdir=runs/msrvtt \
               --config.data.annotations=FOLDER --config.data.videos=FOLDER
-Hardware: 8 accelerators of 16 GB, or fewer with --config.model.remat=blocks
+Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
 Expected: the paper's HBI V2 has text-to-video R@1 49.4, R@5 74.6, R@10 83.8, MnR 12.2. That is with CLIP's
           weights and with reconstruction; without pre-trained weights this configuration learns little.
 """

@@ -55,7 +55,7 @@ def default_config() -> ConfigDict:
     config.model.header = "cnn_sa"
     config.model.header_features = 64
     # What the towers' backward pass recomputes to save memory: none, elementwise (all but the matrix products) or
-    # blocks (everything; a third more computation).
+    # blocks (everything: one more forward pass).
     config.model.remat = "none"
     # Portions of a video's frames that the vision tower encodes one after the other, each recomputed in the backward
     # pass; divides data.num_frames. For CPU, where remat saves no memory because the compiler undoes it.

@@ -201,6 +201,7 @@ def train(setup: Setup) -> None:
         clips_per_second=clips_per_second,
         compile_seconds=compile_seconds,
         parameters=int(parameter_overview.count_parameters(state.params["params"])),
+        wait_seconds=summary.wait_seconds,
     )
     if jax.process_index() == 0:
         facts = {"training": dataclasses.asdict(training), "unreadable": source.unreadable}

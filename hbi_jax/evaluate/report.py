@@ -74,6 +74,7 @@ class Training:
       clips_per_second: Clips the input pipeline delivers when nothing waits for anything else.
       compile_seconds: Time to compile the step.
       parameters: Number of trained and frozen parameters together.
+      wait_seconds: Of the wall time, what training stood still waiting for data.
     """
 
     steps: int
@@ -82,6 +83,7 @@ class Training:
     clips_per_second: float
     compile_seconds: float
     parameters: int
+    wait_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,6 +295,7 @@ def _training_rows(training: Training) -> list[list[str]]:
         ["steps", f"{training.steps:,}"],
         ["wall time, s", f"{training.seconds:,.1f}"],
         ["of which compilation of the step, s", f"{training.compile_seconds:,.1f}"],
+        ["of which waiting for data, s", f"{training.wait_seconds:,.1f}"],
         ["steps a second, after compilation", f"{training.steps_per_second:,.1f}"],
         ["clips a second that the input pipeline delivers", f"{training.clips_per_second:,.1f}"],
     ]

@@ -94,8 +94,8 @@ class Transformer(nn.Module):
     """A stack of residual blocks.
 
     Attributes:
-      remat: What the backward pass recomputes: `none`; `elementwise`, all but the matrix products, for about half
-        of the memory; `blocks`, everything from each block's input, for little memory and a third more computation.
+      remat: What the backward pass recomputes: `none`; `elementwise`, all but the matrix products;
+        `blocks`, everything from each block's input, which is one more forward pass. On CPU neither saves memory.
     """
 
     num_layers: int

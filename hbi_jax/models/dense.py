@@ -19,7 +19,7 @@ def dense(
     """`nn.Dense`, a submodule of the caller, with all leading axes merged into one.
 
     The same numbers and parameters. The gradient of the kernel contracts one axis instead of several, which XLA
-    turns into one matrix product where it would else transpose: on CPU a third of the time.
+    turns into one matrix product where, on CPU, it would else transpose.
 
     Args:
       x: Features on the last axis.
