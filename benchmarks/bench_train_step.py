@@ -20,7 +20,6 @@ from configs.msrvtt import get_config
 from hbi_jax import banzhaf, build
 from hbi_jax.models.clip import TextTower, VisionTower
 from hbi_jax.parallel import make_mesh, put_batch
-from hbi_jax.train.objective import retrieval_loss
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import init_state, state_shardings
 from hbi_jax.train.step import make_train_step
@@ -69,7 +68,7 @@ def step_timing(config, batch: Batch) -> dict:
     init_params = functools.partial(build.init_params, model, config)
     tx = make_optimizer(build.optimizer(config), jax.eval_shape(init_params), 1000)
     state, batch = init_state(init_params, tx, mesh), put_batch(batch, mesh)
-    loss_fn = functools.partial(retrieval_loss, model, build.loss(config))
+    loss_fn = build.loss_fn(model, config)
     begun = time.perf_counter()
     step = make_train_step(loss_fn, tx, mesh, state_shardings(state)).lower(state, batch).compile()
     compile_s, seconds = time.perf_counter() - begun, []

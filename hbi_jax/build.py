@@ -1,6 +1,7 @@
 """From a configuration to objects: below this file nobody sees a ConfigDict."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -17,8 +18,10 @@ from hbi_jax.data.text import Tokenizer
 from hbi_jax.models.clip import CLIPConfig
 from hbi_jax.models.hbi import HBI, HBIConfig, Level
 from hbi_jax.train.loop import LoopConfig
-from hbi_jax.train.objective import LossConfig
+from hbi_jax.train.objective import LossConfig, retrieval_loss
 from hbi_jax.train.optimizer import OptimizerConfig
+from hbi_jax.train.step import LossFn
+from hbi_jax.train.teacher import Teacher, exact_teacher
 from hbi_jax.types import Batch
 
 
@@ -43,9 +46,16 @@ def model(config: ConfigDict) -> HBI:
     )
 
 
-def loss(config: ConfigDict) -> LossConfig:
-    """The weights of `config.loss`."""
-    return LossConfig(**config.loss)
+def teacher(config: ConfigDict) -> Teacher:
+    """Where the interaction comes from, by `config.loss.teacher`."""
+    return exact_teacher(config.loss.interaction_scale)
+
+
+def loss_fn(hbi: HBI, config: ConfigDict) -> LossFn:
+    """The objective of `config.loss`."""
+    fields = {field.name for field in dataclasses.fields(LossConfig)}
+    weights = LossConfig(**{name: value for name, value in config.loss.items() if name in fields})
+    return functools.partial(retrieval_loss, hbi, weights, teacher(config))
 
 
 def optimizer(config: ConfigDict) -> OptimizerConfig:

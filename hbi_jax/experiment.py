@@ -34,7 +34,6 @@ from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel import DATA_AXIS, abstract_params, make_mesh, put_batch
 from hbi_jax.train import loop
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
-from hbi_jax.train.objective import retrieval_loss
 from hbi_jax.train.optimizer import make_optimizer, warmup_cosine
 from hbi_jax.train.state import abstract_state, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
@@ -168,8 +167,8 @@ def train(setup: Setup) -> None:
         _log.info("parameters\n%s", overview)
 
         begun = time.perf_counter()
-        loss_fn = functools.partial(retrieval_loss, setup.model, build.loss(config))
-        step_fn = make_train_step(loss_fn, tx, setup.mesh, state_shardings(abstract))
+        loss_fn = build.loss_fn(setup.model, config)
+        step_fn = make_train_step(loss_fn, tx, setup.mesh, state_shardings(abstract), config.seed)
         compiled = step_fn.lower(abstract, build.abstract_batch(config)).compile()
         compile_seconds = time.perf_counter() - begun
         clips_per_second = _measure_pipeline(setup)

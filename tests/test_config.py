@@ -15,7 +15,6 @@ import pytest
 from hbi_jax import build
 from hbi_jax.config import ConfigError, default_config, validate
 from hbi_jax.parallel import make_mesh
-from hbi_jax.train.objective import retrieval_loss
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import abstract_state, state_shardings
 from hbi_jax.train.step import make_train_step
@@ -199,7 +198,7 @@ def test_every_file_builds_a_training_step(name):
     init_params = functools.partial(build.init_params, model, config)
     tx = make_optimizer(build.optimizer(config), jax.eval_shape(init_params), build.loop(config, 1000).num_steps)
     state = abstract_state(init_params, tx, mesh)
-    loss_fn = functools.partial(retrieval_loss, model, build.loss(config))
+    loss_fn = build.loss_fn(model, config)
     after, scalars = make_train_step(loss_fn, tx, mesh, state_shardings(state)).eval_shape(
         state, build.abstract_batch(config)
     )

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
-from hbi_jax import banzhaf, losses
+from hbi_jax import losses
 from hbi_jax.models.hbi import HBI
+from hbi_jax.train.teacher import Teacher
 from hbi_jax.types import Alignment, Batch
 
 Terms = dict[str, Float[Array, ""]]
@@ -18,27 +20,16 @@ class LossConfig:
 
     interaction_weight: float = 1.0
     distillation_weight: float = 1.0
-    teacher: str = "exact"
-    interaction_scale: float = 1000.0
     distillation_temperature: float = 1.0
     mask_same_video: bool = True
 
 
-def teacher_interaction(alignment: Alignment, scale: float) -> Float[Array, "b t v"]:
-    """Exact Banzhaf interaction of the matched pairs, times `scale`: logits of the teacher's distributions."""
-    return scale * banzhaf.interaction(
-        alignment.pair_similarity,
-        alignment.text.logits,
-        alignment.video.logits,
-        alignment.text.mask,
-        alignment.video.mask,
-    )
-
-
-def retrieval_loss(model: HBI, config: LossConfig, params: PyTree, batch: Batch) -> tuple[Float[Array, ""], Terms]:
+def retrieval_loss(
+    model: HBI, config: LossConfig, teacher: Teacher, params: PyTree, batch: Batch, key: Key[Array, ""]
+) -> tuple[Float[Array, ""], Terms]:
     """The total loss of a global batch and its terms under their true names (HBI V2, Eq. 14 and 16).
 
-    Terms of weight 0 are neither computed nor returned.
+    Terms of weight 0 are neither computed nor returned. `key` is for a teacher that samples.
     """
     alignments: dict[str, Alignment] = model.apply(params, batch)
     scale = jnp.exp(params["params"]["logit_scale"])
@@ -47,12 +38,12 @@ def retrieval_loss(model: HBI, config: LossConfig, params: PyTree, batch: Batch)
     finest = next(iter(alignments.values()))
 
     total, terms = jnp.zeros(()), {}
-    for name, alignment in alignments.items():
+    for number, (name, alignment) in enumerate(alignments.items()):
         weighted = {"contrastive": (1.0, losses.contrastive_loss(scale * alignment.similarity, mask, rows))}
         if config.interaction_weight:
             interaction = losses.interaction_loss(
                 alignment.pair_prediction,
-                teacher_interaction(alignment, config.interaction_scale),
+                teacher(alignment, jax.random.fold_in(key, number)),
                 alignment.text.mask & rows[:, None],
                 alignment.video.mask & rows[:, None],
             )

@@ -5,17 +5,17 @@ from collections.abc import Callable
 import jax
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from hbi_jax.parallel import batch_sharding, replicated
 from hbi_jax.train.state import TrainState
 
 Scalars = dict[str, Float[Array, ""]]
-LossFn = Callable[[PyTree, PyTree], tuple[Float[Array, ""], Scalars]]
+LossFn = Callable[[PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], Scalars]]
 
 
 def make_train_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh, shardings: TrainState
+    loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh, shardings: TrainState, seed: int = 0
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Scalars]]:
     """Compiles `(state, batch) -> (state, scalars)`.
 
@@ -23,14 +23,16 @@ def make_train_step(
     every loss over it: what it computes does not depend on the number of devices.
 
     Args:
-      loss_fn: `(params, batch) -> (loss, scalars)`.
+      loss_fn: `(params, batch, key) -> (loss, scalars)`; the key is a function of the seed and the step.
       tx: The optimizer.
       mesh: The devices.
       shardings: Where the state lies, from `init_state`.
+      seed: Of what is random in the loss.
     """
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Scalars]:
-        (_, scalars), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        (_, scalars), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         scalars = {**scalars, "gradient_norm": optax.tree.norm(gradients)}

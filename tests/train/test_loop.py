@@ -27,7 +27,7 @@ def init_params():
     return {"params": {"weight": jnp.zeros(3), "bias": jnp.zeros(())}}
 
 
-def loss_fn(params, batch):
+def loss_fn(params, batch, key):
     """Least squares: the "words" are features, the number of the video is the target."""
     p = params["params"]
     x = batch.token_ids.astype(jnp.float32) / 10

@@ -17,6 +17,7 @@ from hbi_jax.train.objective import LossConfig, retrieval_loss
 from hbi_jax.train.optimizer import OptimizerConfig, make_optimizer
 from hbi_jax.train.state import TrainState, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
+from hbi_jax.train.teacher import exact_teacher
 
 # One module of each kind: these tests are compilation, three times over.
 CONFIG = dataclasses.replace(
@@ -41,7 +42,8 @@ OPTIMIZER = OptimizerConfig(
     max_logit_scale=100.0,
 )
 # The published factor of 1000 makes a teacher that is all or nothing, which says more about rounding than about us.
-LOSS = LossConfig(interaction_scale=100.0)
+TEACHER = exact_teacher(100.0)
+LOSS = LossConfig()
 LEVELS = [level.name for level in CONFIG.levels]
 
 
@@ -70,9 +72,9 @@ class Run:
         self.step = make_train_step(self.loss(HBI(CONFIG)), self.tx, self.mesh, self.shardings)
 
     def loss(self, model):
-        def loss(params, batch):
+        def loss(params, batch, key):
             self.traces += 1
-            return retrieval_loss(model, LOSS, params, batch)
+            return retrieval_loss(model, LOSS, TEACHER, params, batch, key)
 
         return loss
 
@@ -189,7 +191,7 @@ def test_what_a_masked_row_holds_has_no_influence(alone):
 def test_a_batch_with_a_masked_row_is_the_batch_without_it(params, wanted):
     """Its loss and terms; the gradient has been compared with that of any other content of the row."""
     few = jax.tree.map(lambda x: jnp.asarray(x[:-1]), batch_of(0))
-    _, terms = jax.jit(functools.partial(retrieval_loss, HBI(CONFIG), LOSS))(params, few)
+    _, terms = jax.jit(functools.partial(retrieval_loss, HBI(CONFIG), LOSS, TEACHER))(params, few, jax.random.key(0))
     for name, value in terms.items():
         np.testing.assert_allclose(value, wanted[1][0][name], rtol=2e-5, atol=2e-6, err_msg=name)
 
@@ -200,7 +202,9 @@ def test_weights_of_zero_leave_their_terms_out(params):
 
     def terms(**weights):
         config = dataclasses.replace(LOSS, **weights)
-        return jax.eval_shape(functools.partial(retrieval_loss, HBI(CONFIG), config), params, batch)[1]
+        return jax.eval_shape(
+            functools.partial(retrieval_loss, HBI(CONFIG), config, TEACHER), params, batch, jax.random.key(0)
+        )[1]
 
     contrastive = {"loss/total", "logit_scale", "loss/entity/contrastive", "loss/action/contrastive"}
     assert set(terms(interaction_weight=0.0, distillation_weight=0.0)) == contrastive
@@ -214,7 +218,7 @@ def test_bfloat16_is_finite_and_close(params, wanted):
     few = {"params": {name: params["params"][name] for name in names}}
     mesh, tx = make_mesh(1, 1, jax.devices()[:1]), optax.sgd(1e-3)
     state = init_state(lambda: jax.tree.map(jnp.asarray, few), tx, mesh)
-    step = make_train_step(functools.partial(retrieval_loss, model, LOSS), tx, mesh, state_shardings(state))
+    step = make_train_step(functools.partial(retrieval_loss, model, LOSS, TEACHER), tx, mesh, state_shardings(state))
     for number in range(2):
         state, scalars = step(state, put_batch(batch_of(0), mesh))
         if number == 0:
