@@ -1,9 +1,10 @@
 """Batches of a split, by Grain: shuffled, shared out among processes, read ahead by threads or workers.
 
-What a global training batch holds depends on the split, the seed and the step alone, whatever the number of
-processes, workers and threads; so a run can be continued at any step, on other hardware.
+What a global training batch holds depends on the split, the augmentation, the seed and the step alone, whatever
+the number of processes, workers and threads; so a run can be continued at any step, on other hardware.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Bool, Int, UInt8
 
+from hbi_jax.data.augment import Augmentation
 from hbi_jax.data.source import FILLING, Source
 from hbi_jax.types import Batch
 
@@ -104,6 +106,7 @@ def train_batches(
     num_workers: int = 0,
     num_threads: int = 4,
     prefetch: int = 4,
+    augmentation: Augmentation | None = None,
 ) -> Batches[Batch]:
     """Endless training batches: a new order of all records every epoch, batches running on across epochs.
 
@@ -112,20 +115,22 @@ def train_batches(
     Args:
       source: The records.
       batch_size: Rows of the global batch.
-      seed: Sets the order of the records, in [0, 2**32).
+      seed: Sets the order of the records and what the augmentation draws, in [0, 2**32).
       start_step: The step whose batch comes first.
       process_index: Which of the processes this is; it gets the rows of that part of the global batch.
       process_count: How many processes share a batch.
       num_workers: Worker processes that decode; 0 decodes in this process.
       num_threads: Batches that each (worker) process decodes at once; 0 decodes only when asked.
       prefetch: Batches that each (worker) process holds ready, at least `num_threads`.
+      augmentation: Draws what is done to the frames of each row, with random numbers that follow from the seed, the
+        step and the row of the global batch; `None` leaves the frames as they are.
 
     Returns:
       An iterator to be closed after use.
 
     Raises:
       ValueError: If the batch has more rows than the split has records, if the processes cannot share it
-        evenly, or if the seed or the first step is out of range.
+        evenly, if the seed or the first step is out of range, or if an augmentation meets a cache of clips.
     """
     num_records = len(source.split.records)
     if not 0 < batch_size <= num_records:
@@ -135,12 +140,17 @@ def train_batches(
         )
     if start_step < 0 or not 0 <= seed < 2**32:
         raise ValueError(f"start_step: got {start_step}, wanted >= 0; seed: got {seed}, wanted 0 <= seed < 2**32.")
+    if augmentation is not None and source.cache.capacity > 0:
+        raise ValueError(
+            "augmentation: got one with a cache of clips, wanted none, because frames are changed before they are "
+            "resized and so every clip is decoded anew; leave out the augmentation or set cache_gib to 0."
+        )
     mine = _rows_of_process(batch_size, process_index, process_count)
-    # Indices are batched, cut to this process and skipped to the first step before anything is decoded.
+    rows = functools.partial(_matched_rows, source, mine, augmentation, seed)
     records = grain.MapDataset.range(num_records).seed(seed).shuffle().repeat()
-    records = records.batch(batch_size, drop_remainder=True, batch_fn=np.asarray)[start_step:]
-    rows = records.map(lambda index: _matched_rows(source, index[mine].astype(np.int32)))
-    return Batches(rows, source, num_workers, num_threads, prefetch)
+    steps = records.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).map_with_index(rows)
+    # Elements are made when asked for: what lies before the first step is not decoded.
+    return Batches(steps[start_step:], source, num_workers, num_threads, prefetch)
 
 
 def text_batches(
@@ -199,10 +209,25 @@ def video_batches(
     return Batches(grain.MapDataset.source(index).map(rows), source, num_workers, num_threads, prefetch)
 
 
-def _matched_rows(source: Source, record_index: Int[np.ndarray, " b"]) -> Batch:
+def _matched_rows(
+    source: Source,
+    mine: slice,
+    augmentation: Augmentation | None,
+    seed: int,
+    step: int,
+    records: Int[np.ndarray, " n"],
+) -> Batch:
+    """The rows `mine` of the global batch of a step, which has the given records."""
+    record_index = records[mine].astype(np.int32)
     token_ids, text_mask = source.text_rows(record_index)
     video_index = source.split.video_index[record_index]
-    frames, frame_mask, readable = source.video_rows(video_index)
+    transforms = None
+    if augmentation is not None:
+        texts = [source.split.records[record].text for record in record_index.tolist()]
+        transforms = [
+            augmentation(text, np.random.default_rng((seed, step, row))) for row, text in enumerate(texts, mine.start)
+        ]
+    frames, frame_mask, readable = source.video_rows(video_index, transforms)
     return Batch(
         token_ids=np.where(readable[:, None], token_ids, 0),
         text_mask=text_mask & readable[:, None],

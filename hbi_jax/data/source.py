@@ -1,11 +1,13 @@
 """A split as arrays: captions tokenised once, videos decoded when asked for, unreadable ones remembered."""
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from hbi_jax.data.augment import Transform
 from hbi_jax.data.datasets.records import DataError, Split
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.data.video import VideoError, read_frames
@@ -74,12 +76,13 @@ class Source:
         return np.where(real, self._token_ids[record_index], 0), self._text_mask[record_index] & real
 
     def video_rows(
-        self, video_index: Int[np.ndarray, " b"]
+        self, video_index: Int[np.ndarray, " b"], transforms: Sequence[Transform] | None = None
     ) -> tuple[UInt8[np.ndarray, "b f h w 3"], Bool[np.ndarray, "b f"], Bool[np.ndarray, " b"]]:
         """Decodes the given videos.
 
         Args:
           video_index: Positions in `Split.videos`, or `FILLING`.
+          transforms: What is done to the frames of each, before they are resized. Such clips are not cached.
 
         Returns:
           frames: RGB in 0..255; zero at padding and in rows that are not readable.
@@ -89,8 +92,9 @@ class Source:
         size = self._image_size
         frames = np.zeros((len(video_index), self._max_frames, size, size, 3), np.uint8)
         frame_mask = np.zeros((len(video_index), self._max_frames), bool)
-        for row, video in enumerate(video_index.tolist()):
-            clip = None if video == FILLING else self._clip(video)
+        rows = zip(video_index.tolist(), transforms or [None] * len(video_index), strict=True)
+        for row, (video, transform) in enumerate(rows):
+            clip = None if video == FILLING else self._clip(video, transform)
             if clip is not None:
                 frames[row, : len(clip)] = clip
                 frame_mask[row, : len(clip)] = True
@@ -123,12 +127,12 @@ class Source:
                 "repair these, take them out of the list or raise max_unreadable_rate:\n" + "\n".join(names),
             )
 
-    def _clip(self, video: int) -> UInt8[np.ndarray, "n h w 3"] | None:
+    def _clip(self, video: int, transform: Transform | None = None) -> UInt8[np.ndarray, "n h w 3"] | None:
         """The real frames of a video; `None`, and a note of the reason, if there are none."""
         record = self.split.videos[video]
         if record.video_id in self.unreadable:
             return None
-        clip = self.cache.get(video)
+        clip = self.cache.get(video) if transform is None else None
         if clip is None:
             try:
                 clip = read_frames(
@@ -138,11 +142,13 @@ class Source:
                     record.start,
                     record.end,
                     self._frames_per_second,
+                    transform,
                 )
             except VideoError as error:
                 self.unreadable[record.video_id] = str(error)
                 return None
-            self.cache.put(video, clip)
+            if transform is None:
+                self.cache.put(video, clip)
         return clip
 
 

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 from jaxtyping import Int, UInt8
+from PIL import Image
 
+from hbi_jax.data.augment import Transform
 from hbi_jax.data.images import resize_and_crop
 
 # Pictures may end before the sound does; but a second before this share of the length, the file is truncated.
@@ -77,6 +79,7 @@ def read_frames(
     start: float | int | None = None,
     end: float | int | None = None,
     frames_per_second: float = 1.0,
+    transform: Transform | None = None,
 ) -> UInt8[np.ndarray, "n {image_size} {image_size} 3"]:
     """Decodes the frames that `sample_indices` names and gives them CLIP's size.
 
@@ -91,6 +94,7 @@ def read_frames(
       image_size: Side of the square frames, in pixels.
       start, end: The clip, in seconds; `None` means the beginning and the end of the file.
       frames_per_second: Density of the sampling grid.
+      transform: Changes each frame before it is resized.
 
     Returns:
       RGB in 0..255, between 1 and `max_frames` frames. Never filled up.
@@ -106,7 +110,7 @@ def read_frames(
             declared = stream.frames
             if declared > 0:
                 indices = sample_indices(declared, fps, max_frames, start, end, frames_per_second)
-                decoded = _decode(path, container, stream, indices.tolist(), image_size)
+                decoded = _decode(path, container, stream, indices.tolist(), image_size, transform)
                 if len(decoded.pictures) == len(indices):
                     return _stack(decoded, indices)
                 if decoded.packets < declared:
@@ -116,7 +120,7 @@ def read_frames(
         # Only decoding tells how many frames there are: keep every frame of the grid, then choose among them.
         with _open(path) as container:
             grid = _grid(sys.maxsize, fps, start, end, frames_per_second)
-            decoded = _decode(path, container, _video_stream(path, container), grid, image_size)
+            decoded = _decode(path, container, _video_stream(path, container), grid, image_size, transform)
             length = (container.duration or 0) / av.time_base
         if not decoded.pictures:
             raise VideoError(path, f"no frame of the clip can be decoded, of {decoded.frames} in the file")
@@ -181,8 +185,9 @@ def _decode(
     stream: av.VideoStream,
     wanted: Sequence[int],
     image_size: int,
+    transform: Transform | None,
 ) -> _Decoded:
-    """Decodes until the last wanted frame or the end of the file; keeps the wanted frames, resized."""
+    """Decodes until the last wanted frame or the end of the file; keeps the wanted frames, changed and resized."""
     if not wanted:
         raise VideoError(path, "ends before the wanted clip starts")
     pictures: dict[int, np.ndarray] = {}
@@ -196,7 +201,10 @@ def _decode(
             if frames in wanted:
                 if frame.is_corrupt:
                     raise VideoError(path, f"frame {frames} is damaged")
-                pictures[frames] = resize_and_crop(frame.to_ndarray(format="rgb24"), image_size)
+                picture = frame.to_ndarray(format="rgb24")
+                if transform is not None:
+                    picture = transform(Image.fromarray(picture))
+                pictures[frames] = resize_and_crop(picture, image_size)
             frames += 1
             seconds = frame.time or seconds
             if frames > wanted[-1]:

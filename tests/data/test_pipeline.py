@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from hbi_jax.data.augment import CropFlip, RandAugment
 from hbi_jax.data.datasets import DataError, Record, Split
 from hbi_jax.data.pipeline import text_batches, train_batches, video_batches
 from hbi_jax.data.source import FILLING, Source
@@ -52,6 +53,18 @@ def reference(split):
     return _take(train_batches(source, 4, seed=3, num_threads=0), 8)
 
 
+@pytest.fixture(scope="module")
+def augmented(split, reference):
+    """What they are with RandAugment: row `r` of step `s` draws from (seed, s, r)."""
+    source = Source(split, Tokenizer(8), 16, max_frames=3, max_unreadable_rate=0.2)
+    batches = []
+    for step, batch in enumerate(reference):
+        texts = [split.records[record].text for record in batch.record_index]
+        transforms = [RandAugment()(text, np.random.default_rng((3, step, row))) for row, text in enumerate(texts)]
+        batches.append(batch._replace(frames=source.video_rows(batch.video_index, transforms)[0]))
+    return batches
+
+
 def test_every_epoch_is_another_permutation(reference):
     order = np.concatenate([batch.record_index for batch in reference])
     epochs = [order[start : start + 10].tolist() for start in (0, 10, 20)]
@@ -97,19 +110,60 @@ def test_too_many_unreadable_videos_stop_the_run(make):
         next(batches)
 
 
+@pytest.mark.parametrize("augmentation", [None, RandAugment()])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_share_the_global_batch(make, reference, count):
-    parts = [_take(train_batches(make(), 4, 3, process_index=p, process_count=count), 8) for p in range(count)]
+def test_processes_share_the_global_batch(make, reference, augmented, count, augmentation):
+    options = {"process_count": count, "augmentation": augmentation}
+    parts = [_take(train_batches(make(), 4, 3, process_index=p, **options), 8) for p in range(count)]
     merged = [
         type(batches[0])(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
         for batches in zip(*parts, strict=True)
     ]
-    _assert_equal(merged, reference)
+    _assert_equal(merged, augmented if augmentation else reference)
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 5])
 def test_a_run_continues_at_any_step(make, reference, step):
     _assert_equal(_take(train_batches(make(), 4, 3, start_step=step), 8 - step), reference[step:])
+
+
+@pytest.mark.parametrize("step", [0, 1, 5])
+def test_a_run_with_augmentation_continues_at_any_step(make, augmented, step):
+    batches = train_batches(make(), 4, 3, start_step=step, num_threads=step % 4, augmentation=RandAugment())
+    _assert_equal(_take(batches, 8 - step), augmented[step:])
+
+
+def test_augmentation_changes_the_frames_and_nothing_else(reference, augmented):
+    for plain, batch in zip(reference, augmented, strict=True):
+        _assert_equal([plain._replace(frames=batch.frames)], [batch])
+    real = [batch.frames[batch.example_mask] for batch in reference]
+    changed = [batch.frames[batch.example_mask] for batch in augmented]
+    rows = np.concatenate([(a != b).any(axis=(1, 2, 3, 4)) for a, b in zip(real, changed, strict=True)])
+    assert 0.6 < rows.mean() < 1
+
+
+def test_a_row_comes_back_otherwise_at_another_step_and_with_another_seed(make):
+    """All ten records are a batch: every record comes back at every step."""
+
+    def frames(seed):
+        batches = _take(train_batches(make(), 10, seed, augmentation=RandAugment(num_ops=20)), 2)
+        return [batch.frames[np.argsort(batch.record_index)][:8] for batch in batches]
+
+    (first, second), (other, _) = frames(3), frames(4)
+    for one, another in ((first, second), (first, other)):
+        assert (one != another).any(axis=(1, 2, 3, 4)).all()
+
+
+def test_the_caption_of_the_row_decides_on_mirroring(split, make, monkeypatch):
+    texts = []
+
+    def draw(self, text, rng):
+        texts.append(text)
+        return lambda picture: picture
+
+    monkeypatch.setattr(CropFlip, "__call__", draw)
+    (batch,) = _take(train_batches(make(), 10, 3, num_threads=0, augmentation=CropFlip()), 1)
+    assert texts == [split.records[record].text for record in batch.record_index]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -121,11 +175,13 @@ def test_a_cache_changes_nothing(make, reference):
     _assert_equal(_take(train_batches(make(cache_gib=0.1), 4, 3), 8), reference)
 
 
-@pytest.mark.parametrize("start", [0, 3])
-def test_worker_processes_change_nothing(make, reference, start):
-    source = make()
-    batches = _take(train_batches(source, 4, 3, start_step=start, num_workers=2, num_threads=1, prefetch=1), 5)
-    _assert_equal(batches, reference[start : start + 5])
+@pytest.mark.parametrize(
+    ("start", "workers", "augmentation"), [(3, 2, None), (0, 1, RandAugment()), (3, 2, RandAugment())]
+)
+def test_worker_processes_change_nothing(make, reference, augmented, start, workers, augmentation):
+    source, options = make(), {"num_threads": 1, "prefetch": 1, "augmentation": augmentation}
+    batches = _take(train_batches(source, 4, 3, start_step=start, num_workers=workers, **options), 5)
+    _assert_equal(batches, (augmented if augmentation else reference)[start : start + 5])
     assert list(source.unreadable) == ["v5"]
 
 
@@ -185,3 +241,8 @@ def test_impossible_batches_are_refused(make, options, message):
 def test_a_cache_and_workers_exclude_each_other(make):
     with pytest.raises(ValueError, match="num_workers: got 2 with a cache of clips, wanted 0"):
         train_batches(make(cache_gib=0.1), 4, 0, num_workers=2)
+
+
+def test_a_cache_and_augmentation_exclude_each_other(make):
+    with pytest.raises(ValueError, match="augmentation: got one with a cache of clips, wanted none"):
+        train_batches(make(cache_gib=0.1), 4, 0, augmentation=CropFlip())

@@ -3,6 +3,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import ImageOps
 
 from hbi_jax.data import source as source_module
 from hbi_jax.data.datasets import DataError, Record, Split
@@ -101,6 +102,23 @@ def test_changing_a_row_does_not_change_the_cache(make):
     kept = first.copy()
     first[:] = 0
     np.testing.assert_array_equal(source.video_rows(index)[0], kept)
+
+
+def test_transforms_belong_to_rows_and_leave_the_cache_alone(make, decoded):
+    source = make(cache_gib=0.1)
+    index = np.asarray([2, FILLING, 1, 2], np.int32)
+    plain, mask, _ = source.video_rows(index)
+    decoded.clear()
+    transforms = [ImageOps.invert, ImageOps.invert, ImageOps.invert, lambda picture: picture]
+    frames, changed_mask, readable = source.video_rows(index, transforms)
+    assert decoded == ["b", "b"]
+    assert readable.tolist() == [True, False, False, True]
+    np.testing.assert_array_equal(changed_mask, mask)
+    np.testing.assert_array_equal(frames[0, :3], 255 - plain[0, :3])
+    np.testing.assert_array_equal(frames[1:], plain[1:])
+    assert not frames[~mask].any()
+    np.testing.assert_array_equal(source.video_rows(index)[0], plain)
+    assert decoded == ["b", "b"]
 
 
 def test_threads_agree(make):

@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hbi_jax.data import video
 from hbi_jax.data.video import VideoError, read_frames, sample_indices
@@ -94,6 +94,22 @@ def test_frames_are_resized_and_cropped(folder, write_video):
     for frame, picture in zip(read_frames(path, 2, 12), pictures, strict=True):
         expected = np.asarray(picture.resize((24, 12), Image.Resampling.BICUBIC))[:, 6:18]
         np.testing.assert_array_equal(frame, expected)
+
+
+@pytest.mark.parametrize("name", ["wide.mp4", "wide.mkv"])
+def test_each_frame_is_changed_before_it_is_resized(folder, write_video, name):
+    """Those of Matroska are counted first; what is done does not depend on it."""
+    path = write_video(folder / f"changed_{name}", [50, 100, 150], size=(24, 48), fps=1)
+    plain, seen = read_frames(path, 3, 12), []
+
+    def mirrored_negative(picture):
+        seen.append((picture.size, picture.mode))
+        return ImageOps.mirror(ImageOps.invert(picture))
+
+    np.testing.assert_array_equal(read_frames(path, 3, 12, transform=mirrored_negative), 255 - plain[:, :, ::-1])
+    assert seen == [((48, 24), "RGB")] * 3
+    cropped = read_frames(path, 3, 12, transform=lambda picture: picture.crop((0, 0, 5, 5)))
+    np.testing.assert_array_equal(cropped, plain)
 
 
 def test_a_single_frame_is_a_video(folder, write_video):
