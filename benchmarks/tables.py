@@ -1,4 +1,4 @@
-"""The tables and sentences of README.md and docs/performance.md that hold measured figures, made from the JSON.
+"""The tables of the documents that hold measured figures, made from the JSON.
 
     python -m benchmarks.tables            # prints them
     python -m benchmarks.tables --write    # puts them between their markers in the documents
@@ -13,7 +13,7 @@ import re
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/differences.md")
 _MARKED = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 
 
@@ -102,11 +102,60 @@ def interaction() -> str:
     )
 
 
+def _percent(share: float) -> str:
+    return "0" if share == 0 else f"{100 * share:.2g} %" if share < 1 else f"{100 * share:.0f} %"
+
+
+def published_differences() -> str:
+    """What one switch at a time changes in the published configuration of the golden models."""
+    result = _load("published_differences")
+    tables = []
+    for task, score in (("retrieval", "similarities"), ("answers", "answers' logits")):
+        rows = [
+            [
+                f"`{row['switch'].replace(' and ', '`, `')}`",
+                *(f"{row['score'][level]:.2g}" for level in ("entity", "action", "event")),
+                _percent(row["loss"]),
+                _percent(row["gradient"]),
+            ]
+            for row in result[task]
+        ]
+        levels = (f"{score}: entity", "action", "event")
+        tables.append(_table([f"{task}: to our default", *levels, "loss", "gradient"], rows))
+    (optimizer,) = result["optimizer"]
+    tables.append(
+        f"`{optimizer['switch']}`: after {optimizer['steps']} steps on recorded gradients the parameters are away from "
+        f"the published ones by {_percent(optimizer['movement'])} of the way that those moved."
+    )
+    return "\n\n".join(tables)
+
+
+def bfloat16() -> str:
+    """Ranks of a trained model's galleries with activations in bfloat16."""
+    result = _load("bench_bfloat16")
+    rows = [
+        [
+            f"{name}, {row['texts']} texts",
+            _percent(row["share_of_texts_whose_rank_changes"]),
+            f"{row['mean_change']:.3f}",
+            f"{row['largest_change']}",
+            f"{row['R@1 float32']:.1f}",
+            f"{row['R@1 bfloat16']:.1f}",
+            f"{row['largest_change_of_similarity']:.4f}",
+        ]
+        for name, row in result["galleries"].items()
+    ]
+    header = ["gallery", "texts whose rank changes", "mean change", "largest", "R@1 float32", "R@1 bfloat16"]
+    return _table([*header, "largest change of a similarity"], rows)
+
+
 FIGURES = {
     "quickstart": quickstart,
     "fresh_quickstart": fresh_quickstart,
     "train_step": train_step,
     "interaction": interaction,
+    "published_differences": published_differences,
+    "bfloat16": bfloat16,
 }
 
 

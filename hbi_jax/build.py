@@ -7,22 +7,27 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
+from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.config import ConfigError
 from hbi_jax.data import shapes
+from hbi_jax.data.augment import AUGMENTATIONS, Augmentation
 from hbi_jax.data.datasets import Split, load_split
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
+from hbi_jax.evaluate.retrieval import RetrievalEvaluator
 from hbi_jax.models.clip import CLIPConfig
 from hbi_jax.models.hbi import HBI, HBIConfig, Level
 from hbi_jax.train.loop import LoopConfig
 from hbi_jax.train.objective import LossConfig, retrieval_loss
 from hbi_jax.train.optimizer import OptimizerConfig
 from hbi_jax.train.step import LossFn
-from hbi_jax.train.teacher import Teacher, exact_teacher
+from hbi_jax.train.teacher import Teacher, estimator_teacher, exact_teacher, sampled_teacher
 from hbi_jax.types import Batch
+from hbi_jax.weights import load_weights
 
 
 def _plain(section: ConfigDict, **changes: object) -> dict:
@@ -46,9 +51,36 @@ def model(config: ConfigDict) -> HBI:
     )
 
 
+def estimator(config: ConfigDict) -> InteractionNet:
+    """The network of `config.estimator`."""
+    return InteractionNet(config.estimator.kind, config.estimator.num_features)
+
+
+def labels(config: ConfigDict) -> Teacher:
+    """What the estimator learns to imitate, by `config.estimator.labels`."""
+    return _computed_teacher(config.estimator.labels, config.loss.interaction_scale, config.estimator.num_samples)
+
+
 def teacher(config: ConfigDict) -> Teacher:
-    """Where the interaction comes from, by `config.loss.teacher`."""
-    return exact_teacher(config.loss.interaction_scale)
+    """Where the interaction comes from, by `config.loss.teacher`.
+
+    Raises:
+      ConfigError: If `config.loss.estimator` holds no estimator.
+    """
+    if config.loss.teacher != "estimator":
+        return _computed_teacher(config.loss.teacher, config.loss.interaction_scale, config.loss.num_samples)
+    path = config.loss.estimator
+    weights = load_weights(path)
+    if weights.kind != "estimator":
+        raise ConfigError(
+            f"config.loss.estimator={path!r} holds weights of kind {weights.kind!r}: wanted an estimator; train one "
+            "with configs/estimator.py, or convert the published one"
+        )
+    return estimator_teacher(weights.model, weights.params, config.model.padding)
+
+
+def _computed_teacher(way: str, scale: float, num_samples: int) -> Teacher:
+    return exact_teacher(scale) if way == "exact" else sampled_teacher(scale, num_samples)
 
 
 def loss_fn(hbi: HBI, config: ConfigDict) -> LossFn:
@@ -68,6 +100,13 @@ def loop(config: ConfigDict, num_records: int) -> LoopConfig:
     train = config.train
     num_steps = train.num_steps or max(1, round(train.num_epochs * num_records / train.batch_size))
     return LoopConfig(num_steps, train.log_every, train.eval_every, train.checkpoint_every)
+
+
+def retrieval_evaluator(hbi: HBI, config: ConfigDict, mesh: Mesh) -> RetrievalEvaluator:
+    """Encodes and scores galleries as `config.eval` says."""
+    return RetrievalEvaluator(
+        hbi, mesh, config.eval.batch_size, config.eval.video_block, tuple(config.eval.level_rates)
+    )
 
 
 def abstract_batch(config: ConfigDict) -> Batch:
@@ -147,6 +186,12 @@ def source(config: ConfigDict, records: Split) -> Source:
         cache_gib=config.data.cache_gib,
         max_unreadable_rate=config.data.max_unreadable_rate,
     )
+
+
+def augmentation(config: ConfigDict) -> Augmentation | None:
+    """What is done to the frames of training clips, by `config.data.augmentation`."""
+    name = config.data.augmentation
+    return None if name == "none" else AUGMENTATIONS[name](**config.data[name])
 
 
 def world(config: ConfigDict) -> shapes.WorldConfig:

@@ -18,7 +18,11 @@ def default_config() -> ConfigDict:
 
     # What tables call the method.
     config.name = "HBI"
-    # Seed of the initialisation and of the order of the training data.
+    # What is trained: retrieval, or estimator (the network of loss.teacher=estimator).
+    config.task = "retrieval"
+    # Weights to start from: a folder of `python -m hbi_jax.pretrained convert`, or a work folder. Nothing: random.
+    config.init = ""
+    # Seed of the initialisation, of the order and augmentation of the training data, and of a teacher that samples.
     config.seed = 0
 
     config.model = ConfigDict()
@@ -43,7 +47,7 @@ def default_config() -> ConfigDict:
     config.model.frame_layers = 4
     # Rows of the frame position embedding, at least data.num_frames.
     config.model.max_frames = 77
-    # Hidden width of the token-weight MLPs: 128 in HBI V2, twice the embedding in V1.
+    # Hidden width of the token-weight MLPs: 128 in HBI V2, twice the embedding in V1. 0: all real tokens weigh the same.
     config.model.weight_features = 1024
     # The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
     config.model.pooled = False
@@ -51,6 +55,9 @@ def default_config() -> ConfigDict:
     config.model.initial_logit_scale = 1 / 0.07
     # Attention heads of the token merge; divides clip.embed_features.
     config.model.merge_heads = 8
+    # What padding does: masked (it takes no part in anything) or published (the first paper's code: it is a cell of
+    # similarity 0 in maxima and header, enters the merges, and every merged token counts; docs/differences.md).
+    config.model.padding = "masked"
     # Prediction header: none, mlp, cnn, mlp_sa or cnn_sa (Table V).
     config.model.header = "cnn_sa"
     config.model.header_features = 64
@@ -93,27 +100,55 @@ def default_config() -> ConfigDict:
     # Processes that decode (0: threads of this one), and threads of each.
     config.data.num_workers = 0
     config.data.num_threads = 4
+    # What is done to the frames of training clips: none, rand_augment (the published code's, on MSR-VTT) or crop_flip.
+    config.data.augmentation = "none"
+    # Settings of hbi_jax.data.augment.RandAugment: operations drawn for a clip; mean of their magnitudes, in 0..10, and
+    # its standard deviation.
+    config.data.rand_augment = ConfigDict({"num_ops": 4, "magnitude": 7.0, "magnitude_std": 0.5})
+    # Settings of hbi_jax.data.augment.CropFlip: smallest square, as a share of the largest; share of mirrored clips.
+    config.data.crop_flip = ConfigDict({"min_area": 0.5, "flip_rate": 0.5})
 
     config.loss = ConfigDict()
     # alpha of Eq. 14: weight of the interaction loss. 0: the interaction is not computed.
     config.loss.interaction_weight = 1.0
     # beta of Eq. 16: weight of the distillation from the first level to each other.
     config.loss.distillation_weight = 1.0
-    # Where the interaction comes from: exact (closed form).
+    # Where the interaction comes from: exact (closed form), sampled (Monte Carlo) or estimator (a network).
     config.loss.teacher = "exact"
+    # Coalitions a pair that `sampled` draws in every step.
+    config.loss.num_samples = 1000
+    # Weights of `estimator`: a work folder of configs/estimator.py, or a converted folder.
+    config.loss.estimator = ""
     # Teacher logits are the interaction times this.
     config.loss.interaction_scale = 1000.0
     # Divides both similarities of the distillation; 1 is the paper's equation.
     config.loss.distillation_temperature = 1.0
     # Two captions of one video in a batch are not each other's negatives.
     config.loss.mask_same_video = True
+    # Form of the divergences of interaction and distillation: paper, or published (docs/differences.md).
+    config.loss.divergence = "paper"
+
+    config.estimator = ConfigDict()
+    # The network that task=estimator trains: its kind, as model.header, and its width.
+    config.estimator.kind = "cnn_sa"
+    config.estimator.num_features = 64
+    # What it imitates: the exact interaction, or the sampled one.
+    config.estimator.labels = "exact"
+    # Coalitions a pair of sampled labels, and of the sampling that the report compares with.
+    config.estimator.num_samples = 1000
 
     config.optimizer = ConfigDict()
+    # adamw, or the published code's bert_adam: no bias correction, tensors clipped one by one, only biases exempt from
+    # decay, a cosine of the whole progress.
+    config.optimizer.name = "adamw"
     # Peak learning rates of the new modules and of CLIP's towers.
     config.optimizer.learning_rate = 1e-3
     config.optimizer.clip_learning_rate = 1e-7
     # Share of the steps that warm up linearly, in 0..1; then cosine to 0.
     config.optimizer.warmup_rate = 0.1
+    # Length of the schedule as a share of the run; below 1 the cosine of bert_adam comes back up, as in the published
+    # runs of ten epochs.
+    config.optimizer.schedule_share = 1.0
     # Decoupled decay; not on biases, norms, embeddings of position and class, and scalars.
     config.optimizer.weight_decay = 0.2
     config.optimizer.b1 = 0.9
@@ -143,7 +178,8 @@ def default_config() -> ConfigDict:
     config.eval.video_block = 16
     # How much each level's similarity counts; 0: the level is not computed.
     config.eval.level_rates = (1.0, 0.0, 0.0)
-    # Metric of the validation whose largest value marks the best checkpoint: t2v/R@1, v2t/R@10, Rsum, ...
+    # Metric of the validation whose largest value marks the best checkpoint: t2v/R@1, v2t/R@10, Rsum, ... of
+    # retrieval; correlation or top1 of the estimator.
     config.eval.best_metric = "t2v/R@1"
     # The report's table also gets the same model untrained, and mean-pooled features.
     config.eval.baselines = True
@@ -171,7 +207,7 @@ _LEAST = {
     "model.clip.vocab_size": 1,
     "model.clip.context_length": 3,
     "model.frame_layers": 0,
-    "model.weight_features": 1,
+    "model.weight_features": 0,
     "model.merge_heads": 1,
     "model.frame_portions": 1,
     "model.header_features": 1,
@@ -179,7 +215,13 @@ _LEAST = {
     "data.cache_gib": 0,
     "data.num_workers": 0,
     "data.num_threads": 1,
+    "data.rand_augment.num_ops": 0,
+    "data.rand_augment.magnitude": 0,
+    "data.rand_augment.magnitude_std": 0,
     "loss.interaction_weight": 0,
+    "loss.num_samples": 2,
+    "estimator.num_features": 1,
+    "estimator.num_samples": 2,
     "loss.distillation_weight": 0,
     "optimizer.learning_rate": 0,
     "optimizer.clip_learning_rate": 0,
@@ -198,8 +240,10 @@ _LEAST = {
 
 # Positive numbers.
 _POSITIVE = (
+    "optimizer.schedule_share",
     "model.initial_logit_scale",
     "data.frames_per_second",
+    "data.crop_flip.min_area",
     "loss.interaction_scale",
     "loss.distillation_temperature",
     "optimizer.eps",
@@ -208,19 +252,36 @@ _POSITIVE = (
 )
 
 # Shares.
-_RATES = ("data.max_unreadable_rate", "optimizer.warmup_rate", "optimizer.b1", "optimizer.b2")
+_RATES = (
+    "data.max_unreadable_rate",
+    "data.crop_flip.min_area",
+    "data.crop_flip.flip_rate",
+    "optimizer.warmup_rate",
+    "optimizer.b1",
+    "optimizer.b2",
+)
+
+# Metrics of each task of which more is better.
+_BEST_METRICS = {
+    "retrieval": (*(f"{way}/R@{rank}" for way in ("t2v", "v2t") for rank in (1, 5, 10, 50)), "Rsum"),
+    "estimator": ("correlation", "top1"),
+}
+_NETS = ("none", "mlp", "cnn", "mlp_sa", "cnn_sa")
 
 _CHOICES = {
-    "model.header": ("none", "mlp", "cnn", "mlp_sa", "cnn_sa"),
+    "task": tuple(_BEST_METRICS),
+    "model.header": _NETS,
+    "model.padding": ("masked", "published"),
     "model.remat": ("none", "elementwise", "blocks"),
     "model.dtype": ("float32", "bfloat16"),
-    "loss.teacher": ("exact",),
+    "loss.teacher": ("exact", "sampled", "estimator"),
+    "loss.divergence": ("paper", "published"),
+    "optimizer.name": ("adamw", "bert_adam"),
+    "estimator.kind": _NETS[1:],
+    "estimator.labels": ("exact", "sampled"),
     "data.dataset": ("msrvtt",),
     "data.render": ("", "shapes"),
-    "eval.best_metric": (
-        *(f"{direction}/R@{rank}" for direction in ("t2v", "v2t") for rank in (1, 5, 10, 50)),
-        "Rsum",
-    ),
+    "data.augmentation": ("none", "rand_augment", "crop_flip"),
 }
 
 
@@ -253,6 +314,16 @@ def validate(config: ConfigDict) -> None:
     for field, choices in _CHOICES.items():
         got = _get(config, field)
         _wanted(got in choices, field, got, "one of " + ", ".join(map(repr, choices)), "choose one of them")
+    best, metrics = config.eval.best_metric, _BEST_METRICS[config.task]
+    wanted = f"one of {', '.join(map(repr, metrics))} where config.task={config.task!r}"
+    _wanted(best in metrics, "eval.best_metric", best, wanted, "choose one of them")
+    _wanted(
+        config.loss.teacher != "estimator" or bool(config.loss.estimator),
+        "loss.estimator",
+        config.loss.estimator,
+        "the folder of an estimator where config.loss.teacher='estimator'",
+        "train one with configs/estimator.py, or convert the published one",
+    )
 
     clip, model, data, train = config.model.clip, config.model, config.data, config.train
     either = "change one of them"
@@ -277,6 +348,10 @@ def validate(config: ConfigDict) -> None:
     _wanted(1 <= data.num_frames <= model.max_frames, "data.num_frames", data.num_frames, frames, either)
     portions = f"a divisor of config.data.num_frames={data.num_frames}"
     _wanted(data.num_frames % model.frame_portions == 0, "model.frame_portions", model.frame_portions, portions, either)
+    magnitude = data.rand_augment.magnitude
+    _wanted(magnitude <= 10, "data.rand_augment.magnitude", magnitude, "10 or less", "lower it")
+    cached = "0 where config.data.augmentation is set: every clip is decoded anew"
+    _wanted(data.augmentation == "none" or data.cache_gib == 0, "data.cache_gib", data.cache_gib, cached, "set it to 0")
     _validate_levels(config)
 
     rates, names = tuple(config.eval.level_rates), [level[0] for level in model.levels]

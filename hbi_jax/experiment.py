@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 from clu import parameter_overview
 from etils import epath
 from jax.experimental import multihost_utils
@@ -21,33 +22,22 @@ from jaxtyping import Int, PyTree
 from ml_collections import ConfigDict
 
 from hbi_jax import __version__, build
-from hbi_jax.config import ConfigError, validate
+from hbi_jax.config import ConfigError, default_config, validate
 from hbi_jax.data import shapes
-from hbi_jax.data.pipeline import Batches, train_batches
 from hbi_jax.data.source import Source
-from hbi_jax.data.video import sample_indices
 from hbi_jax.evaluate import report as reports
-from hbi_jax.evaluate.pictures import WordTruth, draw_interactions
-from hbi_jax.evaluate.retrieval import RetrievalEvaluator, gallery_metrics
-from hbi_jax.metrics import chance_metrics, group_chance
-from hbi_jax.models.hbi import HBI
-from hbi_jax.parallel import DATA_AXIS, abstract_params, make_mesh, put_batch
+from hbi_jax.parallel import DATA_AXIS, make_mesh, put_batch
+from hbi_jax.tasks import Results, Task, make_task
 from hbi_jax.train import loop
-from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
-from hbi_jax.train.optimizer import make_optimizer, warmup_cosine
-from hbi_jax.train.state import abstract_state, init_state, state_shardings
+from hbi_jax.train.checkpoint import Checkpoints
+from hbi_jax.train.optimizer import make_optimizer, make_schedule
+from hbi_jax.train.state import TrainState, abstract_state, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
 from hbi_jax.train.writers import ConsoleWriter, JsonlWriter, MultiWriter, TensorBoardWriter
-from hbi_jax.types import Batch
 from hbi_jax.visualize.curves import plot_training
+from hbi_jax.weights import open_checkpoint
 
 _log = logging.getLogger(__name__)
-
-PROTOCOL = (
-    "A rank is 1 + the number of better candidates + the number of equal ones: ties count against the method.",
-    "Rsum is the sum of R@1, R@5 and R@10 of both directions.",
-    "In-group accuracy: how often the right video beats the near-twins of its group, which share its entities.",
-)
 
 # What may change between the first start of a run and the next: nothing of it changes what is learnt, and data may
 # have moved.
@@ -69,20 +59,7 @@ class Setup(NamedTuple):
     config: ConfigDict
     workdir: epath.Path
     mesh: Mesh
-    model: HBI
-    evaluator: RetrievalEvaluator
-
-    def init_params(self) -> PyTree:
-        """Fresh parameters."""
-        return build.init_params(self.model, self.config)
-
-    def abstract_params(self) -> PyTree:
-        """Their shapes, and where they lie."""
-        return abstract_params(jax.eval_shape(self.init_params), self.mesh)
-
-    def source(self, split: str) -> Source:
-        """The rows of a split or gallery."""
-        return build.source(self.config, build.split(self.config, split, str(self.workdir)))
+    task: Task
 
 
 def prepare(config: ConfigDict, workdir: str) -> Setup:
@@ -115,11 +92,7 @@ def prepare(config: ConfigDict, workdir: str) -> Setup:
             shapes.generate(build.folder(config, "annotations", workdir), build.world(config))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("the world is rendered")
-    model = build.model(config)
-    evaluator = RetrievalEvaluator(
-        model, mesh, config.eval.batch_size, config.eval.video_block, tuple(config.eval.level_rates)
-    )
-    return Setup(config, folder, mesh, model, evaluator)
+    return Setup(config, folder, mesh, make_task(config, mesh, folder))
 
 
 def train(setup: Setup) -> None:
@@ -134,25 +107,22 @@ def train(setup: Setup) -> None:
       NonFiniteError: If the loss is no number.
       PreemptedError: If a signal asked to stop; everything is saved.
     """
-    config = setup.config
-    source = setup.source("train")
-    validation = setup.source("val") if config.data.val_list or config.data.num_val_videos else None
-    for gallery in config.data.galleries:
+    config, task = setup.config, setup.task
+    source = task.source("train")
+    validation = task.source("val") if config.data.val_list or config.data.num_val_videos else None
+    for gallery in task.galleries:
         # Read only to be checked: what is wrong with it is better told now than after the training.
         build.split(config, gallery, str(setup.workdir))
     loop_config = build.loop(config, len(source.split.records))
     optimizer_config = build.optimizer(config)
-    tx = make_optimizer(optimizer_config, jax.eval_shape(setup.init_params), loop_config.num_steps)
-    abstract = abstract_state(setup.init_params, tx, setup.mesh)
+    tx = make_optimizer(optimizer_config, jax.eval_shape(task.init_params), loop_config.num_steps)
+    abstract = abstract_state(task.init_params, tx, setup.mesh)
 
     def validate_params(params: PyTree) -> dict[str, float]:
-        if validation is None:
-            return {}
-        gallery = setup.evaluator.encode(params, validation, config.data.num_threads)
-        return _flat(gallery_metrics(setup.evaluator.similarity(gallery), gallery))
+        return {} if validation is None else task.validate(params, validation)
 
     def schedule(peak: float):
-        return warmup_cosine(peak, loop_config.num_steps, optimizer_config.warmup_rate)
+        return make_schedule(optimizer_config, peak, loop_config.num_steps)
 
     with contextlib.ExitStack() as stack:
         folder = str(setup.workdir / "checkpoints")
@@ -162,13 +132,12 @@ def train(setup: Setup) -> None:
         if start >= loop_config.num_steps:
             _log.info("%s has all its %d steps already: only evaluating it", setup.workdir, start)
             return
-        state = checkpoints.restore(abstract, start) if start else init_state(setup.init_params, tx, setup.mesh)
+        state = checkpoints.restore(abstract, start) if start else _first_state(task, tx, abstract)
         overview = parameter_overview.get_parameter_overview(state.params["params"], include_stats=False)
         _log.info("parameters\n%s", overview)
 
         begun = time.perf_counter()
-        loss_fn = build.loss_fn(setup.model, config)
-        step_fn = make_train_step(loss_fn, tx, setup.mesh, state_shardings(abstract), config.seed)
+        step_fn = make_train_step(task.loss_fn(), tx, setup.mesh, state_shardings(abstract), config.seed)
         compiled = step_fn.lower(abstract, build.abstract_batch(config)).compile()
         compile_seconds = time.perf_counter() - begun
         clips_per_second = _measure_pipeline(setup)
@@ -182,7 +151,7 @@ def train(setup: Setup) -> None:
         )
         job = loop.Job(
             step_fn=compiled,
-            make_batches=functools.partial(_batches, config, source),
+            make_batches=functools.partial(task.batches, source),
             put_batch=functools.partial(put_batch, mesh=setup.mesh),
             describe_rows=functools.partial(_describe_rows, source),
             validate=validate_params,
@@ -218,49 +187,10 @@ def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
       DataError: If the data is not what it should be.
       CheckpointError: If there is no checkpoint, or it is another model's.
     """
-    config = setup.config
     params, step = restore_params(setup, checkpoint or str(setup.workdir))
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract_params())
-    untrained = jax.jit(setup.init_params, out_shardings=shardings)() if config.eval.baselines else None
-    galleries, dataset, unreadable, pictures = [], {}, {}, []
-    for name in config.data.galleries:
-        source = setup.source(name)
-        encoded = setup.evaluator.encode(params, source, config.data.num_threads)
-        scores = {f"{config.name}, step {step}": setup.evaluator.similarity(encoded)}
-        if config.eval.baselines:
-            scores["its towers, mean-pooled"] = setup.evaluator.similarity(encoded, pooled=True)
-            scores["untrained"] = setup.evaluator.similarity(
-                setup.evaluator.encode(untrained, source, config.data.num_threads)
-            )
-        rows = []
-        for method, similarity in scores.items():
-            metrics = gallery_metrics(similarity, encoded)
-            rows.append(reports.Row(method, metrics, metrics.pop("group_accuracy", None)))
-        groups, num_videos = encoded.groups, len(encoded.video.pooled)
-        galleries.append(
-            reports.Gallery(
-                name=f"gallery {name!r}",
-                texts=len(encoded.record_index),
-                videos=num_videos,
-                chance=chance_metrics(num_videos),
-                rows=rows,
-                group_chance=None if groups is None else group_chance(groups),
-            )
-        )
-        dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}
-        unreadable |= source.unreadable
-        if not pictures and jax.process_index() == 0:
-            pictures = draw_interactions(
-                encoded,
-                source,
-                build.tokenizer(config),
-                # A pooled model has one token a side: no words and frames to draw.
-                0 if config.model.pooled else config.eval.num_pictures,
-                setup.workdir / "pictures",
-                _word_truths(setup) if config.data.render else None,
-            )
+    results = setup.task.evaluate(params, step)
     if jax.process_index() == 0:
-        _report(setup, galleries, dataset, unreadable, pictures)
+        _report(setup, results)
 
 
 def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
@@ -269,19 +199,14 @@ def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
     Raises:
       CheckpointError: If there is none, or it is another model's.
     """
-    path = epath.Path(checkpoint)
-    is_step = path.name.isdigit() and path.parent.name == "checkpoints"
-    folder = path.parent if is_step else path / "checkpoints"
-    if not folder.is_dir() or (is_step and not path.is_dir()):
-        raise CheckpointError(
-            f"no checkpoint at {path}: wanted a work folder that was trained in, or one of its steps, such as "
-            "runs/quickstart/checkpoints/500; train first, or correct --checkpoint"
-        )
-    with Checkpoints(str(folder), setup.config.eval.best_metric) as checkpoints:
-        step = int(path.name) if is_step else checkpoints.best_step()
-        if step is None:
-            raise CheckpointError(f"{folder} holds no complete checkpoint; train first, or correct --checkpoint")
-        return checkpoints.restore_params(setup.abstract_params(), step), step
+    with open_checkpoint(checkpoint, setup.config.eval.best_metric) as (checkpoints, step):
+        return checkpoints.restore_params(setup.task.abstract_params(), step), step
+
+
+def _first_state(task: Task, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
+    """Fresh parameters, or what `config.init` puts in their place."""
+    state = init_state(task.init_params, tx, task.mesh)
+    return state._replace(params=jax.device_put(task.load_init(state.params), state_shardings(abstract).params))
 
 
 def _claim_workdir(setup: Setup, resumes: bool) -> None:
@@ -289,7 +214,8 @@ def _claim_workdir(setup: Setup, resumes: bool) -> None:
     file = setup.workdir / "config.json"
     mine = _flat(json.loads(setup.config.to_json()))
     if resumes and file.exists():
-        theirs = _flat(json.loads(file.read_text()))
+        # A field that is newer than the run had its default's meaning then.
+        theirs = _flat(json.loads(default_config().to_json())) | _flat(json.loads(file.read_text()))
         free = tuple(f"{field}/" for field in (field.replace(".", "/") for field in FREE_FIELDS))
         for field in sorted(mine.keys() | theirs.keys()):
             if mine.get(field) != theirs.get(field) and not f"{field}/".startswith(free):
@@ -302,27 +228,13 @@ def _claim_workdir(setup: Setup, resumes: bool) -> None:
         file.write_text(setup.config.to_json(indent=2) + "\n")
 
 
-def _batches(config: ConfigDict, source: Source, start_step: int) -> Batches[Batch]:
-    return train_batches(
-        source,
-        config.train.batch_size,
-        config.seed,
-        start_step,
-        jax.process_index(),
-        jax.process_count(),
-        config.data.num_workers,
-        config.data.num_threads,
-    )
-
-
 def _measure_pipeline(setup: Setup) -> float:
     """Clips a second that decoding delivers when nothing else runs and nothing is cached."""
-    config = setup.config
-    uncached = config.copy_and_resolve_references()
+    uncached = setup.config.copy_and_resolve_references()
     uncached.data.cache_gib = 0.0
-    source = build.source(uncached, build.split(config, "train", str(setup.workdir)))
+    source = build.source(uncached, build.split(uncached, "train", str(setup.workdir)))
     begun = time.perf_counter()
-    with _batches(config, source, 0) as batches:
+    with setup.task.batches(source, 0) as batches:
         rows = sum(len(batch.record_index) for batch in itertools.islice(batches, 5))
         return rows / (time.perf_counter() - begun)
 
@@ -348,19 +260,6 @@ def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
     return writer
 
 
-def _word_truths(setup: Setup) -> dict[str, WordTruth]:
-    """Which of the sampled frames each word of the embedded world's captions speaks of."""
-    config = setup.config
-    fps, out = float(build.world(config).fps), {}
-    for video_id, truth in shapes.load_ground_truth(build.folder(config, "annotations", str(setup.workdir))).items():
-        frames = truth.word_frames()
-        sampled = sample_indices(
-            frames.shape[1], fps, config.data.num_frames, frames_per_second=config.data.frames_per_second
-        )
-        out[video_id] = WordTruth([word.text for word in truth.words], frames[:, sampled])
-    return out
-
-
 def _flat(tree: dict, prefix: str = "") -> dict:
     """Nested dicts as one, keys joined by a slash."""
     out = {}
@@ -369,24 +268,16 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     return out
 
 
-def _report(
-    setup: Setup,
-    galleries: list[reports.Gallery],
-    dataset: dict[str, int],
-    unreadable: dict[str, str],
-    pictures: list[reports.Picture],
-) -> None:
+def _report(setup: Setup, results: Results) -> None:
     config, training, metrics = setup.config, None, setup.workdir / "metrics.jsonl"
+    unreadable, pictures = results.unreadable, list(results.pictures)
     if (setup.workdir / "training.json").exists():
         facts = json.loads((setup.workdir / "training.json").read_text())
         training, unreadable = reports.Training(**facts["training"]), unreadable | facts["unreadable"]
     if metrics.exists():
         curves = setup.workdir / "pictures" / "training.png"
         plot_training(metrics, curves)
-        pictures = [
-            reports.Picture(str(curves), "Losses, learning rates and validation over training."),
-            *pictures,
-        ]
+        pictures.insert(0, reports.Picture(str(curves), "Losses, learning rates and validation over training."))
     validated = config.data.val_list or config.data.num_val_videos
     protocol = (
         "The checkpoint is the best by the validation split, which shares no video with training or galleries."
@@ -394,13 +285,14 @@ def _report(
         else "There is no validation split: the checkpoint is the last one."
     )
     report = reports.Report(
-        title=f"{config.name}: retrieval",
+        title=f"{config.name}: {config.task}",
         command=shlex.join(["python", "-m", "hbi_jax.main", *sys.argv[1:]]),
         config=json.loads(config.to_json()),
         environment=reports.current_environment(__version__),
-        dataset=dataset,
-        galleries=galleries,
-        protocol=(*PROTOCOL, protocol),
+        dataset=results.dataset,
+        galleries=results.galleries,
+        tables=results.tables,
+        protocol=(*results.protocol, protocol),
         training=training,
         unreadable=unreadable,
         pictures=pictures,

@@ -1,11 +1,17 @@
-"""The losses of HBI: contrastive (Eq. 13), interaction (Eq. 8) and distillation between levels (Eq. 15).
+"""The losses of HBI: contrastive (Eq. 13), interaction (Eq. 8), distillation between levels (Eq. 15), answers.
 
 Every loss takes masks; a masked row or class takes no part in numerator, denominator or gradient.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+# How the divergences of interaction and distillation are meant: as the paper prints them, KL(student || teacher), the
+# mean over rows, nothing flowing into the teacher; or as the published code computes them, see `published_divergence`.
+Divergence = Literal["paper", "published"]
 
 # Finite, so that a row without a real class gives no NaN; far below any logit.
 _ABSENT = -1e30
@@ -30,6 +36,16 @@ def kl_divergence(
     student = masked_log_softmax(student_logits, mask)
     teacher = masked_log_softmax(teacher_logits, mask)
     return jnp.sum(jnp.where(mask, jnp.exp(student) * (student - teacher), 0), axis=-1)
+
+
+def published_divergence(
+    student_logits: Float[Array, "*b n"], teacher_logits: Float[Array, "*b n"], mask: Bool[Array, "*b n"]
+) -> Float[Array, ""]:
+    """KL(teacher || student) as the published code averages it: over all real elements, classes included.
+
+    Gradients flow into the teacher too.
+    """
+    return jnp.sum(kl_divergence(teacher_logits, student_logits, mask)) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def negatives_mask(
@@ -69,17 +85,27 @@ def interaction_loss(
     interaction: Float[Array, "b t v"],
     text_mask: Bool[Array, "b t"],
     video_mask: Bool[Array, "b v"],
+    divergence: Divergence = "paper",
 ) -> Float[Array, ""]:
     """Prediction header against Banzhaf interaction of the matched pairs (HBI V2, Eq. 6 to 8), in nats.
 
-    The sum of two mean divergences: over words for each real frame, and over frames for each real word.
+    The sum of two mean divergences: over words for each real frame, and over frames for each real word. As published,
+    the second runs over the batch instead, for each frame and word, and padded cells are classes of logit 0.
 
     Args:
       prediction: Logits of the header.
       interaction: Teacher logits, the scaled interaction; no gradient flows into it.
       text_mask, video_mask: Real tokens; clear both where a row stands for nothing.
+      divergence: The paper's or the published one.
     """
     interaction = jax.lax.stop_gradient(interaction)
+    if divergence == "published":
+        cells = text_mask[:, :, None] & video_mask[:, None, :]
+        prediction, interaction = jnp.where(cells, prediction, 0), jnp.where(cells, interaction, 0)
+        rows = jnp.broadcast_to(cells.any(axis=(1, 2), keepdims=True), cells.shape)
+        return published_divergence(prediction, interaction, rows) + published_divergence(
+            prediction.T, interaction.T, rows.T
+        )
     over_frames = kl_divergence(prediction, interaction, video_mask[:, None, :])
     over_words = kl_divergence(jnp.swapaxes(prediction, 1, 2), jnp.swapaxes(interaction, 1, 2), text_mask[:, None, :])
     return masked_mean(over_words, video_mask) + masked_mean(over_frames, text_mask)
@@ -91,18 +117,50 @@ def distillation_loss(
     mask: Bool[Array, "b b"],
     example_mask: Bool[Array, " b"],
     temperature: float = 1.0,
+    divergence: Divergence = "paper",
 ) -> Float[Array, ""]:
     """One level's similarities against another's (HBI V2, Eq. 15), in nats.
 
-    The sum of both directions' mean KL(student || teacher); no gradient flows into the teacher.
+    The sum of both directions' mean KL(student || teacher); no gradient flows into the teacher, unless as published.
 
     Args:
       student, teacher: Unscaled similarities, texts by videos.
       mask: Which entries take part, see `negatives_mask`.
       example_mask: False at rows to leave out.
       temperature: Divides both similarities; 1 is the paper's equation, literally.
+      divergence: The paper's or the published one.
     """
+    if divergence == "published":
+        student, teacher, mask = student / temperature, teacher / temperature, mask & example_mask[:, None]
+        return published_divergence(student, teacher, mask) + published_divergence(student.T, teacher.T, mask)
     student, teacher = student / temperature, jax.lax.stop_gradient(teacher) / temperature
     text_to_video = kl_divergence(student, teacher, mask)
     video_to_text = kl_divergence(student.T, teacher.T, mask)
     return masked_mean(text_to_video, example_mask) + masked_mean(video_to_text, example_mask)
+
+
+def answer_cross_entropy(
+    logits: Float[Array, "b n"], answer: Int[Array, " b"], example_mask: Bool[Array, " b"]
+) -> Float[Array, ""]:
+    """Cross-entropy of the right answers, in nats; the mean over the real rows whose answer is in the vocabulary.
+
+    Args:
+      logits: One for each answer of the vocabulary.
+      answer: Number of the right answer, -1 where the vocabulary lacks it.
+      example_mask: False at rows to leave out.
+    """
+    right = jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), answer[:, None], axis=1)[:, 0]
+    return masked_mean(-right, example_mask & (answer >= 0))
+
+
+def answer_distillation_loss(
+    student: Float[Array, "b n"],
+    teacher: Float[Array, "b n"],
+    example_mask: Bool[Array, " b"],
+    divergence: Divergence = "paper",
+) -> Float[Array, ""]:
+    """One level's answers against another's (HBI, CVPR 2023), in nats; arguments as in `distillation_loss`."""
+    mask = jnp.broadcast_to(example_mask[:, None], student.shape)
+    if divergence == "published":
+        return published_divergence(student, teacher, mask)
+    return masked_mean(kl_divergence(student, jax.lax.stop_gradient(teacher), mask), example_mask)

@@ -9,15 +9,21 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from hbi_jax import build
+from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.config import ConfigError, default_config, validate
 from hbi_jax.parallel import make_mesh
+from hbi_jax.pretrained import Pretrained, save
+from hbi_jax.tasks import make_task
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import abstract_state, state_shardings
 from hbi_jax.train.step import make_train_step
+from tests.tiny_hbi import random_params
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
@@ -67,11 +73,35 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"model__header": "rnn"}, "config.model.header='rnn': wanted one of 'none', 'mlp', 'cnn', 'mlp_sa', 'cnn_sa'"),
         ({"model__dtype": "float16"}, "config.model.dtype='float16': wanted one of 'float32', 'bfloat16'; choose"),
         ({"loss__teacher": "random"}, "config.loss.teacher='random': wanted one of 'exact'"),
+        ({"loss__teacher": "estimator"}, "config.loss.estimator='': wanted the folder of an estimator where"),
+        ({"loss__divergence": "js"}, "config.loss.divergence='js': wanted one of 'paper', 'published'"),
+        ({"model__padding": "zero"}, "config.model.padding='zero': wanted one of 'masked', 'published'"),
+        ({"optimizer__name": "sgd"}, "config.optimizer.name='sgd': wanted one of 'adamw', 'bert_adam'"),
+        ({"optimizer__schedule_share": 0.0}, "config.optimizer.schedule_share=0.0: wanted more than 0"),
+        ({"loss__num_samples": 1}, "config.loss.num_samples=1: wanted 2 or more"),
+        ({"estimator__num_samples": 1}, "config.estimator.num_samples=1: wanted 2 or more"),
+        ({"estimator__num_features": 0}, "config.estimator.num_features=0: wanted 1 or more"),
+        ({"estimator__kind": "none"}, "config.estimator.kind='none': wanted one of 'mlp', 'cnn', 'mlp_sa', 'cnn_sa'"),
+        ({"estimator__labels": "guessed"}, "config.estimator.labels='guessed': wanted one of 'exact', 'sampled'"),
+        ({"task": "chess"}, "config.task='chess': wanted one of 'retrieval', 'estimator'"),
+        ({"data__augmentation": "mixup"}, "config.data.augmentation='mixup': wanted one of 'none', 'rand_augment'"),
+        ({"data__rand_augment__num_ops": -1}, "config.data.rand_augment.num_ops=-1: wanted 0 or more"),
+        ({"data__rand_augment__magnitude": 11.0}, "config.data.rand_augment.magnitude=11.0: wanted 10 or less"),
+        ({"data__crop_flip__min_area": 0.0}, "config.data.crop_flip.min_area=0.0: wanted more than 0"),
+        ({"data__crop_flip__flip_rate": 2.0}, "config.data.crop_flip.flip_rate=2.0: wanted a share in 0..1"),
         ({"data__dataset": "imagenet"}, "config.data.dataset='imagenet': wanted one of 'msrvtt'"),
         ({"data__render": "cubes"}, "config.data.render='cubes': wanted one of '', 'shapes'"),
         ({"eval__best_metric": "t2v/R@2"}, "config.eval.best_metric='t2v/R@2': wanted one of 't2v/R@1'"),
         ({"optimizer__frozen": ("ok", "(")}, "config.optimizer.frozen has '(': wanted a regular expression"),
         # A field against another.
+        (
+            {"data__augmentation": "crop_flip", "data__cache_gib": 1.0},
+            "config.data.cache_gib=1.0: wanted 0 where config.data.augmentation is set",
+        ),
+        (
+            {"task": "estimator"},
+            "config.eval.best_metric='t2v/R@1': wanted one of 'correlation', 'top1' where config.task='estimator'",
+        ),
         (
             {"model__clip__image_size": 230},
             "config.model.clip.image_size=230: wanted a multiple of config.model.clip.patch_size=32; use 224",
@@ -187,24 +217,39 @@ def sizes(shapes):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.fixture(scope="module")
+def estimator(tmp_path_factory):
+    """A folder with an estimator, for the configurations that teach with one."""
+    net = InteractionNet("cnn_sa", 4)
+    params = random_params(net, jnp.zeros((1, 2, 2)))
+    folder = tmp_path_factory.mktemp("weights") / "estimator"
+    save(folder, Pretrained("estimator", {"kind": "cnn_sa", "num_features": 4}, params))
+    return folder
+
+
+# A term of the loss that every level has.
+TERMS = {"retrieval": "contrastive", "estimator": "squared_error"}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_file_builds_a_training_step(name):
+def test_every_file_builds_a_training_step(name, estimator):
     """By shapes alone: model, optimizer, state on a mesh, and the step that leads back to the same state."""
     config = load(name)
+    if config.loss.teacher == "estimator":
+        config.loss.estimator = str(estimator)
     validate(config)
     config.lock()
-    model, mesh = build.model(config), make_mesh(config.mesh.data, config.mesh.model)
+    mesh = make_mesh(config.mesh.data, config.mesh.model)
+    task = make_task(config, mesh, epath.Path("runs"))
     assert config.train.batch_size % mesh.shape["data"] == 0
-    init_params = functools.partial(build.init_params, model, config)
-    tx = make_optimizer(build.optimizer(config), jax.eval_shape(init_params), build.loop(config, 1000).num_steps)
-    state = abstract_state(init_params, tx, mesh)
-    loss_fn = build.loss_fn(model, config)
-    after, scalars = make_train_step(loss_fn, tx, mesh, state_shardings(state)).eval_shape(
+    tx = make_optimizer(build.optimizer(config), jax.eval_shape(task.init_params), build.loop(config, 1000).num_steps)
+    state = abstract_state(task.init_params, tx, mesh)
+    after, scalars = make_train_step(task.loss_fn(), tx, mesh, state_shardings(state)).eval_shape(
         state, build.abstract_batch(config)
     )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    levels = [level[0] for level in config.model.levels]
-    assert {f"loss/{level}/contrastive" for level in levels} <= scalars.keys()
+    levels, term = [level[0] for level in config.model.levels], TERMS[config.task]
+    assert {f"loss/{level}/{term}" for level in levels} <= scalars.keys()
     assert {(x.shape, str(x.dtype)) for x in scalars.values()} == {((), "float32")}
 
 

@@ -12,76 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from configs.quickstart import get_config
 from hbi_jax import experiment
 from hbi_jax.config import ConfigError
 from hbi_jax.data.datasets import DataError
+from hbi_jax.tasks import RetrievalTask
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 from hbi_jax.train.loop import NonFiniteError
 from hbi_jax.train.preemption import PreemptedError
+from tests.tiny_run import NUM_STEPS, TINY, run, tiny_config
 
 ROOT = pathlib.Path(__file__).parents[1]
-NUM_STEPS = 6
-TINY = {
-    "model.clip.vision_width": 32,
-    "model.clip.vision_layers": 1,
-    "model.clip.text_width": 32,
-    "model.clip.text_layers": 1,
-    "model.clip.embed_features": 32,
-    "model.clip.head_features": 16,
-    "model.clip.image_size": 32,
-    "model.frame_layers": 1,
-    "model.weight_features": 16,
-    "model.header_features": 4,
-    "data.world.num_train": 40,
-    "data.world.num_val": 8,
-    "data.world.num_test": 8,
-    "data.world.num_twin_groups": 2,
-    "data.frames_per_second": 2.0,
-    "data.num_frames": 6,
-    "model.merge_heads": 2,
-    "data.max_unreadable_rate": 0.1,
-    "train.batch_size": 8,
-    "train.num_steps": NUM_STEPS,
-    "train.log_every": 2,
-    "train.eval_every": 3,
-    "train.checkpoint_every": 2,
-    "eval.batch_size": 8,
-    "eval.num_pictures": 1,
-}
-
-
-def tiny_config(world: pathlib.Path, **changes: object):
-    config = get_config()
-    config.data.annotations, config.data.videos = str(world), str(world / "videos")
-    for field, value in (TINY | {name.replace("__", "."): value for name, value in changes.items()}).items():
-        *sections, name = field.split(".")
-        section = config
-        for part in sections:
-            section = section[part]
-        section[name] = value
-    config.lock()
-    return config
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> pathlib.Path:
-    """The rendered world; the first `prepare` makes it."""
-    return tmp_path_factory.mktemp("world")
-
-
-def run(config, workdir: pathlib.Path) -> None:
-    setup = experiment.prepare(config, str(workdir))
-    experiment.train(setup)
-    experiment.evaluate(setup)
-
-
-@pytest.fixture(scope="module")
-def finished(world, tmp_path_factory) -> pathlib.Path:
-    """The work folder of an uninterrupted run."""
-    workdir = tmp_path_factory.mktemp("finished")
-    run(tiny_config(world), workdir)
-    return workdir
 
 
 def last_state(config, workdir: pathlib.Path):
@@ -142,10 +82,10 @@ def test_metrics_are_logged_under_true_names_at_the_right_steps(finished):
 
 def test_a_stopped_run_ends_bitwise_where_an_uninterrupted_one_ends(world, finished, tmp_path, monkeypatch):
     config = tiny_config(world)
-    batches = experiment._batches
+    batches = RetrievalTask.batches
 
-    def stop_at_third_batch(config, source, start_step):
-        inner = batches(config, source, start_step)
+    def stop_at_third_batch(task, source, start_step):
+        inner = batches(task, source, start_step)
 
         class Stopping:
             count = start_step
@@ -163,7 +103,7 @@ def test_a_stopped_run_ends_bitwise_where_an_uninterrupted_one_ends(world, finis
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "_measure_pipeline", lambda setup: 0.0)
-        patch.setattr(experiment, "_batches", stop_at_third_batch)
+        patch.setattr(RetrievalTask, "batches", stop_at_third_batch)
         with pytest.raises(PreemptedError, match="stopped at step 4 of 6") as stop:
             experiment.train(experiment.prepare(config, str(tmp_path)))
     assert stop.value.exit_code == 128 + signal.SIGTERM

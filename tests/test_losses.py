@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from hbi_jax.losses import (
+    answer_cross_entropy,
+    answer_distillation_loss,
     contrastive_loss,
     distillation_loss,
     interaction_loss,
@@ -13,12 +15,13 @@ from hbi_jax.losses import (
     masked_log_softmax,
     masked_mean,
     negatives_mask,
+    published_divergence,
 )
 
 # Compiled once for each shape: called operation by operation, these tests would take ten times as long.
 contrastive = jax.jit(contrastive_loss)
-interaction = jax.jit(interaction_loss)
-distillation = jax.jit(distillation_loss, static_argnames="temperature")
+interaction = jax.jit(interaction_loss, static_argnames="divergence")
+distillation = jax.jit(distillation_loss, static_argnames=("temperature", "divergence"))
 divergence = jax.jit(kl_divergence)
 
 ROWS = 5
@@ -236,3 +239,63 @@ def test_huge_logits_stay_finite():
     assert np.all(np.isfinite(gradient))
     padding = ~(TEXT_MASK[:, :, None] & VIDEO_MASK[:, None, :])
     np.testing.assert_array_equal(gradient[padding], 0)
+
+
+def test_published_divergence_is_a_mean_over_elements():
+    """KL(teacher || student), once more divided by the number of classes."""
+    wanted = kl(TEACHER, LOGITS).mean() / ROWS
+    np.testing.assert_allclose(jax.jit(published_divergence)(LOGITS, TEACHER, EVERY), wanted, rtol=1e-5)
+
+
+def test_published_distillation_is_both_directions_and_teaches_its_teacher():
+    got = distillation(LOGITS, TEACHER, EVERY, ALL, divergence="published")
+    wanted = (kl(TEACHER, LOGITS).mean() + kl(TEACHER.T, LOGITS.T).mean()) / ROWS
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    gradient = jax.jit(jax.grad(lambda x: distillation(LOGITS, x, EVERY, ALL, divergence="published")))(TEACHER)
+    assert np.abs(gradient).max() > 1e-3
+
+
+def test_published_interaction_runs_over_frames_and_over_the_batch():
+    """Padded cells are classes of logit 0, in teacher and prediction."""
+    cells = TEXT_MASK[:, :, None] & VIDEO_MASK[:, None, :]
+    student, teacher = (np.where(cells, x, 0) for x in (PREDICTION, INTERACTION))
+    got = interaction(PREDICTION, INTERACTION, TEXT_MASK, VIDEO_MASK, divergence="published")
+    wanted = kl(teacher, student).mean() / 4 + kl(teacher.T, student.T).mean() / 2
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_published_losses_leave_masked_rows_out():
+    """As if absent: in the softmax over the batch as in the mean."""
+    few = int(ROW_KEPT.sum())
+    mask = negatives_mask(jnp.arange(ROWS), jnp.asarray(ROW_KEPT))
+    got = distillation(LOGITS, TEACHER, mask, ROW_KEPT, divergence="published")
+    small = (x[ROW_KEPT][:, ROW_KEPT] for x in (LOGITS, TEACHER))
+    wanted = distillation(*small, np.ones((few, few), bool), np.ones(few, bool), divergence="published")
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    text_mask, video_mask = TEXT_MASK.copy(), VIDEO_MASK.copy()
+    text_mask[1] = video_mask[1] = False
+    got = interaction(PREDICTION, INTERACTION, text_mask, video_mask, divergence="published")
+    first = (x[:1] for x in (PREDICTION, INTERACTION, TEXT_MASK, VIDEO_MASK))
+    np.testing.assert_allclose(got, interaction(*first, divergence="published"), rtol=1e-5)
+
+
+def test_answers_by_hand():
+    """Weights 1, 1 and 2; the second row's answer is not in the vocabulary, the third row stands for nothing."""
+    logits = np.log(np.array([[1, 1, 2], [9, 1, 1], [1, 9, 1], [1, 1, 2]], np.float32))
+    got = jax.jit(answer_cross_entropy)(logits, np.array([2, -1, 0, 0]), np.array([True, True, False, True]))
+    np.testing.assert_allclose(got, (np.log(2) + np.log(4)) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("divergence", ["paper", "published"])
+def test_answer_distillation(divergence):
+    """One direction; as printed the teacher learns nothing, as published it does."""
+
+    def loss(teacher, student, rows):
+        return answer_distillation_loss(student, teacher, rows, divergence)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(TEACHER, LOGITS, ROW_KEPT)
+    student, teacher = LOGITS[ROW_KEPT], TEACHER[ROW_KEPT]
+    wanted = kl(student, teacher).mean() if divergence == "paper" else kl(teacher, student).mean() / ROWS
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    assert (np.abs(gradient[ROW_KEPT]).max() > 1e-3) == (divergence == "published")
+    np.testing.assert_array_equal(gradient[~ROW_KEPT], 0)

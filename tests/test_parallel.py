@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from tiny_hbi import CONFIG, make_batch
+from tests.tiny_hbi import CONFIG, make_batch
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel import (

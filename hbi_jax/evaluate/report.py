@@ -64,6 +64,25 @@ class Gallery:
 
 
 @dataclasses.dataclass(frozen=True)
+class Table:
+    """Results that are not those of a gallery.
+
+    Attributes:
+      name: Heading.
+      headline: A sentence with the result that matters most.
+      columns: Names of the quantities, with their units.
+      rows: Name and one value a column of each method; None where it was not measured.
+      note: A sentence on what was measured.
+    """
+
+    name: str
+    headline: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[float | None]]]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """What training took.
 
@@ -116,7 +135,8 @@ class Report:
       config: The whole configuration, nested dicts of plain values.
       environment: Machine and versions.
       dataset: Counts by name, such as `{"train videos": 1200}`.
-      galleries: The results.
+      galleries: Results of retrieval.
+      tables: Other results.
       protocol: Sentences on how it was measured (ties, Rsum, which captions).
       training: None where only an evaluation ran.
       unreadable: Reason for each video that was skipped, by its id.
@@ -128,8 +148,9 @@ class Report:
     config: Mapping[str, Any]
     environment: Environment
     dataset: Mapping[str, int]
-    galleries: Sequence[Gallery]
-    protocol: Sequence[str]
+    galleries: Sequence[Gallery] = ()
+    tables: Sequence[Table] = ()
+    protocol: Sequence[str] = ()
     training: Training | None = None
     unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     pictures: Sequence[Picture] = ()
@@ -181,11 +202,14 @@ def markdown(report: Report) -> str:
     """The report as Markdown; recalls in percent, numbers that are no counts with one decimal.
 
     Raises:
-      ValueError: The report has no gallery, a gallery no method, or a value no form in JSON.
+      ValueError: The report has no result, a result no method, or a value no form in JSON.
     """
     blocks = [f"# {report.title}", headline(report)]
     for gallery in report.galleries:
         blocks += _gallery_blocks(gallery)
+    for table in report.tables:
+        cells = [[method, *map(_significant, values)] for method, values in table.rows]
+        blocks += [f"## {table.name}", *([table.note] if table.note else []), _table(["method", *table.columns], cells)]
     if report.protocol:
         blocks += ["## How it was measured", "\n".join(f"- {sentence}" for sentence in report.protocol)]
     if report.training is not None:
@@ -212,10 +236,10 @@ def markdown(report: Report) -> str:
 
 
 def headline(report: Report) -> str:
-    """One sentence a gallery: what the run's own method reaches, beside chance.
+    """One sentence a gallery or table: what the run's own method reaches, beside chance.
 
     Raises:
-      ValueError: The report has no gallery, or a gallery no method.
+      ValueError: The report has no result, or one of them no method.
     """
     _check_results(report)
     sentences = []
@@ -233,14 +257,15 @@ def headline(report: Report) -> str:
                 f"(chance {_number(gallery.group_chance)} %)"
             )
         sentences.append(f"{sentence}.")
+    sentences += [table.headline for table in report.tables]
     return "\n\n".join(sentences)
 
 
 def summary(report: Report) -> str:
-    """A compact table for the terminal, one block a gallery; recalls and in-group accuracy in percent.
+    """A compact table for the terminal, one block a result; recalls and in-group accuracy in percent.
 
     Raises:
-      ValueError: The report has no gallery, or a gallery no method.
+      ValueError: The report has no result, or one of them no method.
     """
     _check_results(report)
     blocks = []
@@ -260,6 +285,14 @@ def summary(report: Report) -> str:
             ]
             line = f"{row.method:{width}}  {' '.join(halves)} {_number(row.metrics.get('Rsum')):>7}"
             lines.append(line + (f"  {_number(row.group_accuracy):>8}" if _grouped(gallery) else ""))
+        blocks.append("\n".join(lines))
+    for table in report.tables:
+        cells = [[table.name, *table.columns], *([method, *map(_significant, values)] for method, values in table.rows)]
+        first, *widths = (max(map(len, column)) for column in zip(*cells, strict=True))
+        lines = [
+            f"{name:{first}}" + "".join(f"  {value:>{width}}" for value, width in zip(values, widths, strict=True))
+            for name, *values in cells
+        ]
         blocks.append("\n".join(lines))
     if report.unreadable:
         blocks.append(f"Unreadable videos, skipped: {len(report.unreadable):,} (report.md names them).")
@@ -316,6 +349,13 @@ def _number(value: float | int | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
+def _significant(value: float | None) -> str:
+    """Three significant digits, all of them before the point; a dash for what does not exist."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], others: str = "---:") -> str:
     """A Markdown table; `others` aligns all columns but the first, to the right if not told otherwise."""
     rule = ["---", *[others] * (len(columns) - 1)]
@@ -364,14 +404,15 @@ def _plain(value: Any, field: str) -> Any:
 
 def _check_results(report: Report) -> None:
     """Raises where there is nothing to report."""
-    if not report.galleries:
+    if not report.galleries and not report.tables:
         raise ValueError("report.galleries is empty, wanted at least one; evaluate before writing the report.")
-    for gallery in report.galleries:
-        if not gallery.rows:
-            raise ValueError(
-                f"report.galleries: {gallery.name!r} has no rows, wanted at least one method; evaluate "
-                "before writing the report."
-            )
+    for field, results in (("galleries", report.galleries), ("tables", report.tables)):
+        for result in results:
+            if not result.rows:
+                raise ValueError(
+                    f"report.{field}: {result.name!r} has no rows, wanted at least one method; evaluate "
+                    "before writing the report."
+                )
 
 
 def _replace(path: pathlib.Path, text: str) -> None:

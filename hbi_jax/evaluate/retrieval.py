@@ -64,7 +64,7 @@ class RetrievalEvaluator:
             return jax.jit(encode, out_shardings=rows)
 
         def levels(text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
-            return gallery_similarity(text, video, level_rates, video_block)
+            return gallery_similarity(text, video, level_rates, video_block, model.config.padding)
 
         def pooled(text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
             return normalize(text.pooled) @ normalize(video.pooled).T

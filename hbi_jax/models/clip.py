@@ -4,6 +4,7 @@ Parameter names follow the released checkpoints, with `_` for `.` inside a list:
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.models.dense import dense
+from hbi_jax.models.similarity import normalize
 from hbi_jax.types import Tokens
 
 Remat = Literal["none", "elementwise", "blocks"]
@@ -207,3 +209,34 @@ class TextTower(nn.Module):
         end = jnp.argmax(token_ids, axis=-1)
         sentence = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
         return Tokens(x, mask), sentence
+
+
+class CLIP(nn.Module):
+    """Both towers and the temperature, named as in `HBI`: its parameters are a part of that model's."""
+
+    config: CLIPConfig
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    def setup(self):  # noqa: D102
+        self.text_tower = TextTower(self.config, dtype=self.dtype)
+        self.vision_tower = VisionTower(self.config, dtype=self.dtype)
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
+
+    def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> tuple[Tokens, Float[Array, "b d"]]:
+        """The words of each text and its sentence vector, see `TextTower`."""
+        return self.text_tower(token_ids, mask)
+
+    def encode_image(self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """One embedding an image, see `VisionTower`."""
+        return self.vision_tower(images)
+
+    def __call__(
+        self,
+        token_ids: Int[Array, "a t"],
+        mask: Bool[Array, "a t"],
+        images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
+    ) -> Float[Array, "a b"]:
+        """Logits of every text with every image: their cosines times exp(logit_scale), in float32."""
+        _, sentences = self.encode_text(token_ids, mask)
+        cosine = normalize(sentences) @ normalize(self.encode_image(images)).T
+        return jnp.exp(self.logit_scale) * cosine

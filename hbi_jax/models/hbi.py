@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.banzhaf.estimator import InteractionNet, InteractionNetKind
-from hbi_jax.models.clip import CLIPConfig, Remat, TextTower, VisionTower
+from hbi_jax.models.clip import CLIPConfig, Remat, TextTower, VisionTower, normalize_pixels
 from hbi_jax.models.dense import dense
 from hbi_jax.models.frames import FrameTransformer
-from hbi_jax.models.similarity import pair_similarity, wti
+from hbi_jax.models.similarity import Padding, pair_similarity, wti
 from hbi_jax.models.token_merge import TokenMerge
 from hbi_jax.types import Alignment, Batch, Encoded, Tokens, WeightedTokens
 
@@ -41,10 +41,11 @@ class HBIConfig:
       levels: From fine to coarse. The first is the one that the others are distilled from.
       frame_layers: Layers of the temporal transformer.
       max_frames: Rows of its position embedding.
-      weight_features: Hidden width of the token-weight MLPs.
+      weight_features: Hidden width of the token-weight MLPs; 0: all real tokens weigh the same.
       pooled: The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
       initial_logit_scale: Inverse temperature of the contrastive loss at initialisation.
       merge_heads: Attention heads of a token merge.
+      padding: What padding is: nothing, or what the published code makes of it (docs/differences.md).
       header: Kind of the prediction header.
       header_features: Width of the prediction header.
       remat: What the backward pass of the towers recomputes, see `hbi_jax.models.clip.Transformer`.
@@ -61,6 +62,7 @@ class HBIConfig:
     pooled: bool = False
     initial_logit_scale: float = 1 / 0.07
     merge_heads: int = 8
+    padding: Padding = "masked"
     header: InteractionNetKind = "cnn_sa"
     header_features: int = 64
     remat: Remat = "none"
@@ -69,7 +71,7 @@ class HBIConfig:
 
 
 class TokenWeight(nn.Module):
-    """The logit of each token's weight: a two-layer MLP."""
+    """The logit of each token's weight: a two-layer MLP, or 0 where `num_features` is 0."""
 
     num_features: int
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -77,6 +79,8 @@ class TokenWeight(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens) -> WeightedTokens:
         """Attaches float32 logits to the tokens."""
+        if not self.num_features:
+            return WeightedTokens(tokens.features, tokens.mask, jnp.zeros(tokens.mask.shape, jnp.float32))
         h = nn.relu(dense(tokens.features, self.num_features, dtype=self.dtype, name="hidden"))
         logits = dense(h, 1, dtype=jnp.float32, name="logit")[..., 0]
         return WeightedTokens(tokens.features, tokens.mask, logits)
@@ -103,7 +107,7 @@ class HBI(nn.Module):
 
         def merges(side: str):
             return {
-                level.name: TokenMerge(getattr(level, side), config.merge_heads, config.dtype)
+                level.name: TokenMerge(getattr(level, side), config.merge_heads, config.dtype, config.padding)
                 for level in config.levels
                 if getattr(level, side) is not None
             }
@@ -122,6 +126,10 @@ class HBI(nn.Module):
         self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"], mask: Bool[Array, "b f"]
     ) -> Encoded:
         """The frames of each video at every level and the mean of its real frame features."""
+        if self.config.padding == "published":
+            # Frames are padded after their normalisation: grey, not black, which the merge's convolution sees.
+            pixels = normalize_pixels(frames) if frames.dtype == jnp.uint8 else frames
+            frames = jnp.where(mask[:, :, None, None, None], pixels, 0)
         tokens = self.frame_transformer(Tokens(self._frame_features(frames), mask))
         real = mask[..., None].astype(jnp.float32)
         pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
@@ -165,12 +173,12 @@ class HBI(nn.Module):
         """Aligns a batch whose row `i` holds a text and its own video, at every level."""
         text = self.encode_text(batch.token_ids, batch.text_mask)
         video = self.encode_video(batch.frames, batch.frame_mask)
-        out = {}
+        padding, out = self.config.padding, {}
         for level, words, frames in zip(self.config.levels, text.levels, video.levels, strict=True):
             cosine = pair_similarity(words, frames)
-            cells = words.mask[:, :, None] & frames.mask[:, None, :]
+            cells = words.mask[:, :, None] & frames.mask[:, None, :] if padding == "masked" else None
             out[level.name] = Alignment(
-                similarity=wti(words, frames),
+                similarity=wti(words, frames, padding=padding),
                 pair_similarity=cosine,
                 pair_prediction=self.header[level.name](cosine, cells),
                 text=words,
@@ -180,14 +188,18 @@ class HBI(nn.Module):
 
 
 def gallery_similarity(
-    text: Encoded, video: Encoded, level_rates: Sequence[float], video_block: int = 16
+    text: Encoded,
+    video: Encoded,
+    level_rates: Sequence[float],
+    video_block: int = 16,
+    padding: Padding = "masked",
 ) -> Float[Array, "a b"]:
     """Similarity of every text with every video: the levels' similarities, summed with the given rates.
 
-    A level of rate 0 is not computed. Nothing of the interaction runs here.
+    A level of rate 0 is not computed. Nothing of the interaction runs here. `padding` is that of the model.
     """
     parts = [
-        rate * wti(words, frames, video_block)
+        rate * wti(words, frames, video_block, padding)
         for rate, words, frames in zip(level_rates, text.levels, video.levels, strict=True)
         if rate
     ]

@@ -1,10 +1,17 @@
 """Weighted token-wise interaction (WTI, Eq. 12): the similarity of two sets of tokens, in blocks of videos."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hbi_jax.types import WeightedTokens
+
+# What padding is: `masked`, nothing, so that a padded row gives the numbers of the row without its padding; or what the
+# published code makes of it: a match of similarity 0, a neighbour in the merge's convolution, a cell of the header,
+# and merged tokens that are real whatever they hold.
+Padding = Literal["masked", "published"]
 
 
 def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -26,13 +33,15 @@ def pair_similarity(text: WeightedTokens, video: WeightedTokens) -> Float[Array,
     return jnp.where(text.mask[:, :, None] & video.mask[:, None, :], cosine, 0)
 
 
-def _masked_max(x: Float[Array, "..."], mask: Bool[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """Maximum over the real entries; 0 where there are none."""
-    best = jnp.max(jnp.where(mask, x, -2.0), axis=axis)
+def _masked_max(x: Float[Array, "..."], mask: Bool[Array, "..."], axis: int, padding: Padding) -> Float[Array, "..."]:
+    """Maximum over the real entries, to which the published padding adds a 0; 0 where there are none."""
+    best = jnp.max(jnp.where(mask, x, 0.0 if padding == "published" else -2.0), axis=axis)
     return jnp.where(best < -1.5, 0, best)
 
 
-def wti(text: WeightedTokens, video: WeightedTokens, video_block: int = 16) -> Float[Array, "a b"]:
+def wti(
+    text: WeightedTokens, video: WeightedTokens, video_block: int = 16, padding: Padding = "masked"
+) -> Float[Array, "a b"]:
     """Similarity of every text with every video (HBI V2, Eq. 12).
 
     Each token scores its best match among the other side's real tokens; the scores are averaged with the softmax
@@ -42,6 +51,7 @@ def wti(text: WeightedTokens, video: WeightedTokens, video_block: int = 16) -> F
     Args:
       text, video: Tokens of `a` texts and `b` videos. A row without real tokens has similarity 0.
       video_block: Videos a block.
+      padding: With `published`, padded tokens take part in the maxima, with similarity 0.
 
     Returns:
       Cosine-based similarity in [-1, 1], float32.
@@ -58,8 +68,8 @@ def wti(text: WeightedTokens, video: WeightedTokens, video_block: int = 16) -> F
         frames: Float[Array, "v d"], frame_weights: Float[Array, " v"], mask: Bool[Array, " v"]
     ) -> Float[Array, " a"]:
         cosine = jnp.einsum("atd,vd->atv", words, frames)
-        best_frame = _masked_max(cosine, mask, axis=-1)
-        best_word = _masked_max(cosine, text.mask[:, :, None], axis=-2)
+        best_frame = _masked_max(cosine, mask, -1, padding)
+        best_word = _masked_max(cosine, text.mask[:, :, None], -2, padding)
         return 0.5 * (jnp.einsum("at,at->a", best_frame, word_weights) + best_word @ frame_weights)
 
     rows = (normalize(video.features), token_weights(video.logits, video.mask), video.mask)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from hbi_jax.clustering import dpc_knn
 from hbi_jax.models.dense import dense
-from hbi_jax.models.similarity import token_weights
+from hbi_jax.models.similarity import Padding, token_weights
 from hbi_jax.types import Tokens
 
 
@@ -45,18 +45,22 @@ class TokenMerge(nn.Module):
 
     Attributes:
       num_clusters: Tokens that come out, at most as many as go in.
+      padding: With `published`, what padding holds reaches its neighbours through the convolution, and every
+        merged token is real.
     """
 
     num_clusters: int
     num_heads: int = 8
     dtype: jax.typing.DTypeLike = jnp.float32
+    padding: Padding = "masked"
 
     @nn.compact
     def __call__(self, tokens: Tokens) -> Tokens:
         """Merges; an output token is real where its cluster holds a real token."""
         x, mask = tokens
         d = x.shape[-1]
-        x = jnp.where(mask[..., None], x, 0)
+        if self.padding == "masked":
+            x = jnp.where(mask[..., None], x, 0)
         x = x + nn.Conv(d, (3,), use_bias=False, dtype=self.dtype, name="conv")(x)
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
         scores = dense(x, 1, dtype=jnp.float32, name="score")[..., 0]
@@ -72,4 +76,4 @@ class TokenMerge(nn.Module):
         merged = merged + ScoredAttention(self.num_heads, self.dtype, name="attention")(
             norm(merged), norm(x), scores, mask
         )
-        return Tokens(merged, clusters.mask)
+        return Tokens(merged, clusters.mask if self.padding == "masked" else jnp.ones_like(clusters.mask))

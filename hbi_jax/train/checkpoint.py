@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import PyTree
 
-from hbi_jax.parallel import path_name
+from hbi_jax.parallel import make_mesh, path_name, replicated
 from hbi_jax.train.state import TrainState
 
 
@@ -135,6 +135,20 @@ class Checkpoints:
         items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
         with self._explained("read"):
             return self._manager.restore(step, args=items)["params"]
+
+    def restore_saved(self, step: int) -> PyTree:
+        """Reads the parameters alone, whatever model's they are, whole on every device.
+
+        Raises:
+          CheckpointError: If they cannot be read.
+        """
+        everywhere = replicated(make_mesh())
+        with self._explained("read"):
+            saved = self._manager.item_metadata(step)["params"].tree
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), saved)
+            return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)))[
+                "params"
+            ]
 
     @contextlib.contextmanager
     def _explained(self, action: str) -> Iterator[None]:

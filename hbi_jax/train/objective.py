@@ -12,6 +12,8 @@ from hbi_jax.train.teacher import Teacher
 from hbi_jax.types import Alignment, Batch
 
 Terms = dict[str, Float[Array, ""]]
+# Weight and value of every term of a loss, in the order in which they are added.
+WeightedTerms = dict[str, tuple[float, Float[Array, ""]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,7 @@ class LossConfig:
     distillation_weight: float = 1.0
     distillation_temperature: float = 1.0
     mask_same_video: bool = True
+    divergence: losses.Divergence = "paper"
 
 
 def retrieval_loss(
@@ -33,27 +36,65 @@ def retrieval_loss(
     """
     alignments: dict[str, Alignment] = model.apply(params, batch)
     scale = jnp.exp(params["params"]["logit_scale"])
+    return total(alignment_terms(config, teacher, alignments, scale, batch, key), scale)
+
+
+def alignment_terms(
+    config: LossConfig,
+    teacher: Teacher,
+    alignments: dict[str, Alignment],
+    scale: Float[Array, ""],
+    batch: Batch,
+    key: Key[Array, ""],
+    keep_padding: bool = False,
+) -> WeightedTerms:
+    """What every level's alignment is trained by: contrast, interaction and distillation of similarities.
+
+    Args:
+      config: The weights; a term of weight 0 is not computed.
+      teacher: Of the interaction.
+      alignments: From fine to coarse; the first is the one that the others are distilled from.
+      scale: Inverse temperature of the contrastive loss.
+      batch: The global batch that was aligned.
+      key: For a teacher that samples.
+      keep_padding: The interaction loss takes padded cells as header and teacher fill them.
+
+    Returns:
+      Weight and value of each term by level and name, `entity/contrastive`.
+    """
     rows = batch.example_mask
     mask = losses.negatives_mask(batch.video_index, rows, config.mask_same_video)
     finest = next(iter(alignments.values()))
 
-    total, terms = jnp.zeros(()), {}
+    terms = {}
     for number, (name, alignment) in enumerate(alignments.items()):
-        weighted = {"contrastive": (1.0, losses.contrastive_loss(scale * alignment.similarity, mask, rows))}
+        terms[f"{name}/contrastive"] = (1.0, losses.contrastive_loss(scale * alignment.similarity, mask, rows))
         if config.interaction_weight:
             interaction = losses.interaction_loss(
                 alignment.pair_prediction,
                 teacher(alignment, jax.random.fold_in(key, number)),
-                alignment.text.mask & rows[:, None],
-                alignment.video.mask & rows[:, None],
+                (alignment.text.mask | keep_padding) & rows[:, None],
+                (alignment.video.mask | keep_padding) & rows[:, None],
+                config.divergence,
             )
-            weighted["interaction"] = (config.interaction_weight, interaction)
+            terms[f"{name}/interaction"] = (config.interaction_weight, interaction)
         if config.distillation_weight and alignment is not finest:
             distillation = losses.distillation_loss(
-                alignment.similarity, finest.similarity, mask, rows, config.distillation_temperature
+                alignment.similarity,
+                finest.similarity,
+                mask,
+                rows,
+                config.distillation_temperature,
+                config.divergence,
             )
-            weighted["distillation"] = (config.distillation_weight, distillation)
-        for term, (weight, value) in weighted.items():
-            total += weight * value
-            terms[f"loss/{name}/{term}"] = value
-    return total, {"loss/total": total, "logit_scale": scale, **terms}
+            terms[f"{name}/distillation"] = (config.distillation_weight, distillation)
+    return terms
+
+
+def total(terms: WeightedTerms, scale: Float[Array, ""]) -> tuple[Float[Array, ""], Terms]:
+    """The weighted sum of the terms, and what is logged of them: every value before its weight."""
+    loss = jnp.zeros(())
+    for weight, value in terms.values():
+        loss += weight * value
+    logged = {f"loss/{name}": value for name, (_, value) in terms.items()}
+    return loss, {"loss/total": loss, "logit_scale": scale, **logged}

@@ -1,19 +1,26 @@
-"""AdamW with the parameter groups of CLIP fine-tuning: the towers at their own rate, no decay where it hurts."""
+"""AdamW with the parameter groups of CLIP fine-tuning: the towers at their own rate, no decay where it hurts.
+
+Beside it the optimizer of the published code, known as BertAdam.
+"""
 
 import dataclasses
+import functools
 import math
 import re
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from hbi_jax.parallel import path_name
 
 # Parameters that come from CLIP, and those that weight decay would pull away from what they mean.
 CLIP_PATTERN = r"^params/(text_tower|vision_tower|logit_scale)"
 NO_DECAY_PATTERN = r"(/bias|/scale|logit_scale|positional_embedding|class_embedding)$"
+# What the published code exempts from decay: its list of norms matches none of its names.
+PUBLISHED_NO_DECAY_PATTERN = r"/bias$"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +37,36 @@ class OptimizerConfig:
     clip_norm: float
     frozen: tuple[str, ...]
     max_logit_scale: float
+    name: Literal["adamw", "bert_adam"] = "adamw"
+    schedule_share: float = 1.0
 
 
 def warmup_cosine(peak: float, num_steps: int, warmup_rate: float) -> optax.Schedule:
     """Linear from 0 to `peak` over the first share of the steps, then half a cosine to 0."""
     warmup = min(round(warmup_rate * num_steps), num_steps - 1)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, num_steps)
+
+
+def published_cosine(peak: float, num_steps: int, warmup_rate: float) -> optax.Schedule:
+    """The published schedule: a linear warm-up, then a cosine of the whole progress.
+
+    It starts at 0, falls at the end of the warm-up from `peak` to what the cosine has left by then, is 0 at
+    `num_steps`, and rises again beyond.
+    """
+
+    def schedule(step: int | Int[Array, ""]) -> Float[Array, ""]:
+        progress = jnp.asarray(step, jnp.float32) / num_steps
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        warming = progress / warmup_rate if warmup_rate else progress
+        return peak * jnp.where(step < jnp.float32(warmup_rate * num_steps), warming, cosine)
+
+    return schedule
+
+
+def make_schedule(config: OptimizerConfig, peak: float, num_steps: int) -> optax.Schedule:
+    """The learning rate of a run of `num_steps` by its step; the schedule is `schedule_share` of the run long."""
+    length = max(1, round(config.schedule_share * num_steps))
+    return (published_cosine if config.name == "bert_adam" else warmup_cosine)(peak, length, config.warmup_rate)
 
 
 def parameter_groups(params: PyTree, frozen: tuple[str, ...] = ()) -> PyTree[str]:
@@ -61,11 +92,36 @@ def parameter_groups(params: PyTree, frozen: tuple[str, ...] = ()) -> PyTree[str
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def decays(params: PyTree) -> PyTree[bool]:
-    """True where weight decay applies."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: re.search(NO_DECAY_PATTERN, path_name(path)) is None, params
-    )
+def decays(params: PyTree, pattern: str = NO_DECAY_PATTERN) -> PyTree[bool]:
+    """True where weight decay applies: to all names but those of the pattern."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: re.search(pattern, path_name(path)) is None, params)
+
+
+def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam whose moments are not corrected for their start at 0."""
+
+    def init(params):
+        return optax.ScaleByAdamState(
+            jnp.zeros((), jnp.int32), optax.tree.zeros_like(params), optax.tree.zeros_like(params)
+        )
+
+    def update(updates, state, params=None):
+        del params
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(state.count + 1, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def clip_each(maximum: float) -> optax.GradientTransformation:
+    """Clips the norm of every tensor by itself."""
+
+    def clip(update):
+        return update / jnp.maximum(1.0, jnp.linalg.norm(update.ravel()) / maximum)
+
+    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
 def keep_logit_scale_below(maximum: float) -> optax.GradientTransformation:
@@ -85,15 +141,18 @@ def keep_logit_scale_below(maximum: float) -> optax.GradientTransformation:
 def make_optimizer(config: OptimizerConfig, params: PyTree, num_steps: int) -> optax.GradientTransformation:
     """Global-norm clipping, Adam, decoupled decay, a schedule a group, `logit_scale` bounded.
 
+    As `bert_adam`, after the global clip every tensor is clipped again, Adam's moments are not corrected, and all
+    but biases decay.
+
     Args:
       config: The rates.
       params: The parameters, or their shapes: only paths are read.
-      num_steps: Length of the schedule.
+      num_steps: Length of the run.
     """
 
     def adamw(peak: float) -> optax.GradientTransformation:
         return optax.adamw(
-            warmup_cosine(peak, num_steps, config.warmup_rate),
+            make_schedule(config, peak, num_steps),
             b1=config.b1,
             b2=config.b2,
             eps=config.eps,
@@ -101,6 +160,17 @@ def make_optimizer(config: OptimizerConfig, params: PyTree, num_steps: int) -> o
             mask=decays,
         )
 
+    def bert_adam(peak: float) -> optax.GradientTransformation:
+        return optax.chain(
+            clip_each(config.clip_norm),
+            scale_by_uncorrected_adam(config.b1, config.b2, config.eps),
+            optax.add_decayed_weights(
+                config.weight_decay, functools.partial(decays, pattern=PUBLISHED_NO_DECAY_PATTERN)
+            ),
+            optax.scale_by_learning_rate(make_schedule(config, peak, num_steps)),
+        )
+
+    adam = {"adamw": adamw, "bert_adam": bert_adam}[config.name]
     groups = parameter_groups(params, config.frozen)
     is_frozen = jax.tree.map(lambda group: group == "frozen", groups)
     return optax.chain(
@@ -108,8 +178,8 @@ def make_optimizer(config: OptimizerConfig, params: PyTree, num_steps: int) -> o
         optax.clip_by_global_norm(config.clip_norm),
         optax.partition(
             {
-                "new": adamw(config.learning_rate),
-                "clip": adamw(config.clip_learning_rate),
+                "new": adam(config.learning_rate),
+                "clip": adam(config.clip_learning_rate),
                 "frozen": optax.set_to_zero(),
             },
             groups,

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_hbi import CLIP, END, make_batch, random_params
 
 from hbi_jax.models.clip import (
     Attention,
@@ -16,6 +15,7 @@ from hbi_jax.models.clip import (
     normalize_pixels,
     quick_gelu,
 )
+from tests.tiny_hbi import CLIP, END, make_batch, random_params
 
 BATCH = make_batch(4)
 IMAGES = BATCH.frames[:, 0]

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_hbi import random_params
 
 from hbi_jax.models.frames import FrameTransformer
 from hbi_jax.types import Tokens
+from tests.tiny_hbi import random_params
 
 MODEL = FrameTransformer(num_layers=1, num_heads=2, max_frames=7)
 

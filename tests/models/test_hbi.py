@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_hbi import CONFIG, END, FRAMES, make_batch, random_params
 
 from hbi_jax.models.clip import normalize_pixels
 from hbi_jax.models.hbi import HBI, Level, TokenWeight, gallery_similarity
 from hbi_jax.types import Tokens, WeightedTokens
+from tests.tiny_hbi import CONFIG, END, FRAMES, make_batch, random_params
 
 ROWS = 4
 BATCH = make_batch(ROWS)
@@ -251,3 +251,28 @@ def test_more_clusters_than_tokens_are_named():
     config = dataclasses.replace(CONFIG, levels=(Level("entity"), Level("action", 4, FRAMES + 1)))
     with pytest.raises(ValueError, match=rf"num_clusters={FRAMES + 1} of {FRAMES} tokens is impossible"):
         jax.eval_shape(HBI(config).init, jax.random.key(0), on_device(BATCH))
+
+
+def test_weights_of_no_width_are_equal_weights(params):
+    """Of the real tokens, and without parameters."""
+    model = HBI(dataclasses.replace(CONFIG, weight_features=0))
+    batch = on_device(BATCH)
+    few = {"params": {name: value for name, value in params["params"].items() if "_weight_" not in name}}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, few)
+    got = jax.jit(model.apply)(few, batch)["entity"]
+    cosine = np.asarray(got.pair_similarity[1])[BATCH.text_mask[1]][:, BATCH.frame_mask[1]]
+    wanted = 0.5 * (cosine.max(1).mean() + cosine.max(0).mean())
+    np.testing.assert_allclose(got.similarity[1, 1], wanted, atol=1e-6)
+
+
+def test_published_padding_of_frames_is_grey(params, aligned):
+    """The same whatever the padded frames hold; unlike black ones it reaches the merged tokens."""
+    model = HBI(dataclasses.replace(CONFIG, padding="published"))
+    apply = jax.jit(lambda frames: model.apply(params, on_device(BATCH)._replace(frames=frames)))
+    grey = np.asarray(normalize_pixels(jnp.asarray(BATCH.frames))) * BATCH.frame_mask[..., None, None, None]
+    got, wanted = apply(BATCH.frames), apply(grey)
+    np.testing.assert_allclose(got["action"].video.features, wanted["action"].video.features, atol=1e-5)
+    assert np.abs(got["action"].video.features[1] - aligned["action"].video.features[1]).max() > 1e-2
+    assert got["action"].video.mask.all()
+    np.testing.assert_array_equal(got["entity"].video.mask, BATCH.frame_mask)

@@ -11,7 +11,7 @@ from hbi_jax.types import WeightedTokens
 
 WIDTH = 6
 # Compiled: one dispatch a call.
-similarity = jax.jit(wti, static_argnums=2)
+similarity = jax.jit(wti, static_argnums=(2, 3))
 pairs = jax.jit(pair_similarity)
 
 
@@ -174,3 +174,21 @@ def test_compiled_is_eager(text, video):
 def test_a_block_of_nothing_is_named(text, video):
     with pytest.raises(ValueError, match="video_block=0; use a positive number"):
         wti(text, video, 0)
+
+
+def test_published_padding_is_a_match_of_zero(text, video):
+    """A padded token's similarity is 0, and no maximum beside one is less; its weight is 0 all the same."""
+    got = similarity(text, video, 16, "published")
+
+    def zeroed(tokens):
+        return tokens._replace(
+            features=jnp.where(tokens.mask[..., None], tokens.features, 0),
+            mask=jnp.ones_like(tokens.mask),
+            logits=jnp.where(tokens.mask, tokens.logits, -1e30),
+        )
+
+    # Rows with a real token: without one, a softmax over zeros alone would weigh them.
+    np.testing.assert_allclose(got[:3, :3], similarity(zeroed(text), zeroed(video), 16)[:3, :3], atol=1e-6)
+    np.testing.assert_array_equal(got[3], 0)
+    np.testing.assert_array_equal(got[:, 3], 0)
+    assert np.abs(got - similarity(text, video, 16)).max() > 1e-2

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_hbi import random_params
 
 from hbi_jax.clustering import dpc_knn
 from hbi_jax.models.token_merge import TokenMerge
 from hbi_jax.types import Tokens
+from tests.tiny_hbi import random_params
 
 WIDTH, HEADS, CLUSTERS = 8, 2, 3
 MODEL = TokenMerge(CLUSTERS, HEADS)
@@ -133,3 +133,14 @@ def test_bfloat16_keeps_its_type(params, merged):
 def test_too_many_clusters_are_named(params):
     with pytest.raises(ValueError, match=r"num_clusters=3 of 2 tokens is impossible; use 1 to 2"):
         jax.eval_shape(MODEL.apply, params, Tokens(jnp.zeros((1, 2, WIDTH)), jnp.ones((1, 2), bool)))
+
+
+def test_published_padding_reaches_its_neighbour_and_counts_afterwards(params, merged):
+    """Through the convolution; where nothing is padded, nothing changes; every merged token is real."""
+    published = jax.jit(TokenMerge(CLUSTERS, HEADS, padding="published").apply)
+    got = published(params, Tokens(FEATURES, MASK))
+    assert got.mask.all()
+    np.testing.assert_allclose(got.features[0], merged.features[0], atol=1e-6)
+    assert np.abs(got.features[1] - merged.features[1]).max() > 1e-2
+    zeroed = published(params, Tokens(np.where(MASK[..., None], FEATURES, 0), MASK))
+    np.testing.assert_allclose(zeroed.features, merged.features, atol=1e-6)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_hbi import CONFIG as FULL
-from tiny_hbi import make_batch, random_params
+from tests.tiny_hbi import CONFIG as FULL
+from tests.tiny_hbi import make_batch, random_params
 
 from hbi_jax.models.hbi import HBI, Level
 from hbi_jax.parallel import make_mesh, path_name, put_batch

@@ -1,0 +1,76 @@
+"""What bfloat16 activations do to the ranks of a trained model: `python -m benchmarks.bench_bfloat16 --workdir RUN`.
+
+Encodes and scores every gallery of a work folder twice, in float32 and in bfloat16, with the folder's best checkpoint.
+Writes bench_bfloat16.json; about a minute after `make quickstart`.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from benchmarks import harness
+from hbi_jax import build
+from hbi_jax.config import default_config
+from hbi_jax.evaluate.retrieval import Gallery
+from hbi_jax.parallel import make_mesh
+from hbi_jax.weights import load_weights
+
+DTYPES = ("float32", "bfloat16")
+
+
+def ranks(similarity: Float[np.ndarray, "a b"], own: np.ndarray) -> np.ndarray:
+    """1 + the number of videos that score at least as well as the text's own."""
+    return np.sum(similarity >= np.take_along_axis(similarity, own[:, None], axis=1), axis=1)
+
+
+def compare(galleries: list[Gallery], similarities: list[np.ndarray]) -> dict:
+    """Text to video: how far the second similarities move the ranks of the first."""
+    before, after = (
+        ranks(similarity, gallery.text_to_video) for gallery, similarity in zip(galleries, similarities, strict=True)
+    )
+    change = np.abs(after - before)
+    return {
+        "texts": len(before),
+        "videos": similarities[0].shape[1],
+        "share_of_texts_whose_rank_changes": float(np.mean(change > 0)),
+        "mean_change": float(change.mean()),
+        "largest_change": int(change.max()),
+        "largest_change_of_similarity": float(np.abs(similarities[1] - similarities[0]).max()),
+        "spread_of_similarity": float(similarities[0].std()),
+        **{
+            f"R@1 {dtype}": 100 * float(np.mean(rank == 1)) for dtype, rank in zip(DTYPES, (before, after), strict=True)
+        },
+    }
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="a finished run")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"), help="folder of the JSON"
+    )
+    options = parser.parse_args()
+    config = default_config()
+    config.update(ConfigDict(json.loads((options.workdir / "config.json").read_text())))
+    params, mesh, results = load_weights(str(options.workdir)).params, make_mesh(), {}
+    for name in config.data.galleries:
+        source = build.source(config, build.split(config, name, str(options.workdir)))
+        galleries, similarities = [], []
+        for dtype in DTYPES:
+            config.model.dtype = dtype
+            evaluator = build.retrieval_evaluator(build.model(config), config, mesh)
+            galleries.append(evaluator.encode(params, source, config.data.num_threads))
+            similarities.append(evaluator.similarity(galleries[-1]))
+        results[name] = compare(galleries, similarities)
+        print(name, results[name])
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(harness.write(options.out, "bench_bfloat16", {"model": config.name, "galleries": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Pre-training of the Banzhaf estimator on the similarities of a model and the data of another configuration.
+
+Command:  python -m hbi_jax.main --config=configs/estimator.py:quickstart --workdir=runs/estimator \
+              --config.init=runs/quickstart
+          and then, to train with it: --config.loss.teacher=estimator --config.loss.estimator=runs/estimator
+Hardware: that of the configuration after the colon (msrvtt where there is none); the model is not trained
+Expected: docs/performance.md has the figures of the embedded data set. The exact teacher, the default everywhere, needs
+          none of this: it is here to repeat what the papers do, and to measure what it costs.
+"""
+
+import pathlib
+import runpy
+
+
+def get_config(base: str = "msrvtt"):
+    """The configuration `base`, with the estimator as its task."""
+    config = runpy.run_path(str(pathlib.Path(__file__).with_name(f"{base}.py")))["get_config"]()
+    config.name = "estimator"
+    config.task = "estimator"
+    config.eval.best_metric = "correlation"
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.frozen = ("^params/hbi/",)
+    if base.startswith("quickstart"):
+        config.train.num_steps = 400
+        config.train.eval_every = config.train.checkpoint_every = 100
+    return config

@@ -1,0 +1,93 @@
+"""Questions answered by HBI: a classifier over a vocabulary of answers at every level (HBI, CVPR 2023)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hbi_jax.models.dense import dense
+from hbi_jax.models.hbi import HBI, TokenWeight
+from hbi_jax.models.similarity import Padding, token_weights
+from hbi_jax.types import Alignment, Batch, Encoded, Tokens, WeightedTokens
+
+
+class AnswerHead(nn.Module):
+    """A logit for every answer, from the words and frames of one level.
+
+    Each side is averaged with weights of its own and projected; a two-layer MLP classifies the two together.
+
+    Attributes:
+      num_answers: Size of the vocabulary.
+      dropout_rate: Share of the two projections that training drops.
+      padding: With `published`, padding gets a weight like others, but adds nothing to the mean.
+    """
+
+    num_answers: int
+    dropout_rate: float = 0.1
+    padding: Padding = "masked"
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, text: WeightedTokens, video: WeightedTokens, deterministic: bool = True) -> Float[Array, "b n"]:
+        """Answers in float32; unless `deterministic`, dropout draws from the generator `dropout`."""
+
+        def summary(side: str, tokens: WeightedTokens) -> Float[Array, "b d4"]:
+            x, mask = tokens.features, tokens.mask
+            d = x.shape[-1]
+            logits = TokenWeight(d, self.dtype, name=f"{side}_weight")(Tokens(x, mask)).logits
+            weights = token_weights(logits, mask if self.padding == "masked" else jnp.ones_like(mask))
+            x = jnp.where(mask[..., None], x, 0).astype(jnp.float32)
+            mean = jnp.einsum("bn,bnd->bd", weights, x).astype(self.dtype)
+            return dense(mean, 4 * d, dtype=self.dtype, name=f"{side}_proj")
+
+        pair = jnp.concatenate([summary("video", video), summary("text", text)], axis=-1)
+        pair = nn.Dropout(self.dropout_rate, name="dropout")(pair, deterministic=deterministic)
+        h = nn.relu(dense(pair, 2 * pair.shape[-1], dtype=self.dtype, name="hidden"))
+        return dense(h, self.num_answers, dtype=jnp.float32, name="logits")
+
+
+class AnswerHBI(HBI):
+    """HBI with an answer head at every level; all else has the names that it has in `HBI`.
+
+    Attributes:
+      num_answers: Size of the vocabulary of answers.
+      dropout_rate: That of the heads.
+    """
+
+    num_answers: int = 1500
+    dropout_rate: float = 0.1
+
+    def setup(self):  # noqa: D102
+        super().setup()
+        config = self.config
+        self.answer = {
+            level.name: AnswerHead(self.num_answers, self.dropout_rate, config.padding, config.dtype)
+            for level in config.levels
+        }
+
+    def __call__(
+        self, batch: Batch, deterministic: bool = True
+    ) -> tuple[dict[str, Alignment], dict[str, Float[Array, "b n"]]]:
+        """Alignments of the matched rows and the answers of each level, in logits."""
+        alignments = super().__call__(batch)
+        answers = {
+            level: self.answer[level](alignment.text, alignment.video, deterministic)
+            for level, alignment in alignments.items()
+        }
+        return alignments, answers
+
+    def answer_questions(self, text: Encoded, video: Encoded, level_rates: Sequence[float]) -> Float[Array, "b n"]:
+        """The levels' answers to matched rows of questions and videos, in logits, summed with the given rates.
+
+        A level of rate 0 is not computed.
+        """
+        parts = [
+            rate * self.answer[level.name](words, frames)
+            for rate, level, words, frames in zip(
+                level_rates, self.config.levels, text.levels, video.levels, strict=True
+            )
+            if rate
+        ]
+        return sum(parts[1:], parts[0])

@@ -1,0 +1,136 @@
+"""Commands: `python -m hbi_jax.pretrained convert SOURCE DESTINATION`, `... export FOLDER DESTINATION`, `... show`."""
+
+import argparse
+import math
+import pathlib
+import sys
+
+from hbi_jax.pretrained.errors import PretrainedError, listed
+from hbi_jax.pretrained.exchange import export
+from hbi_jax.pretrained.folder import (
+    CONFIG,
+    ESTIMATOR,
+    PARAMS,
+    PUBLISHED,
+    UNUSED,
+    WEIGHTS,
+    Contents,
+    check_destination,
+    is_converted,
+    read_folder,
+    read_json,
+    write_folder,
+)
+from hbi_jax.pretrained.sizes import KINDS, TOKENS, describe
+from hbi_jax.pretrained.sources import open_source
+from hbi_jax.pretrained.translate import translate
+
+_SOURCES = """what a source may be:
+  a folder with config.json and model.safetensors   CLIP as Hugging Face keeps it
+  OWNER/NAME, such as openai/clip-vit-base-patch32   the same, from the Hugging Face hub
+  a .pt file                                         OpenAI's CLIP, TorchScript or state dict
+  a torch file of any ending                         published HBI or answer checkpoint, or estimator
+  hbi.safetensors, or a folder with it               what `export` wrote
+Torch is not needed, and nothing that a file holds is run. ResNet CLIPs are not supported."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code, 1 for an error that a message on stderr explains."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "show":
+            print(_summary(_open(options)))
+        else:
+            check_destination(options.destination, options.overwrite)
+            if options.command == "convert":
+                contents = translate(open_source(options.source), options.words, options.frames)
+                print(_summary(contents))
+                write_folder(contents, options.destination, options.overwrite, progress=True)
+            else:
+                export(options.source, options.destination, options.overwrite, progress=True)
+            print(f"saved {options.destination}")
+    except PretrainedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _open(options: argparse.Namespace) -> Contents:
+    config = pathlib.Path(options.source) / CONFIG
+    if config.exists() and is_converted(read_json(config)):
+        return read_folder(options.source)
+    return translate(open_source(options.source), options.words, options.frames)
+
+
+def _summary(contents: Contents) -> str:
+    """What was found, in a few lines."""
+
+    def size(prefix: str) -> str:
+        part = contents.part(prefix).values()
+        return f"{sum(math.prod(entry.shape) for entry in part):,} in {len(part)} arrays"
+
+    lines = [f"{KINDS[contents.kind]}, from: {contents.origin}", *describe(contents.kind, contents.config)]
+    lines.append(f"parameters {size(PARAMS)}")
+    if contents.part(ESTIMATOR):
+        (network,) = describe("estimator", contents.estimator_config())
+        lines.append(f"beside it an estimator: {network}, {size(ESTIMATOR)}")
+    if unused := contents.part(UNUSED):
+        lines.append(f"kept, used by no model: {listed(sorted(unused), most=100)}")
+    return "\n  ".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m hbi_jax.pretrained",
+        description="Weights of others for hbi_jax, and back.",
+        epilog=_SOURCES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str, **positionals: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=text, description=text, epilog=_SOURCES, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        for positional, what in positionals.items():
+            added.add_argument(positional, help=what)
+        return added
+
+    convert = command(
+        "convert",
+        "write weights as a folder that hbi_jax.load opens",
+        source="file, folder or hub id, see below",
+        destination="a new folder",
+    )
+    towards = command(
+        "export",
+        f"write a folder for PyTorch: {WEIGHTS} and {CONFIG} as transformers.CLIPModel opens them, and {PUBLISHED} "
+        "with the published names of an HBI",
+        source="a folder that convert wrote",
+        destination="a new folder",
+    )
+    show = command(
+        "show", "say what weights are, and write nothing", source="a converted folder, or what convert takes"
+    )
+    for added in (convert, towards):
+        added.add_argument("--overwrite", action="store_true", help="replace the destination where it is one of ours")
+    for added in (convert, show):
+        for place, (field, unit) in enumerate({"words": "text", "frames": "video"}.items()):
+            defaults = ", ".join(f"{tokens[place]} ({KINDS[kind]})" for kind, tokens in TOKENS.items())
+            what = f"{field} of a {unit}, of which a published HBI's clusters are a share; by default {defaults}"
+            added.add_argument(f"--{field}", type=_count, help=what)
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,281 @@
+"""Weights at rest: a folder of `model.safetensors` and `config.json` that says what they are."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
+
+from hbi_jax.pretrained.errors import PretrainedError, listed
+from hbi_jax.pretrained.sizes import build_model, model_config, verify
+from hbi_jax.pretrained.tensors import Entry, from_arrays, read_safetensors, write_safetensors
+from hbi_jax.progress import Progress
+
+WEIGHTS, CONFIG, PUBLISHED = "model.safetensors", "config.json", "hbi.safetensors"
+FORMAT = 1
+# What a tensor is, before the slash of its name: a parameter of the model, one of the estimator beside it, or what the
+# source held and nobody uses, under its name there.
+PARAMS, ESTIMATOR, UNUSED = "params/", "estimator/", "unused/"
+# Key under which our safetensors files say what they hold.
+METADATA = "hbi_jax"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+    """Weights and what they are weights of.
+
+    Attributes:
+      kind: `clip`, `hbi` (retrieval), `answer` or `estimator`.
+      config: Fields of `config.model`, of its `clip` for kind `clip`, of `config.estimator` for kind `estimator`.
+      params: The model's variables, `{"params": ...}`.
+      estimator: The estimator that a published checkpoint carries beside the model.
+      unused: What its source held and no model uses, by its name there; an export writes it again.
+    """
+
+    kind: str
+    config: dict
+    params: PyTree
+    estimator: "Pretrained | None" = None
+    unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def model(self) -> nn.Module:
+        """The module that `params` are variables of."""
+        return build_model(self.kind, self.config)
+
+
+class Contents(NamedTuple):
+    """What a folder holds or will hold, with tensors that have not been read yet.
+
+    Attributes:
+      origin: Where the weights come from, in words.
+      entries: By their names in the folder.
+    """
+
+    kind: str
+    config: dict
+    origin: str
+    entries: dict[str, Entry]
+
+    def part(self, prefix: str) -> dict[str, Entry]:
+        """The entries of `PARAMS`, `ESTIMATOR` or `UNUSED`, without the prefix."""
+        return _part(self.entries, prefix)
+
+    def shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        """The shapes of a part."""
+        return {name: entry.shape for name, entry in self.part(prefix).items()}
+
+    def estimator_config(self) -> dict:
+        """The configuration of the estimator beside the model."""
+        return model_config("estimator", self.shapes(ESTIMATOR))
+
+
+def load(folder: str | os.PathLike, progress: bool = True) -> Pretrained:
+    """Reads a folder that `convert` or `save` wrote.
+
+    Args:
+      folder: On this machine.
+      progress: Whether to say on standard error how far it is.
+
+    Returns:
+      The weights, as numpy arrays.
+
+    Raises:
+      PretrainedError: If it is no such folder, is damaged, or its weights do not fit its configuration.
+    """
+    return materialize(read_folder(folder), f"load {pathlib.Path(folder).name}", progress)
+
+
+def save(folder: str | os.PathLike, weights: Pretrained, overwrite: bool = False, progress: bool = False) -> None:
+    """Writes weights as a folder that `load` reads: all of it, or nothing.
+
+    Args:
+      folder: A new folder.
+      weights: What to write.
+      overwrite: Whether to replace the folder where it is one of ours.
+      progress: Whether to say on standard error how far it is.
+
+    Raises:
+      PretrainedError: If params and configuration differ, or the folder exists or cannot be written.
+    """
+    write_folder(contents_of(weights), folder, overwrite, progress)
+
+
+def contents_of(weights: Pretrained) -> Contents:
+    """What a folder of these weights will hold."""
+    arrays = _flatten(PARAMS, weights.params)
+    if weights.estimator is not None:
+        arrays |= _flatten(ESTIMATOR, weights.estimator.params)
+    arrays |= {UNUSED + name: array for name, array in weights.unused.items()}
+    contents = Contents(weights.kind, dict(weights.config), "hbi_jax", from_arrays(jax.device_get(arrays)))
+    verify(contents.kind, contents.config, contents.shapes(PARAMS), "the weights")
+    return contents
+
+
+def read_folder(folder: str | os.PathLike) -> Contents:
+    """What a folder of ours holds.
+
+    Raises:
+      PretrainedError: If it is none, or its weights do not fit its configuration.
+    """
+    folder = local(folder)
+    about = read_json(folder / CONFIG)
+    if not is_converted(about):
+        raise PretrainedError(
+            f"{folder} is not a folder that hbi_jax wrote: its {CONFIG} names no kind; convert it first: "
+            f"python -m hbi_jax.pretrained convert {folder} DESTINATION"
+        )
+    if about.get("format") != FORMAT or not isinstance(about["model"], dict):
+        raise PretrainedError(
+            f"{folder} is of format {about.get('format')!r}, wanted {FORMAT}; convert it again with this version"
+        )
+    entries, _ = read_safetensors(folder / WEIGHTS)
+    unknown = sorted(name for name in entries if not name.startswith((PARAMS, ESTIMATOR, UNUSED)))
+    if unknown:
+        raise PretrainedError(f"{folder} holds {listed(unknown)}, of which nothing is known; convert it again")
+    contents = Contents(about["kind"], about["model"], str(about.get("origin", "")), entries)
+    verify(contents.kind, contents.config, contents.shapes(PARAMS), str(folder))
+    if contents.part(ESTIMATOR):
+        verify("estimator", contents.estimator_config(), contents.shapes(ESTIMATOR), f"{folder}, estimator")
+    return contents
+
+
+def write_folder(contents: Contents, destination: str | os.PathLike, overwrite: bool, progress: bool) -> None:
+    """Writes what `read_folder` reads.
+
+    Raises:
+      PretrainedError: If the destination exists, or cannot be written.
+    """
+    about = header(contents)
+    with new_folder(destination, overwrite) as folder:
+        write_safetensors(folder / WEIGHTS, contents.entries, {METADATA: json.dumps(about)}, progress)
+        (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def header(contents: Contents) -> dict[str, Any]:
+    """What a folder says of itself."""
+    return {"format": FORMAT, "kind": contents.kind, "origin": contents.origin, "model": contents.config}
+
+
+def materialize(contents: Contents, label: str, progress: bool) -> Pretrained:
+    """Reads every tensor."""
+    arrays = {}
+    with Progress(len(contents.entries), label, shown=progress) as bar:
+        for name, entry in contents.entries.items():
+            arrays[name] = np.asarray(entry.read())
+            bar.update()
+    params, beside, unused = (_part(arrays, prefix) for prefix in (PARAMS, ESTIMATOR, UNUSED))
+    estimator = Pretrained("estimator", contents.estimator_config(), _unflatten(beside)) if beside else None
+    return Pretrained(contents.kind, contents.config, _unflatten(params), estimator, unused)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      PretrainedError: If there is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PretrainedError(
+            f"{path.parent} has no {path.name}, which says what its weights are; name the right folder, or convert the "
+            "file of weights itself"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise PretrainedError(f"{path} cannot be read ({error}); copy or download it again") from error
+    if not isinstance(content, dict):
+        raise PretrainedError(f"{path} holds no object; copy or download it again")
+    return content
+
+
+def is_converted(about: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is one of ours."""
+    return "kind" in about and "model" in about
+
+
+def local(folder: str | os.PathLike) -> pathlib.Path:
+    """A path on this machine.
+
+    Raises:
+      PretrainedError: If it is in a bucket.
+    """
+    text = os.fspath(folder)
+    if "://" in text:
+        raise PretrainedError(f"{text} is not on this machine, wanted a local path; copy it here first")
+    return pathlib.Path(text).expanduser()
+
+
+def check_destination(destination: str | os.PathLike, overwrite: bool) -> None:
+    """Whether a folder may be written there.
+
+    Raises:
+      PretrainedError: If something is there that may not be replaced.
+    """
+    folder = local(destination)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not overwrite:
+        raise PretrainedError(f"{folder} exists already; choose another destination, or add --overwrite to replace it")
+    others = [] if _is_ours(folder) else [folder.name]
+    if folder.is_dir():
+        others += [path.name for path in folder.iterdir() if path.name not in (WEIGHTS, CONFIG, PUBLISHED)]
+    if others:
+        raise PretrainedError(
+            f"{folder} holds what hbi_jax did not write ({listed(sorted(others), most=3)}) and is not replaced; "
+            "choose another destination"
+        )
+
+
+@contextlib.contextmanager
+def new_folder(destination: str | os.PathLike, overwrite: bool) -> Iterator[pathlib.Path]:
+    """A folder to write into that takes its place when all is written, and is gone when something fails.
+
+    Raises:
+      PretrainedError: If the destination exists and is not to be replaced, or cannot be written.
+    """
+    check_destination(destination, overwrite)
+    folder = local(destination).absolute()
+    partial, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+    except OSError as error:
+        raise PretrainedError(f"{folder} cannot be written ({error}); free some space or choose another") from error
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_ours(folder: pathlib.Path) -> bool:
+    for name in (WEIGHTS, PUBLISHED):
+        with contextlib.suppress(PretrainedError):
+            if METADATA in read_safetensors(folder / name)[1]:
+                return True
+    return False
+
+
+def _part(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+
+
+def _flatten(prefix: str, params: PyTree) -> dict[str, Any]:
+    return {prefix + path: leaf for path, leaf in flatten_dict(params["params"], sep="/").items()}
+
+
+def _unflatten(arrays: Mapping[str, np.ndarray]) -> PyTree:
+    return {"params": unflatten_dict(arrays, sep="/")}

@@ -1,0 +1,266 @@
+"""A pickle machine that executes nothing: it builds plain containers and descriptions of tensors.
+
+Torch's files hold a pickle, and a pickle may name any function to be called. Here no name is ever looked up: each
+opcode is interpreted below, calls are answered from a short table, and any other name is an error.
+"""
+
+import math
+import pickletools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from hbi_jax.pretrained.errors import PretrainedError
+
+
+class Storage(NamedTuple):
+    """A run of numbers somewhere in a file."""
+
+    key: str
+    dtype: np.dtype
+    length: int
+
+
+class Tensor(NamedTuple):
+    """A view of a storage; offset and strides count elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Bag:
+    """What is left of an object: its attributes."""
+
+    def __init__(self) -> None:
+        self.attributes: dict = {}
+
+
+class _Global(NamedTuple):
+    """A name that the pickle refers to."""
+
+    module: str
+    name: str
+
+
+_STORAGES = {
+    f"{kind}Storage": np.dtype(dtype)
+    for kind, dtype in {
+        "Float": np.float32,
+        "Double": np.float64,
+        "Half": np.float16,
+        "BFloat16": jnp.bfloat16,
+        "Long": np.int64,
+        "Int": np.int32,
+        "Short": np.int16,
+        "Char": np.int8,
+        "Byte": np.uint8,
+        "Bool": np.bool_,
+    }.items()
+}
+
+
+def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> Tensor:
+    """A tensor that lies within its storage and has no more elements than it."""
+    numbers = [offset, *shape, *strides]
+    if not isinstance(storage, Storage) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise PretrainedError("it holds a tensor whose size, stride or offset is no natural number")
+    if len(shape) != len(strides) or len(shape) > 8:
+        raise PretrainedError(f"it holds a tensor of {len(shape)} sizes and {len(strides)} strides")
+    count = math.prod(shape)
+    end = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1 if count else offset
+    if end > storage.length or count > storage.length:
+        raise PretrainedError(
+            f"it holds a tensor of size {shape}, stride {strides} and offset {offset} in a storage of "
+            f"{storage.length} elements"
+        )
+    return Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _keys(items: list) -> list:
+    """Keys or members. The hash of tuples within tuples can take forever, so none of those."""
+    if not all(isinstance(item, str | int | float | None) for item in items):
+        raise PretrainedError("its pickle has keys that are neither text nor number")
+    return items
+
+
+def _first(value: object, *_: object) -> object:
+    return value
+
+
+# What may be called, and what the call makes here.
+_CALLS: dict[_Global, Callable] = {
+    _Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    _Global("torch._utils", "_rebuild_parameter"): _first,
+    _Global("torch", "Size"): tuple,
+    _Global("collections", "OrderedDict"): lambda: {},
+    _Global("builtins", "set"): lambda items: set(_keys(items)),
+    _Global("__builtin__", "set"): lambda items: set(_keys(items)),
+    # How TorchScript tags its lists and dictionaries.
+    **{
+        _Global("torch.jit._pickle", name): _first
+        for name in ("build_boollist", "build_doublelist", "build_intlist", "build_tensorlist", "restore_type_tag")
+    },
+}
+# Numbers, strings and bytes: the machine takes them as they are.
+_CONSTANTS = frozenset(
+    opcode.name
+    for opcode in pickletools.opcodes
+    if opcode.arg and not opcode.stack_before and opcode.stack_after not in ([], [pickletools.anyobject])
+)
+
+
+def _is_bag(name: _Global) -> bool:
+    return name.module.split(".")[0] == "__torch__" or name == _Global("argparse", "Namespace")
+
+
+def _admit(module: object, name: object) -> _Global:
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise PretrainedError("its pickle asks for a function whose name is no text")
+    found = _Global(module, name)
+    if found in _CALLS or (module == "torch" and name in _STORAGES) or _is_bag(found):
+        return found
+    raise PretrainedError(
+        f"it asks for {module}.{name}, which is neither tensor nor plain container and is not run here; if you trust "
+        "the file, load it with torch and save the state dict alone: torch.save(model.state_dict(), path)"
+    )
+
+
+def unpickle(data: bytes, find_storage: Callable[[str, np.dtype, int], Storage]) -> object:
+    """What a torch pickle describes.
+
+    Args:
+      data: The pickle.
+      find_storage: Makes the storage of a key, a type and a number of elements; raises where there is none.
+
+    Returns:
+      Containers, numbers, strings, `Tensor`s and `Bag`s.
+
+    Raises:
+      PretrainedError: If it is no pickle, or asks for anything else.
+    """
+    try:
+        return _run(data, find_storage)
+    except PretrainedError:
+        raise
+    # What wrong opcodes do to the machine: underflow, unknown memo, keys that cannot be hashed, wrong operands.
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise PretrainedError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
+
+
+def _run(data: bytes, find_storage: Callable[[str, np.dtype, int], Storage]) -> object:
+    stack: list = []
+    below: list[list] = []  # the stacks under the marks
+    memo: dict[int, object] = {}
+
+    def since_mark() -> list:
+        nonlocal stack
+        items, stack = stack, below.pop()
+        return items
+
+    def call(name: _Global, arguments: tuple) -> object:
+        if isinstance(name, _Global) and isinstance(arguments, tuple):
+            if name in _CALLS:
+                return _CALLS[name](*arguments)
+            if _is_bag(name):
+                return Bag()
+        raise PretrainedError("its pickle calls what is no function")
+
+    def extend(kind: type, items: list | dict | set) -> None:
+        if type(stack[-1]) is not kind:
+            raise PretrainedError(f"its pickle fills a {type(stack[-1]).__name__} like a {kind.__name__}")
+        (stack[-1].extend if kind is list else stack[-1].update)(items)
+
+    def pairs(items: list) -> dict:
+        return dict(zip(_keys(items[::2]), items[1::2], strict=True))
+
+    for opcode, argument, _ in pickletools.genops(data):
+        match opcode.name:
+            case "PROTO" | "FRAME":
+                pass
+            case "STOP":
+                return stack.pop()
+            case "MARK":
+                below.append(stack)
+                stack = []
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                since_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(opcode.name == "NEWTRUE")
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_SET":
+                stack.append(set())
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [stack.pop() for _ in range(int(opcode.name[-1]))]
+                stack.append(tuple(reversed(items)))
+            case "TUPLE":
+                items = since_mark()
+                stack.append(tuple(items))
+            case "LIST":
+                items = since_mark()
+                stack.append(items)
+            case "DICT":
+                items = since_mark()
+                stack.append(pairs(items))
+            case "FROZENSET":
+                items = since_mark()
+                stack.append(frozenset(_keys(items)))
+            case "APPEND":
+                item = stack.pop()
+                extend(list, [item])
+            case "APPENDS":
+                items = since_mark()
+                extend(list, items)
+            case "ADDITEMS":
+                items = since_mark()
+                extend(set, set(_keys(items)))
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                extend(dict, pairs([key, value]))
+            case "SETITEMS":
+                items = since_mark()
+                extend(dict, pairs(items))
+            case "GLOBAL":
+                stack.append(_admit(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(_admit(module, name))
+            case "REDUCE" | "NEWOBJ":
+                arguments, name = stack.pop(), stack.pop()
+                stack.append(call(name, arguments))
+            case "BUILD":
+                state = stack.pop()
+                # An OrderedDict's attributes, such as a state dict's versions, are of no use here.
+                if isinstance(stack[-1], Bag) and type(state) is dict:
+                    stack[-1].attributes.update(state)
+                elif type(stack[-1]) is not dict:
+                    raise PretrainedError("its pickle sets attributes of what has none")
+            case "BINPERSID":
+                kind, storage_type, key, _, length = stack.pop()
+                if kind != "storage" or storage_type not in (_Global("torch", name) for name in _STORAGES):
+                    raise PretrainedError("it refers to something outside that is no storage")
+                stack.append(find_storage(key, _STORAGES[storage_type.name], length))
+            case name if name in _CONSTANTS:
+                stack.append(argument)
+            case name:
+                raise PretrainedError(f"its pickle uses {name}, which no weights need")

@@ -1,0 +1,302 @@
+"""From the shapes of parameters to a model's configuration, and from a configuration to the model."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import flax.errors
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+from jaxtyping import PyTree
+
+from hbi_jax.banzhaf.estimator import InteractionNet
+from hbi_jax.models.answer import AnswerHBI
+from hbi_jax.models.clip import CLIP, CLIPConfig
+from hbi_jax.models.hbi import HBI, HBIConfig, Level
+from hbi_jax.pretrained.errors import PretrainedError, listed
+from hbi_jax.pretrained.tables import count_layers
+from hbi_jax.types import Batch
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+KINDS = {
+    "clip": "CLIP",
+    "hbi": "HBI (retrieval)",
+    "answer": "HBI with an answer head",
+    "estimator": "estimator of the interaction",
+}
+# Every released CLIP has attention heads of this width; shapes do not tell it. A merge's heads neither.
+HEAD_FEATURES = 64
+MERGE_HEADS = 8
+
+# Sizes with a name: image and patch, width and layers of vision and text, joint width.
+_NAMES = {
+    (224, 32, 768, 12, 512, 12, 512): "ViT-B/32",
+    (224, 16, 768, 12, 512, 12, 512): "ViT-B/16",
+    (224, 14, 1024, 24, 768, 12, 768): "ViT-L/14",
+    (336, 14, 1024, 24, 768, 12, 768): "ViT-L/14@336px",
+}
+# Published models merge words and frames to these shares of those of the level before.
+_RATES = {
+    "hbi": {"action": (0.25, 0.25), "event": (0.5, 0.5)},
+    "answer": {"action": (0.25, 0.25), "event": (0.125, 0.25)},
+}
+# Words, start and end included, and frames that they were trained with.
+TOKENS = {"hbi": (24, 12), "answer": (32, 12)}
+
+
+def kind_of(paths: Sequence[str]) -> str:
+    """The kind of the model whose parameters have these paths.
+
+    Raises:
+      PretrainedError: If none of ours has.
+    """
+    starts = {path.split("/")[0] for path in paths}
+    if "conv_in" in starts:
+        return "estimator"
+    if {"text_tower", "vision_tower"} <= starts:
+        heads = any(start.startswith("answer_") for start in starts)
+        return "answer" if heads else "hbi" if "frame_transformer" in starts else "clip"
+    raise PretrainedError(f"parameters {', '.join(sorted(starts)[:8])} are of no model of this library")
+
+
+def model_config(kind: str, shapes: Shapes, first_level: str = "", head_features: int = HEAD_FEATURES) -> dict:
+    """What the shapes of a model's parameters say of its configuration: all but levels and numbers of heads.
+
+    Args:
+      kind: One of `KINDS`.
+      shapes: By path.
+      first_level: The name of a level.
+      head_features: Width of an attention head of the towers.
+
+    Raises:
+      PretrainedError: If they are of no such model.
+    """
+    if kind == "estimator":
+        return dict(zip(("kind", "num_features"), _net(shapes, ""), strict=True))
+    clip = _clip(shapes, head_features)
+    if kind == "clip":
+        return clip
+    header, header_features = _net(shapes, f"header_{first_level}/")
+    frames, _ = _axes(shapes, "frame_transformer/positional_embedding", 2)
+    config = {
+        "clip": clip,
+        "frame_layers": count_layers(shapes, "frame_transformer/transformer/resblocks_"),
+        "max_frames": frames,
+        "weight_features": _axes(shapes, f"text_weight_{first_level}/hidden/kernel", 2)[1],
+        "header": header,
+        "header_features": header_features,
+    }
+    if kind == "answer":
+        config["num_answers"] = _axes(shapes, f"answer_{first_level}/logits/kernel", 2)[1]
+    return config
+
+
+def published_levels(kind: str, num_words: int | None, num_frames: int | None) -> list[list]:
+    """The levels of a published model: name, words and frames, counted by its rates of so many tokens.
+
+    Args:
+      kind: One of `TOKENS`.
+      num_words, num_frames: Tokens of a text, start and end included, and of a video; None: as published.
+    """
+    words, frames = (given or default for given, default in zip((num_words, num_frames), TOKENS[kind], strict=True))
+    levels = [["entity", 0, 0]]
+    for name, (word_rate, frame_rate) in _RATES[kind].items():
+        words, frames = math.ceil(word_rate * words), math.ceil(frame_rate * frames)
+        levels.append([name, words, frames])
+    return levels
+
+
+def build_model(kind: str, config: Mapping) -> nn.Module:
+    """The module of a configuration: of `config.model`, or of `config.estimator` for an estimator.
+
+    Raises:
+      PretrainedError: If the kind is unknown or a field is missing, unknown or of the wrong sort.
+    """
+    if kind not in KINDS:
+        raise PretrainedError(f"weights of kind {kind!r}: wanted one of {', '.join(KINDS)}; convert them again")
+    try:
+        if kind == "estimator":
+            return InteractionNet(config["kind"], config["num_features"])
+        if kind == "clip":
+            return CLIP(CLIPConfig(**config))
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+        fields["clip"] = CLIPConfig(**config["clip"])
+        fields["levels"] = tuple(Level(name, words or None, frames or None) for name, words, frames in config["levels"])
+        fields["dtype"] = jnp.dtype(config.get("dtype", "float32"))
+        if kind == "hbi":
+            return HBI(HBIConfig(**fields))
+        heads = {name: fields.pop(name) for name in ("num_answers", "dropout_rate") if name in fields}
+        return AnswerHBI(HBIConfig(**fields), **heads)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PretrainedError(
+            f"the configuration of these {KINDS[kind]} weights is not one ({type(error).__name__}: {error}); "
+            "convert them again, or correct their config.json"
+        ) from error
+
+
+def abstract_params(kind: str, config: Mapping) -> dict:
+    """Shapes and types of a model's variables, without computing any.
+
+    Raises:
+      PretrainedError: If the configuration is not one.
+    """
+    model = build_model(kind, config)
+    try:
+        return jax.eval_shape(functools.partial(model.init, jax.random.key(0)), *_inputs(kind, model))
+    except (ValueError, TypeError, ZeroDivisionError, flax.errors.FlaxError) as error:
+        raise PretrainedError(
+            f"no {KINDS[kind]} can be built with the configuration of these weights: {error}"
+        ) from error
+
+
+def _inputs(kind: str, model: nn.Module) -> tuple:
+    """Outlines of the longest inputs of a model."""
+
+    def zeros(*shape: int, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *shape), dtype)
+
+    if kind == "estimator":
+        return (zeros(1, 1, dtype=jnp.float32),)
+    clip: CLIPConfig = model.config if kind == "clip" else model.config.clip
+    side = clip.image_size
+    text = zeros(clip.context_length, dtype=jnp.int32), zeros(clip.context_length, dtype=bool)
+    if kind == "clip":
+        return *text, zeros(side, side, 3, dtype=jnp.uint8)
+    frames = model.config.max_frames - model.config.max_frames % model.config.frame_portions
+    video = zeros(frames, side, side, 3, dtype=jnp.uint8), zeros(frames, dtype=bool)
+    row = zeros(dtype=jnp.int32)
+    return (Batch(*text, *video, row, row, zeros(dtype=bool)),)
+
+
+def shapes_of(params: PyTree) -> dict[str, tuple[int, ...]]:
+    """The shape of every leaf of `{"params": ...}` by its path."""
+    return {path: tuple(leaf.shape) for path, leaf in flatten_dict(params["params"], sep="/").items()}
+
+
+def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mapping[str, str] | None = None) -> None:
+    """Checks that parameters are those of the model of a configuration.
+
+    Args:
+      kind: One of `KINDS`.
+      config: The model's.
+      shapes: The parameters', by path.
+      where: What they were found in, for the message.
+      names: What they are called there; their paths if None.
+
+    Raises:
+      PretrainedError: If not: names each field or parameter that differs.
+    """
+    model = build_model(kind, config)
+    if kind == "estimator":
+        given = {"kind": model.kind, "num_features": model.num_features}
+        found = model_config(kind, shapes)
+    else:
+        given = dataclasses.asdict(model.config)
+        clip, levels = (given, ()) if kind == "clip" else (given["clip"], model.config.levels)
+        found = model_config(kind, shapes, next((level.name for level in levels), ""), clip["head_features"])
+    # First the fields: they say more than shapes, and keep a wrong count of layers from being built.
+    problems = differences(found, given)
+    names = names or {}
+    if not problems:
+        wanted = shapes_of(abstract_params(kind, config))
+        problems = [f"{path} is missing" for path in sorted(set(wanted) - set(shapes))]
+        problems += [f"{names.get(path, path)} is not part of the model" for path in sorted(set(shapes) - set(wanted))]
+        problems += [
+            f"{names.get(path, path)} has shape {shapes[path]}, wanted {wanted[path]} by the other parameters"
+            for path in sorted(set(shapes) & set(wanted))
+            if shapes[path] != wanted[path]
+        ]
+    if problems:
+        raise PretrainedError(f"{where}: weights and configuration differ: {listed(problems, '; ')}")
+
+
+def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
+    """What `model_config` found and another configuration has otherwise, field by field."""
+    out = []
+    for name, value in found.items():
+        if isinstance(value, dict):
+            out += differences(value, wanted[name], f"{name}.")
+        elif name in wanted and value != wanted[name]:
+            out.append(f"{prefix}{name} is {value!r}, wanted {wanted[name]!r}")
+    return out
+
+
+def describe(kind: str, config: Mapping) -> list[str]:
+    """Lines that say what a model is."""
+    model = build_model(kind, config)
+    if kind == "estimator":
+        return [f"network {model.kind}, {model.num_features} features"]
+    clip: CLIPConfig = model.config if kind == "clip" else model.config.clip
+    vision, text = (clip.vision_width, clip.vision_layers), (clip.text_width, clip.text_layers)
+    sizes = (clip.image_size, clip.patch_size, *vision, *text, clip.embed_features)
+    lines = [
+        f"towers {_NAMES.get(sizes, f'ViT/{clip.patch_size}')}: images of {clip.image_size} px in patches of "
+        f"{clip.patch_size}, vision {clip.vision_layers} layers of {clip.vision_width}, text {clip.text_layers} layers "
+        f"of {clip.text_width}, joint width {clip.embed_features}",
+        f"texts of at most {clip.context_length} tokens out of {clip.vocab_size}",
+    ]
+    if kind == "clip":
+        return lines
+    hbi: HBIConfig = model.config
+    merged = (f" ({level.words} words, {level.frames} frames)" if level.words else "" for level in hbi.levels)
+    lines += [
+        f"levels {', '.join(level.name + counts for level, counts in zip(hbi.levels, merged, strict=True))}",
+        f"frame transformer of {hbi.frame_layers} layers for at most {hbi.max_frames} frames",
+        f"token weights of {hbi.weight_features} features, header {hbi.header}",
+    ]
+    return [*lines, f"{model.num_answers} answers"] if kind == "answer" else lines
+
+
+def _axes(shapes: Shapes, path: str, count: int) -> tuple[int, ...]:
+    if path not in shapes:
+        raise PretrainedError(f"{path} is missing")
+    if len(shapes[path]) != count:
+        raise PretrainedError(f"{path} has shape {shapes[path]}, wanted {count} axes")
+    return shapes[path]
+
+
+def _clip(shapes: Shapes, head_features: int) -> dict:
+    pixels, vision_width = _axes(shapes, "vision_tower/patch_embedding/kernel", 2)
+    positions, _ = _axes(shapes, "vision_tower/positional_embedding", 2)
+    vocab_size, text_width = _axes(shapes, "text_tower/token_embedding/embedding", 2)
+    patch, grid = math.isqrt(pixels // 3), math.isqrt(max(positions - 1, 0))
+    if 3 * patch**2 != pixels or not grid or grid**2 + 1 != positions:
+        raise PretrainedError(
+            f"a vision tower with {positions} positions for patches of {pixels} numbers: wanted square patches of RGB "
+            "in a square grid, and one class token"
+        )
+    if (
+        type(head_features) is not int
+        or head_features < 1
+        or vision_width % head_features
+        or text_width % head_features
+    ):
+        raise PretrainedError(
+            f"towers {vision_width} and {text_width} wide do not divide into attention heads {head_features} wide"
+        )
+    sizes = CLIPConfig(
+        image_size=patch * grid,
+        patch_size=patch,
+        vision_width=vision_width,
+        vision_layers=count_layers(shapes, "vision_tower/transformer/resblocks_"),
+        text_width=text_width,
+        text_layers=count_layers(shapes, "text_tower/transformer/resblocks_"),
+        embed_features=_axes(shapes, "text_tower/text_projection/kernel", 2)[1],
+        head_features=head_features,
+        vocab_size=vocab_size,
+        context_length=_axes(shapes, "text_tower/positional_embedding", 2)[0],
+    )
+    return dataclasses.asdict(sizes)
+
+
+def _net(shapes: Shapes, prefix: str) -> tuple[str, int]:
+    """Kind and width of an interaction network; that of kind `none` has no parameters, so any width."""
+    if f"{prefix}conv_in/kernel" not in shapes:
+        return "none", InteractionNet.num_features
+    side, _, _, width = _axes(shapes, f"{prefix}conv_in/kernel", 4)
+    kind = "mlp" if side == 1 else "cnn"
+    return kind + ("_sa" if f"{prefix}query/kernel" in shapes else ""), width

@@ -1,0 +1,111 @@
+"""A model's parameters from weights of the same model, or from a CLIP."""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Float, PyTree
+
+from hbi_jax.pretrained.errors import PretrainedError, listed
+from hbi_jax.pretrained.folder import Pretrained
+from hbi_jax.pretrained.sizes import KINDS, differences, kind_of, model_config
+from hbi_jax.types import ArrayLike
+
+_log = logging.getLogger(__name__)
+
+Leaves = Mapping[str, ArrayLike]  # by path
+
+_FRAMES, _TEXT, _LEVEL = "frame_transformer/", "text_tower/", "text_weight_"
+_TOWERS = (_TEXT, "vision_tower/", "logit_scale")
+
+
+def initialize(params: PyTree, source: Pretrained) -> PyTree:
+    """Fresh parameters with those of `source` in their place.
+
+    A source of the parameters' own kind gives every one of them. A CLIP gives an HBI, with or without answer head, its
+    towers and logit scale; and, as published, the frame transformer starts as the first layers of the text tower and
+    the frame positions as the text positions, where their widths are the same: the first rows, or as many as wanted,
+    linearly interpolated. All else stays as it is.
+
+    Args:
+      params: A model's variables, `{"params": ...}`.
+      source: From `load`.
+
+    Returns:
+      The variables with numpy arrays where they were replaced.
+
+    Raises:
+      PretrainedError: If the source is of another kind or of other sizes.
+    """
+    ours = dict(flatten_dict(params["params"], sep="/"))
+    given = flatten_dict(source.params["params"], sep="/")
+    kind = kind_of(list(ours))
+    if source.kind not in (kind, "clip") or (source.kind, kind) == ("clip", "estimator"):
+        raise PretrainedError(
+            f"the weights are of kind {source.kind!r} ({KINDS.get(source.kind, 'unknown')}), wanted {kind!r} "
+            f"({KINDS[kind]}){' or a CLIP for its towers' if kind in ('hbi', 'answer') else ''}; choose other weights"
+        )
+    wanted = {name: leaf for name, leaf in ours.items() if source.kind != "clip" or name.startswith(_TOWERS)}
+    _check(source.kind, given, wanted)
+    new = {name: given[name] for name in wanted}
+    if source.kind == "clip" and kind != "clip":
+        new |= _frame_transformer(given, ours)
+    new = {name: np.asarray(array, ours[name].dtype) for name, array in new.items()}
+    return {**params, "params": unflatten_dict(ours | new, sep="/")}
+
+
+def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
+    """Raises where the weights are of another configuration than the parameters, with the fields that differ."""
+    levels = [{name.split("/")[0] for name in leaves if name.startswith(_LEVEL)} for leaves in (given, wanted)]
+    problems = []
+    if levels[0] != levels[1]:
+        names = [", ".join(sorted(name.removeprefix(_LEVEL) for name in side)) for side in levels]
+        problems = [f"levels are {names[0]}, wanted {names[1]}"]
+    else:
+        first = min(levels[0], default="").removeprefix(_LEVEL)
+        # The width of a head is in no shape; 1 divides every tower.
+        fields = [
+            model_config(kind, {name: tuple(leaf.shape) for name, leaf in leaves.items()}, first, 1)
+            for leaves in (given, wanted)
+        ]
+        problems = differences(*fields)
+        problems += [f"{name} is missing" for name in sorted(set(wanted) - set(given))]
+        problems += [f"{name} has no place" for name in sorted(set(given) - set(wanted))]
+        problems += [
+            f"{name} has shape {given[name].shape}, wanted {wanted[name].shape}"
+            for name in sorted(set(given) & set(wanted))
+            if not problems and given[name].shape != wanted[name].shape
+        ]
+    if problems:
+        raise PretrainedError(
+            f"the weights are of another configuration: {listed(problems, '; ')}; set config.model as theirs is, or "
+            "choose other weights"
+        )
+
+
+def _frame_transformer(clip: Leaves, ours: Leaves) -> Leaves:
+    """What a CLIP gives the frame transformer."""
+    text = {_FRAMES + name.removeprefix(_TEXT): leaf for name, leaf in clip.items() if name.startswith(_TEXT)}
+    layers = {name: text[name] for name in ours if name.startswith(f"{_FRAMES}transformer/resblocks_") and name in text}
+    position = f"{_FRAMES}positional_embedding"
+    width, joint = text[position].shape[1], ours[position].shape[1]
+    if width != joint:
+        _log.warning(
+            "the frame transformer, %d wide, stays as initialised: the text tower's layers are %d wide", joint, width
+        )
+        return {}
+    count, wanted = len(text[position]), len(ours[position])
+    if wanted > count:
+        _log.info("%d frame positions are interpolated from %d text positions", wanted, count)
+    return {**layers, position: stretch(np.asarray(text[position]), wanted)}
+
+
+def stretch(rows: Float[np.ndarray, "n d"], count: int) -> Float[np.ndarray, "count d"]:
+    """The first `count` rows; where there are fewer, as many between the first and the last, linearly interpolated."""
+    if count <= len(rows):
+        return rows[:count]
+    place = np.linspace(0, len(rows) - 1, count)
+    low = np.minimum(place.astype(int), max(len(rows) - 2, 0))
+    share = (place - low)[:, None].astype(rows.dtype)
+    return (1 - share) * rows[low] + share * rows[np.minimum(low + 1, len(rows) - 1)]

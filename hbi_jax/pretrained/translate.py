@@ -1,0 +1,309 @@
+"""Foreign names to ours and back: the tables applied, and every name accounted for."""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from hbi_jax.models.clip import CLIPConfig
+from hbi_jax.pretrained import tables
+from hbi_jax.pretrained.errors import PretrainedError, listed
+from hbi_jax.pretrained.folder import ESTIMATOR, METADATA, PARAMS, UNUSED, Contents
+from hbi_jax.pretrained.sizes import (
+    HEAD_FEATURES,
+    KINDS,
+    MERGE_HEADS,
+    TOKENS,
+    build_model,
+    model_config,
+    published_levels,
+    verify,
+)
+from hbi_jax.pretrained.sources import Source
+from hbi_jax.pretrained.tables import Row
+from hbi_jax.pretrained.tensors import Entry, from_arrays
+
+# The makes of foreign weights: kind here, and in words.
+_MAKES = {
+    "hf": ("clip", "CLIP as Hugging Face names it"),
+    "openai": ("clip", "CLIP as OpenAI names it"),
+    "hbi": ("hbi", "published HBI checkpoint"),
+    "answer": ("answer", "published HBI answer checkpoint"),
+    "estimator": ("estimator", "published estimator"),
+}
+
+
+def translate(source: Source, num_words: int | None = None, num_frames: int | None = None) -> Contents:
+    """Recognises foreign weights and gives every tensor its name here; none is read yet.
+
+    Args:
+      source: What was opened.
+      num_words, num_frames: Tokens of a text and of a video, of which the cluster counts of a published HBI are
+        shares; None: as published.
+
+    Raises:
+      PretrainedError: If they are of no known kind, incomplete, have too many entries, or do not fit together.
+    """
+    where, entries = source.where, source.entries
+    if entries and all(name.startswith("module.") for name in entries):
+        entries = {name.removeprefix("module."): entry for name, entry in entries.items()}
+    make, prefix = _recognise(entries, where)
+    kind, origin = _MAKES[make]
+    exported = _exported(source, kind)
+    by_rates = kind in TOKENS and not exported
+    if (num_words or num_frames) and not by_rates:
+        raise PretrainedError(
+            f"{where} is {KINDS[kind]}{', with its configuration' if exported else ''}: numbers of words and frames "
+            "are for published HBI and answer checkpoints; leave them out"
+        )
+
+    levels = published_levels(kind, num_words, num_frames) if by_rates else exported.get("levels", [])
+    rows, nets = _rows(make, prefix, entries, levels)
+    beside = any(name.startswith(tables.TEACHER) for name in entries) and kind in TOKENS
+    teacher = tables.interaction_net(f"{tables.TEACHER}Q" in entries, tables.TEACHER) if beside else []
+    # The networks' batch normalisation is used by nobody and kept, so that an export has it again.
+    kept = [f"{net}{name}" for net in [*nets, *[tables.TEACHER] * beside] for name in tables.BATCH_NORM]
+    kept = [name for name in kept if name in entries]
+    _account(entries, [*rows, *teacher], kept, make, where)
+
+    out = {PARAMS + path: entry for path, entry in _ours(rows, entries).items()}
+    out |= {ESTIMATOR + path: entry for path, entry in _ours(teacher, entries).items()}
+    out |= {UNUSED + name.removeprefix(prefix): entries[name] for name in kept}
+    contents = Contents(kind, exported, "an export of hbi_jax" if exported else origin, out)
+    if not exported:
+        head_features = _hf_head_features(source.config, where) if source.config else HEAD_FEATURES
+        config = model_config(kind, contents.shapes(PARAMS), levels[0][0] if levels else "", head_features)
+        more = {"levels": levels, "merge_heads": MERGE_HEADS, "padding": "published"} if by_rates else {}
+        contents = contents._replace(config=config | more)
+    names = {row.ours: " + ".join(row.theirs) for row in rows}
+    verify(kind, contents.config, contents.shapes(PARAMS), where, names)
+    if teacher:
+        names = {row.ours: " + ".join(row.theirs) for row in teacher}
+        verify("estimator", contents.estimator_config(), contents.shapes(ESTIMATOR), where, names)
+    return contents
+
+
+def published(contents: Contents) -> dict[str, Entry]:
+    """The weights under their published names; those of a CLIP under OpenAI's."""
+    kind, params, config = contents.kind, contents.part(PARAMS), contents.config
+    widths = {}  # features of each network, by the start of its published names
+    if kind == "clip":
+        rows = tables.openai_clip(*_layers(config))
+    elif kind == "estimator":
+        rows, widths[""] = tables.interaction_net(config["kind"].endswith("_sa")), config["num_features"]
+    else:
+        hbi = build_model(kind, config).config
+        levels = [(level.name, level.words or 0, level.frames or 0) for level in hbi.levels]
+        net = [] if hbi.header == "none" else tables.interaction_net(hbi.header.endswith("_sa"))
+        layers = *_layers(config["clip"]), hbi.frame_layers
+        rows = tables.published_hbi(levels, *layers, net, kind == "answer")
+        widths = dict.fromkeys(tables.headers(len(levels)) if net else (), hbi.header_features)
+    out = _theirs(rows, params)
+    if beside := contents.part(ESTIMATOR):
+        estimator = contents.estimator_config()
+        out |= _theirs(tables.interaction_net(estimator["kind"].endswith("_sa"), tables.TEACHER), beside)
+        widths[tables.TEACHER] = estimator["num_features"]
+    norms = {f"{net}{name}": make(n) for net, n in widths.items() for name, make in tables.BATCH_NORM.items()}
+    return out | from_arrays(norms) | contents.part(UNUSED)
+
+
+def towers(contents: Contents) -> Contents:
+    """The CLIP within an HBI or answer model."""
+    if contents.kind == "clip":
+        return contents
+    parts = ("text_tower/", "vision_tower/", "logit_scale")
+    entries = {name: entry for name, entry in contents.part(PARAMS).items() if name.startswith(parts)}
+    entries = {PARAMS + name: entry for name, entry in entries.items()}
+    return Contents("clip", contents.config["clip"], contents.origin, entries)
+
+
+def hf_entries(clip: Contents) -> dict[str, Entry]:
+    """A CLIP under Hugging Face's names."""
+    return _theirs(tables.hf_clip(*_layers(clip.config)), clip.part(PARAMS))
+
+
+def hf_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of Hugging Face's `config.json` for a CLIP of our configuration."""
+    clip = CLIPConfig(**config)
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": clip.embed_features,
+        "text_config": {
+            "model_type": "clip_text_model",
+            "vocab_size": clip.vocab_size,
+            "max_position_embeddings": clip.context_length,
+            # By this value the sentence is taken at the largest token id, whatever the vocabulary.
+            "eos_token_id": 2,
+            **_hf_transformer(clip, clip.text_width, clip.text_layers),
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "image_size": clip.image_size,
+            "patch_size": clip.patch_size,
+            **_hf_transformer(clip, clip.vision_width, clip.vision_layers),
+        },
+    }
+
+
+def _layers(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Of the text and the vision tower."""
+    clip = CLIPConfig(**config)
+    return clip.text_layers, clip.vision_layers
+
+
+def _hf_transformer(clip: CLIPConfig, width: int, layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // clip.head_features,
+        "projection_dim": clip.embed_features,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    }
+
+
+def _recognise(entries: Mapping[str, Entry], where: str) -> tuple[str, str]:
+    """The make of the weights, and what their names start with where that is not fixed."""
+    if any(re.match(r"(clip\.)?visual\.layer\d", name) for name in entries):
+        raise PretrainedError(
+            f"{where} holds a CLIP with a ResNet for images, which is not supported; use a ViT, such as ViT-B/32"
+        )
+    if any(name.startswith("vision_model.") for name in entries):
+        return "hf", ""
+    if "visual.conv1.weight" in entries:
+        return "openai", ""
+    if "clip.visual.conv1.weight" in entries:
+        return "answer" if "classifier.0.weight" in entries else "hbi", ""
+    nets = [name.removesuffix("cnn1.weight") for name in entries if name.endswith("cnn1.weight")]
+    if len(nets) == 1:
+        return "estimator", nets[0]
+    raise PretrainedError(
+        f"{where} holds no weights known here; wanted a CLIP, an HBI or answer checkpoint, or an estimator; its "
+        f"entries are {listed(sorted(entries), most=6)}"
+    )
+
+
+def _rows(make: str, prefix: str, names: Collection[str], levels: Sequence) -> tuple[list[Row], list[str]]:
+    """The table of these weights, and the starts of the names of the networks in them."""
+
+    def layers(start: str) -> int:
+        return tables.count_layers(names, start)
+
+    if make == "hf":
+        return tables.hf_clip(layers("text_model.encoder.layers."), layers("vision_model.encoder.layers.")), []
+    if make == "openai":
+        return tables.openai_clip(layers("transformer.resblocks."), layers("visual.transformer.resblocks.")), []
+    if make == "estimator":
+        return tables.interaction_net(f"{prefix}Q" in names, prefix), [prefix]
+    nets = tables.headers(len(levels))
+    towers = layers("clip.transformer.resblocks."), layers("clip.visual.transformer.resblocks.")
+    net = tables.interaction_net(f"{nets[0]}Q" in names) if f"{nets[0]}cnn1.weight" in names else []
+    frames = layers("transformerClip.resblocks.")
+    return tables.published_hbi(levels, *towers, frames, net, make == "answer"), nets
+
+
+def _account(entries: Collection[str], rows: Sequence[Row], kept: Sequence[str], make: str, where: str) -> None:
+    """Raises unless every entry is used, kept or known to be of no use, and none is missing."""
+    wanted = [name for row in rows for name in row.theirs]
+    dropped: set[str] = set()
+    if make == "hf":
+        dropped.update(tables.HF_BUFFERS)
+    if make == "openai":
+        layers = range(tables.count_layers(entries, "transformer.resblocks."))
+        dropped.update(tables.OPENAI_BUFFERS, (tables.OPENAI_LAYER_BUFFER.format(layer) for layer in layers))
+    problems = []
+    if missing := [name for name in wanted if name not in entries]:
+        problems.append(f"lacks {listed(missing)}")
+    if extra := sorted(set(entries) - set(wanted) - set(kept) - dropped):
+        problems.append(f"has {listed(extra)}, of which nothing is known")
+    if problems:
+        kind, origin = _MAKES[make]
+        raise PretrainedError(
+            f"{where}, {origin}, {' and '.join(problems)}; it is damaged or of another version: download it again, or "
+            f"convert one that holds what {KINDS[kind]} needs"
+        )
+
+
+def _ours(rows: Sequence[Row], entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Our arrays by their path, made when they are read; float32."""
+    out = {}
+    for row in rows:
+        parts = [entries[name] for name in row.theirs]
+        for name, part in zip(row.theirs, parts, strict=True):
+            if not jnp.issubdtype(part.dtype, jnp.floating):
+                raise PretrainedError(f"{name} is {part.dtype}, wanted floating-point numbers; convert another copy")
+
+        def read(row: Row = row, parts: Sequence[Entry] = parts) -> np.ndarray:
+            return row.layout.to_ours(*(np.asarray(part.read(), np.float32) for part in parts))
+
+        try:
+            shape = row.layout.to_ours(*(_outline(part) for part in parts)).shape
+        except ValueError as error:
+            shapes = " and ".join(f"{name} {part.shape}" for name, part in zip(row.theirs, parts, strict=True))
+            raise PretrainedError(f"shape of {shapes}: no such shape makes our {row.ours} ({error})") from error
+        out[row.ours] = Entry(shape, np.dtype(np.float32), read)
+    return out
+
+
+def _theirs(rows: Sequence[Row], entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Their arrays by their name, made when they are read."""
+    out = {}
+    for row in rows:
+        entry = entries[row.ours]
+        for number, (name, outline) in enumerate(zip(row.theirs, row.layout.to_theirs(_outline(entry)), strict=True)):
+
+            def read(row: Row = row, entry: Entry = entry, number: int = number) -> np.ndarray:
+                return row.layout.to_theirs(entry.read())[number]
+
+            out[name] = Entry(outline.shape, entry.dtype, read)
+    return out
+
+
+def _outline(entry: Entry) -> np.ndarray:
+    """An array of an entry's shape that takes no memory."""
+    return np.broadcast_to(np.float32(0), entry.shape)
+
+
+def _exported(source: Source, kind: str) -> dict:
+    """The configuration that our own export wrote beside weights of this kind; nothing where it did not."""
+    text = source.metadata.get(METADATA)
+    if text is None:
+        return {}
+    try:
+        about = json.loads(text)
+        build_model(about["kind"], about["model"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise PretrainedError(f"{source.where} has a damaged header ({error}); export it again") from error
+    if about["kind"] != kind:
+        raise PretrainedError(
+            f"{source.where} says that it is {about['kind']!r} but holds {KINDS[kind]}; export it again"
+        )
+    return about["model"]
+
+
+def _hf_head_features(config: Mapping[str, Any], where: str) -> int:
+    """The width of the attention heads by a Hugging Face `config.json`, after a look at what else must be as here."""
+    found = set()
+    for side, width, heads in (("text", 512, 8), ("vision", 768, 12)):
+        section = config.get(f"{side}_config") or {}
+        if not isinstance(section, dict):
+            raise PretrainedError(f"{where}: {side}_config is no object in config.json; download it again")
+        # What a section leaves out has the library's default.
+        for field, wanted in (("hidden_act", "quick_gelu"), ("layer_norm_eps", 1e-5)):
+            if section.get(field, wanted) != wanted:
+                raise PretrainedError(
+                    f"{where}: {side}_config.{field} is {section[field]!r} in config.json, wanted {wanted!r}, with "
+                    "which OpenAI's CLIP was trained; use such a model"
+                )
+        sizes = section.get("hidden_size", width), section.get("num_attention_heads", heads)
+        if not all(type(size) is int and size > 0 for size in sizes) or sizes[0] % sizes[1]:
+            raise PretrainedError(f"{where}: {side}_config has {sizes[1]} attention heads for a width of {sizes[0]}")
+        found.add(sizes[0] // sizes[1])
+    if len(found) > 1:
+        raise PretrainedError(f"{where}: heads of {sorted(found)} features in the two towers, wanted the same in both")
+    return found.pop()

@@ -1,0 +1,116 @@
+"""Text-video retrieval: contrastive, interaction and distillation losses; ranks over galleries."""
+
+import functools
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from hbi_jax import build
+from hbi_jax.data import shapes
+from hbi_jax.data.source import Source
+from hbi_jax.data.video import sample_indices
+from hbi_jax.evaluate import report as reports
+from hbi_jax.evaluate.pictures import WordTruth, draw_interactions
+from hbi_jax.evaluate.retrieval import gallery_metrics
+from hbi_jax.metrics import chance_metrics, group_chance
+from hbi_jax.tasks.task import Results, Task
+from hbi_jax.train.step import LossFn
+from hbi_jax.weights import initialize
+
+PROTOCOL = (
+    "A rank is 1 + the number of better candidates + the number of equal ones: ties count against the method.",
+    "Rsum is the sum of R@1, R@5 and R@10 of both directions.",
+    "In-group accuracy: how often the right video beats the near-twins of its group, which share its entities.",
+)
+
+
+class RetrievalTask(Task):
+    """HBI for retrieval."""
+
+    name = "retrieval"
+
+    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: epath.Path):
+        super().__init__(config, mesh, workdir)
+        self.model = build.model(config)
+        self.evaluator = build.retrieval_evaluator(self.model, config, mesh)
+
+    def init_params(self) -> PyTree:  # noqa: D102
+        return build.init_params(self.model, self.config)
+
+    def load_init(self, params: PyTree) -> PyTree:  # noqa: D102
+        return initialize(params, self.config, self.name)
+
+    def loss_fn(self) -> LossFn:  # noqa: D102
+        return build.loss_fn(self.model, self.config)
+
+    def validate(self, params: PyTree, source: Source) -> dict[str, float]:  # noqa: D102
+        gallery = self.evaluator.encode(params, source, self.config.data.num_threads)
+        metrics = gallery_metrics(self.evaluator.similarity(gallery), gallery)
+        for direction in ("t2v", "v2t"):
+            metrics |= {f"{direction}/{name}": value for name, value in metrics.pop(direction).items()}
+        return metrics
+
+    def evaluate(self, params: PyTree, step: int) -> Results:  # noqa: D102
+        config = self.config
+        baseline = self._baseline() if config.eval.baselines else None
+        galleries, dataset, unreadable, pictures = [], {}, {}, []
+        for name in self.galleries:
+            source = self.source(name)
+            encoded = self.evaluator.encode(params, source, config.data.num_threads)
+            scores = {f"{config.name}, step {step}": self.evaluator.similarity(encoded)}
+            if baseline is not None:
+                scores["its towers, mean-pooled"] = self.evaluator.similarity(encoded, pooled=True)
+                method = "before training" if config.init else "untrained"
+                scores[method] = self.evaluator.similarity(
+                    self.evaluator.encode(baseline, source, config.data.num_threads)
+                )
+            rows = []
+            for method, similarity in scores.items():
+                metrics = gallery_metrics(similarity, encoded)
+                rows.append(reports.Row(method, metrics, metrics.pop("group_accuracy", None)))
+            groups, num_videos = encoded.groups, len(encoded.video.pooled)
+            galleries.append(
+                reports.Gallery(
+                    name=f"gallery {name!r}",
+                    texts=len(encoded.record_index),
+                    videos=num_videos,
+                    chance=chance_metrics(num_videos),
+                    rows=rows,
+                    group_chance=None if groups is None else group_chance(groups),
+                )
+            )
+            dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}
+            unreadable |= source.unreadable
+            if not pictures and jax.process_index() == 0:
+                pictures = draw_interactions(
+                    encoded,
+                    source,
+                    build.tokenizer(config),
+                    # A pooled model has one token a side: no words and frames to draw.
+                    0 if config.model.pooled else config.eval.num_pictures,
+                    self.workdir / "pictures",
+                    self._word_truths() if config.data.render else None,
+                )
+        return Results(dataset, unreadable, galleries=galleries, pictures=pictures, protocol=PROTOCOL)
+
+    def _baseline(self) -> PyTree:
+        """What training started from, where the trained parameters lie."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params())
+        return jax.device_put(self.load_init(jax.jit(self.init_params, out_shardings=shardings)()), shardings)
+
+    def _word_truths(self) -> dict[str, WordTruth]:
+        """Which of the sampled frames each word of the embedded world's captions speaks of."""
+        data, fps = self.config.data, float(build.world(self.config).fps)
+        sample = functools.partial(
+            sample_indices, fps=fps, max_frames=data.num_frames, frames_per_second=data.frames_per_second
+        )
+        out = {}
+        for video_id, truth in shapes.load_ground_truth(
+            build.folder(self.config, "annotations", str(self.workdir))
+        ).items():
+            frames = truth.word_frames()
+            out[video_id] = WordTruth([word.text for word in truth.words], frames[:, sample(frames.shape[1])])
+        return out

@@ -1,0 +1,240 @@
+"""Folders of weights: what is written is what is read, all of it or nothing, and nothing of others is replaced."""
+
+import json
+import random
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from hbi_jax.pretrained import Pretrained, PretrainedError, export, load, save
+from hbi_jax.pretrained.sizes import abstract_params, shapes_of, verify
+from hbi_jax.pretrained.tensors import Entry, read_safetensors, write_safetensors
+from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, weights
+
+HBI_SHAPES = shapes_of(abstract_params("hbi", HBI))
+
+
+@pytest.fixture
+def estimator():
+    return weights("estimator", ESTIMATOR)
+
+
+@pytest.fixture
+def folder(estimator, tmp_path):
+    save(tmp_path / "estimator", estimator)
+    return tmp_path / "estimator"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_saved_is_loaded(estimator, tmp_path):
+    """From the device too, and with an estimator and unused entries beside the model."""
+    unused = {"bn.num_batches_tracked": np.array(7)}
+    clip = weights("clip", CLIP, estimator=estimator, unused=unused)
+    on_device = Pretrained("clip", CLIP, jax.tree.map(jnp.asarray, clip.params), estimator, unused)
+    save(tmp_path / "clip", on_device)
+    got = load(tmp_path / "clip", progress=False)
+    assert (got.kind, got.config, got.estimator.config) == ("clip", CLIP, ESTIMATOR)
+    for ours, theirs in ((got.params, clip.params), (got.estimator.params, estimator.params)):
+        assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(ours))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert got.unused["bn.num_batches_tracked"].dtype == np.int64
+    assert dict(got.unused) == unused
+    tokens = jnp.ones((1, 5), int)
+    assert np.isfinite(got.model.apply(got.params, tokens, tokens > 0, jnp.zeros((1, 8, 8, 3), jnp.uint8))).all()
+
+
+def test_the_folder_says_what_it_is(folder):
+    assert names(folder) == ["config.json", "model.safetensors"]
+    about = json.loads((folder / "config.json").read_text())
+    assert about == {"format": 1, "kind": "estimator", "origin": "hbi_jax", "model": ESTIMATOR}
+
+
+def test_a_section_of_a_configuration_is_a_configuration(estimator, tmp_path):
+    """With more fields than the model has, for an estimator; with those of config.model, for HBI."""
+    section = {**ESTIMATOR, "labels": "exact", "num_samples": 1000}
+    save(tmp_path / "estimator", Pretrained("estimator", section, estimator.params))
+    assert load(tmp_path / "estimator", progress=False).config == section
+    config = {**HBI, "remat": "none", "frame_portions": 1, "pooled": False, "dtype": "bfloat16"}
+    hbi = weights("hbi", config)
+    save(tmp_path / "hbi", hbi)
+    model = load(tmp_path / "hbi", progress=False).model
+    assert (model.config.dtype, model.config.levels[1].frames) == (jnp.bfloat16, 3)
+
+
+def test_nothing_is_replaced_unasked(folder, estimator, tmp_path):
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(PretrainedError, match="exists already; choose another destination, or add --overwrite"):
+        save(folder, estimator)
+    assert (folder / "model.safetensors").read_bytes() == before
+    other = Pretrained("estimator", ESTIMATOR, jax.tree.map(lambda x: x + 1, estimator.params))
+    save(folder, other, overwrite=True)
+    jax.tree.map(np.testing.assert_array_equal, load(folder, progress=False).params, other.params)
+    assert names(tmp_path) == ["estimator"]
+
+
+def test_an_empty_folder_may_be_filled(estimator, tmp_path):
+    (tmp_path / "new").mkdir()
+    save(tmp_path / "new", estimator)
+    assert names(tmp_path / "new") == ["config.json", "model.safetensors"]
+    save(tmp_path / "a" / "b", estimator)
+    assert names(tmp_path / "a") == ["b"]
+
+
+def test_what_others_wrote_is_never_replaced(folder, estimator, tmp_path):
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(PretrainedError, match=r"holds what hbi_jax did not write \(notes\.txt\)"):
+        save(folder, estimator, overwrite=True)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    safetensors.numpy.save_file({"x": np.zeros(3)}, theirs / "model.safetensors")
+    with pytest.raises(PretrainedError, match=r"did not write \(theirs\)"):
+        save(theirs, estimator, overwrite=True)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(PretrainedError, match=r"did not write \(file\)"):
+        save(tmp_path / "file", estimator, overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), MemoryError()])
+def test_a_failure_leaves_nothing_half_written(folder, estimator, tmp_path, monkeypatch, error, exists):
+    destination = folder if exists else tmp_path / "new"
+    before = (folder / "model.safetensors").read_bytes()
+
+    def fail(path, *_):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("hbi_jax.pretrained.folder.write_safetensors", fail)
+    with pytest.raises(PretrainedError if isinstance(error, OSError) else type(error)):
+        save(destination, estimator, overwrite=exists)
+    assert names(tmp_path) == ["estimator"]
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def rewrite(folder, **changes):
+    about = json.loads((folder / "config.json").read_text())
+    model = {**about["model"], **changes.pop("model", {})}
+    (folder / "config.json").write_text(json.dumps({**about, "model": model, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"kind": "caption"}, "weights of kind 'caption': wanted one of clip, hbi, answer, estimator"),
+        ({"kind": "clip"}, "is not one (TypeError"),
+        ({"format": 2}, "is of format 2, wanted 1"),
+        ({"model": {"num_features": 8}}, "num_features is 4, wanted 8"),
+        ({"model": {"kind": "cnn"}}, "kind is 'cnn_sa', wanted 'cnn'"),
+    ],
+)
+def test_a_configuration_of_another_model_is_noticed(folder, changes, complaint):
+    rewrite(folder, **changes)
+    with pytest.raises(PretrainedError, match=re.escape(complaint)):
+        load(folder)
+
+
+def test_fields_of_another_model_are_named(tmp_path):
+    save(tmp_path / "clip", weights("clip", CLIP))
+    rewrite(tmp_path / "clip", model={"patch_size": 8, "text_layers": 10**9})
+    with pytest.raises(PretrainedError, match=r"patch_size is 4, wanted 8; text_layers is 2, wanted 1000000000"):
+        load(tmp_path / "clip")
+    with pytest.raises(PretrainedError, match="patch_size"):
+        export(tmp_path / "clip", tmp_path / "out")
+    assert names(tmp_path) == ["clip"]
+
+
+def test_what_is_no_folder_of_ours(folder, tmp_path):
+    with pytest.raises(PretrainedError, match=r"has no config\.json"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(PretrainedError, match=r"convert it first: python -m hbi_jax\.pretrained convert"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(PretrainedError, match="cannot be read"):
+        load(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(PretrainedError, match=r"model\.safetensors is no safetensors file"):
+        load(folder)
+
+
+def test_params_that_are_not_the_configurations_are_not_saved(estimator, tmp_path):
+    with pytest.raises(PretrainedError, match="num_features is 4, wanted 8"):
+        save(tmp_path / "x", Pretrained("estimator", {**ESTIMATOR, "num_features": 8}, estimator.params))
+    assert names(tmp_path) == []
+
+
+def test_safetensors_are_those_of_the_library(tmp_path):
+    """Types that need different alignment, an empty array, a scalar and a view."""
+    arrays = {
+        "half": np.arange(3, dtype=np.float16),
+        "long": np.array(5),
+        "view": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "none": np.zeros((0, 2), np.float32),
+        "truth": np.array([True, False]),
+    }
+    entries = {name: Entry(x.shape, x.dtype, lambda x=x: x) for name, x in arrays.items()}
+    write_safetensors(tmp_path / "x", entries, {"a": "b"}, progress=False)
+    for got in (safetensors.numpy.load_file(tmp_path / "x"), None):
+        read, metadata = read_safetensors(tmp_path / "x")
+        got = got or {name: entry.read() for name, entry in read.items()}
+        assert metadata == {"a": "b"}
+        assert set(got) == set(arrays)
+        for name, array in arrays.items():
+            assert (got[name].dtype, got[name].shape) == (array.dtype, array.shape)
+            np.testing.assert_array_equal(got[name], array)
+
+
+def test_damage_ends_in_one_error(folder, estimator):
+    """Flipped bits of header and configuration, and truncations; numbers have no checksum here."""
+    rng = random.Random(0)
+    for name in ("config.json", "model.safetensors"):
+        good = (folder / name).read_bytes()
+        for number in range(60):
+            data = bytearray(good)
+            place = rng.randrange(min(len(data), 600))
+            data[place] ^= 1 << rng.randrange(8)
+            (folder / name).write_bytes(data if number % 3 else data[: rng.randrange(len(data))])
+            try:
+                load(folder, progress=False)
+            except PretrainedError:
+                continue
+        (folder / name).write_bytes(good)
+    jax.tree.map(np.testing.assert_array_equal, load(folder, progress=False).params, estimator.params)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"levels": []},
+        {"levels": 5},
+        {"levels": [["entity", 0, 0], ["entity", 6, 3], ["event", 3, 2]]},
+        {"levels": [["entity", 0, 0], ["action", "x", 3], ["event", 3, 2]]},
+        {"levels": [["entity", 0, 0], ["action", 10**6, 3], ["event", 3, 2]]},
+        {"clip": {**CLIP, "head_features": "x"}},
+        {"clip": {**CLIP, "head_features": 0}},
+        {"clip": None},
+        {"merge_heads": 0},
+        {"merge_heads": 7},
+        {"frame_portions": 0},
+        {"dtype": "float7"},
+        {"unheard": 1},
+    ],
+)
+def test_any_configuration_ends_in_one_error(change):
+    with pytest.raises(PretrainedError):
+        verify("hbi", {**HBI, **change}, HBI_SHAPES, "here")
+
+
+def test_a_tensor_of_no_kind_is_noticed(folder):
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    safetensors.numpy.save_file({**arrays, "more": np.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(PretrainedError, match="holds more, of which nothing is known"):
+        load(folder)

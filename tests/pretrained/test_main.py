@@ -1,0 +1,67 @@
+"""The command line: what it says, what it writes, and how it fails."""
+
+import pytest
+
+from hbi_jax.pretrained import load, to_state_dict
+from hbi_jax.pretrained.__main__ import main
+from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, weights, write_state
+
+
+def test_convert_show_and_export(tmp_path, capsys):
+    hbi = weights("hbi", HBI, estimator=weights("estimator", ESTIMATOR))
+    source, folder, back = (str(tmp_path / name) for name in ("best.pth", "hbi", "back"))
+    write_state(tmp_path / "best.pth", to_state_dict(hbi))
+    assert main(["convert", source, folder, "--words", "32"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "HBI (retrieval), from: published HBI checkpoint"
+    assert "towers ViT/4: images of 8 px in patches of 4, vision 2 layers of 64, text 2 layers of 64" in out
+    assert "levels entity, action (8 words, 3 frames), event (4 words, 2 frames)" in out
+    assert "beside it an estimator: network cnn_sa, 4 features, " in out
+    assert "kept, used by no model: banzhafmodel.bn.bias, " in out
+    assert lines[-1] == f"saved {folder}"
+    assert "write model.safetensors" in err
+    assert load(folder, progress=False).config["levels"][1] == ["action", 8, 3]
+
+    assert main(["show", folder]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[:-1]
+    assert main(["export", folder, back]) == 0
+    assert capsys.readouterr().out == f"saved {back}\n"
+    assert main(["show", back]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == lines[1:-1]
+
+
+def test_a_size_that_has_a_name(tmp_path, capsys):
+    from hbi_jax.pretrained.sizes import describe
+
+    named = {**CLIP, "image_size": 336, "patch_size": 14, "vision_width": 1024, "vision_layers": 24}
+    named |= {"text_width": 768, "text_layers": 12, "embed_features": 768}
+    assert describe("clip", named)[0].startswith("towers ViT-L/14@336px: images of 336 px in patches of 14")
+
+
+def test_errors_are_one_line(tmp_path, capsys):
+    (tmp_path / "page.pt").write_text("<html>")
+    for command in (["convert", str(tmp_path / "page.pt"), str(tmp_path / "out")], ["show", str(tmp_path / "page.pt")]):
+        assert main(command) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert "is a web page" in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    # A destination that is taken is told before anything is read.
+    assert main(["convert", str(tmp_path / "none.pt"), str(tmp_path)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["convert", "a", "b", "--words", "0"])
+    assert "0 is not a positive number" in capsys.readouterr().err
+
+
+def test_help_tells_of_the_sources(capsys):
+    for arguments in (["--help"], ["convert", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        out = capsys.readouterr().out
+        for word in ("openai/clip-vit-base-patch32", "OpenAI's CLIP", "published HBI", "Torch is not needed"):
+            assert word in out

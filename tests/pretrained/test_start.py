@@ -1,0 +1,132 @@
+"""Parameters that start from weights: which leaves come from where, and weights that do not fit."""
+
+import copy
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from hbi_jax.pretrained import Pretrained, PretrainedError, initialize
+from hbi_jax.pretrained.start import stretch
+from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, weights
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return weights("clip", CLIP)
+
+
+@pytest.fixture(scope="module")
+def hbi():
+    return weights("hbi", HBI)
+
+
+def shifted(tree):
+    """Parameters whose every number differs."""
+    return jax.tree.map(lambda x: np.asarray(x + 1), tree)
+
+
+def assert_same(got, wanted):
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+def test_from_clip_as_published(clip, hbi):
+    fresh = shifted(hbi.params)
+    before = copy.deepcopy(fresh)
+    got, given = initialize(fresh, clip)["params"], clip.params["params"]
+    for name in ("text_tower", "vision_tower", "logit_scale"):
+        assert_same(got[name], given[name])
+    frames, text = got["frame_transformer"], given["text_tower"]
+    assert_same(frames["transformer"], {"resblocks_0": text["transformer"]["resblocks_0"]})
+    assert_same(frames["positional_embedding"], text["positional_embedding"])
+    rest = set(got) - {"text_tower", "vision_tower", "logit_scale", "frame_transformer"}
+    assert len(rest) == 2 * 2 + 2 * 3 + 3
+    assert_same({name: got[name] for name in rest}, {name: fresh["params"][name] for name in rest})
+    assert_same(fresh, before)
+
+
+def test_an_answer_model_and_more_frame_layers_than_the_text_has(clip):
+    config = {**HBI, "num_answers": 3, "frame_layers": 3}
+    fresh = weights("answer", config).params
+    got, given = initialize(fresh, clip)["params"], clip.params["params"]["text_tower"]["transformer"]
+    layers = got["frame_transformer"]["transformer"]
+    assert_same(layers, {**given, "resblocks_2": fresh["params"]["frame_transformer"]["transformer"]["resblocks_2"]})
+    assert_same(got["answer_entity"], fresh["params"]["answer_entity"])
+
+
+@pytest.mark.parametrize(("count", "says"), [(5, ""), (12, ""), (23, "23 frame positions are interpolated from 12")])
+def test_frame_positions(clip, caplog, count, says):
+    fresh = weights("hbi", {**HBI, "max_frames": count}).params
+    with caplog.at_level(logging.INFO, "hbi_jax"):
+        got = initialize(fresh, clip)["params"]["frame_transformer"]["positional_embedding"]
+    text = clip.params["params"]["text_tower"]["positional_embedding"]
+    if count <= 12:
+        assert_same(got, text[:count])
+    else:
+        # 12 rows become 23: every other one is a text position, the others lie half-way.
+        assert_same(got[::2], text)
+        np.testing.assert_allclose(got[1::2], (text[1:] + text[:-1]) / 2, rtol=1e-6, atol=1e-6)
+    assert caplog.text.count("frame positions") == bool(says)
+    assert says in caplog.text
+
+
+def test_stretch_by_hand():
+    np.testing.assert_allclose(stretch(np.array([[0.0], [2.0], [6.0]]), 5), [[0], [1], [2], [4], [6]])
+    np.testing.assert_array_equal(stretch(np.array([[3.0]]), 4), 4 * [[3.0]])
+
+
+def test_a_text_tower_of_another_width_leaves_the_frames_alone(caplog):
+    sizes = {**CLIP, "text_width": 128}
+    fresh = weights("hbi", {**HBI, "clip": sizes}).params
+    with caplog.at_level(logging.WARNING, "hbi_jax"):
+        got = initialize(fresh, weights("clip", sizes))
+    assert_same(got["params"]["frame_transformer"], fresh["params"]["frame_transformer"])
+    assert "stays as initialised: the text tower's layers are 128 wide" in caplog.text
+
+
+def test_from_the_same_model(clip, hbi):
+    for given in (clip, hbi, weights("estimator", ESTIMATOR)):
+        assert_same(initialize(shifted(given.params), given), given.params)
+
+
+def test_weights_of_another_task(clip, hbi):
+    estimator = weights("estimator", ESTIMATOR)
+    answer = weights("answer", {**HBI, "num_answers": 3})
+    for params, source, wanted in (
+        (hbi, answer, r"of kind 'answer' \(.*\), wanted 'hbi' \(HBI \(retrieval\)\) or a CLIP for its towers; "),
+        (hbi, estimator, r"of kind 'estimator' .*, wanted 'hbi'"),
+        (clip, hbi, r"of kind 'hbi' .*, wanted 'clip' \(CLIP\); "),
+        (answer, hbi, r"of kind 'hbi' .*, wanted 'answer'"),
+        (estimator, clip, r"of kind 'clip' .*, wanted 'estimator' \(estimator of the interaction\); "),
+    ):
+        with pytest.raises(PretrainedError, match=wanted):
+            initialize(params.params, source)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("clip", {**CLIP, "patch_size": 2}, r"clip\.patch_size is 2, wanted 4"),
+        ("clip", {**CLIP, "vision_layers": 1}, r"clip\.vision_layers is 1, wanted 2"),
+        ("clip", {**CLIP, "text_width": 128}, r"clip\.text_width is 128, wanted 64"),
+        ("levels", HBI["levels"][:2], "levels are action, entity, wanted action, entity, event"),
+        ("levels", [*HBI["levels"][:2], ["event", 3, 0]], "video_merge_event/attention/kv/bias is missing"),
+        ("frame_layers", 2, "frame_layers is 2, wanted 1"),
+        ("weight_features", 8, "weight_features is 8, wanted 16"),
+        ("header", "cnn", "header is 'cnn', wanted 'cnn_sa'"),
+        ("max_frames", 20, "max_frames is 20, wanted 12"),
+    ],
+)
+def test_fields_that_differ_are_named(hbi, field, value, complaint):
+    with pytest.raises(PretrainedError, match=complaint):
+        initialize(hbi.params, weights("hbi", {**HBI, field: value}))
+    if field == "clip":
+        with pytest.raises(PretrainedError, match=complaint.replace(r"clip\.", "")):
+            initialize(hbi.params, weights("clip", value))
+
+
+def test_parameters_of_no_model(clip):
+    with pytest.raises(PretrainedError, match="parameters dense are of no model of this library"):
+        initialize({"params": {"dense": {"kernel": np.zeros((2, 2))}}}, clip)
+    assert isinstance(clip, Pretrained)

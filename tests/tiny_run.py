@@ -1,0 +1,58 @@
+"""The quickstart, tiny: its configuration and a run of it, shared by the tests of whole runs."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from configs.quickstart import get_config
+from hbi_jax import experiment
+
+NUM_STEPS = 6
+TINY = {
+    "model.clip.vision_width": 32,
+    "model.clip.vision_layers": 1,
+    "model.clip.text_width": 32,
+    "model.clip.text_layers": 1,
+    "model.clip.embed_features": 32,
+    "model.clip.head_features": 16,
+    "model.clip.image_size": 32,
+    "model.frame_layers": 1,
+    "model.weight_features": 16,
+    "model.header_features": 4,
+    "data.world.num_train": 40,
+    "data.world.num_val": 8,
+    "data.world.num_test": 8,
+    "data.world.num_twin_groups": 2,
+    "data.frames_per_second": 2.0,
+    "data.num_frames": 6,
+    "model.merge_heads": 2,
+    "data.max_unreadable_rate": 0.1,
+    "train.batch_size": 8,
+    "train.num_steps": NUM_STEPS,
+    "train.log_every": 2,
+    "train.eval_every": 3,
+    "train.checkpoint_every": 2,
+    "eval.batch_size": 8,
+    "eval.num_pictures": 1,
+}
+
+
+def tiny_config(world: pathlib.Path, **changes: object) -> ConfigDict:
+    """On a rendered world, with some fields changed; `__` stands for the dot between section and field."""
+    config = get_config()
+    config.data.annotations, config.data.videos = str(world), str(world / "videos")
+    for field, value in (TINY | {name.replace("__", "."): value for name, value in changes.items()}).items():
+        *sections, name = field.split(".")
+        section = config
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    config.lock()
+    return config
+
+
+def run(config, workdir: pathlib.Path) -> None:
+    """Trains, evaluates, reports."""
+    setup = experiment.prepare(config, str(workdir))
+    experiment.train(setup)
+    experiment.evaluate(setup)

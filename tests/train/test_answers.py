@@ -1,0 +1,79 @@
+"""The objective of answers: which terms there are, how they are weighed, and whom they teach."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hbi_jax.models.answer import AnswerHBI
+from hbi_jax.models.hbi import HBI, Level
+from hbi_jax.train.answers import AnswerBatch, AnswerLossConfig, answer_loss
+from hbi_jax.train.objective import retrieval_loss
+from hbi_jax.train.teacher import exact_teacher
+from tests.tiny_hbi import CONFIG, make_batch, random_params
+
+SMALL = dataclasses.replace(
+    CONFIG,
+    clip=dataclasses.replace(CONFIG.clip, text_layers=0, vision_layers=0),
+    levels=(Level("entity"), Level("action", None, 3)),
+    frame_layers=0,
+)
+MODEL = AnswerHBI(SMALL, num_answers=5, dropout_rate=0.5)
+BATCH = AnswerBatch(jax.tree.map(jnp.asarray, make_batch(4)), jnp.array([0, 3, -1, 4]))
+TEACHER = exact_teacher(100.0)
+WEIGHTS = {"interaction_weight": 2.0, "distillation_weight": 3.0, "alignment_weight": 0.5, "answer_weight": 7.0}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_params(MODEL, BATCH.batch)
+
+
+@pytest.fixture(scope="module")
+def compute():
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(config, params, batch, key):
+        return answer_loss(MODEL, config, TEACHER, params, batch, key)
+
+    return run
+
+
+@pytest.mark.parametrize("distil", ["similarity", "answers"])
+def test_terms_add_up(compute, params, distil):
+    """Alignment at half weight, distillation at its own, whatever is distilled."""
+    total, terms = compute(AnswerLossConfig(**WEIGHTS, distil=distil), params, BATCH, jax.random.key(0))
+    weights = {"contrastive": 0.5, "interaction": 1.0, "answer": 7.0, "distillation": 3.0}
+    losses = {name: value for name, value in terms.items() if name.count("/") == 2}
+    assert {name.split("/")[1] for name in losses} == {"entity", "action"}
+    assert [name for name in losses if name.endswith("distillation")] == ["loss/action/distillation"]
+    wanted = sum(weights[name.split("/")[2]] * value for name, value in losses.items())
+    np.testing.assert_allclose(total, wanted, rtol=1e-5)
+    assert terms["loss/total"] == total
+
+
+def test_alignment_is_that_of_retrieval_and_dropout_has_a_key(compute, params):
+    config = AnswerLossConfig()
+    _, terms = compute(config, params, BATCH, jax.random.key(0))
+    _, others = compute(config, params, BATCH, jax.random.key(1))
+    key = jax.random.key(0)
+    body = {"params": {name: value for name, value in params["params"].items() if not name.startswith("answer_")}}
+    _, wanted = jax.jit(functools.partial(retrieval_loss, HBI(SMALL), config, TEACHER))(body, BATCH.batch, key)
+    for name in wanted.keys() - {"loss/total", "logit_scale"}:
+        np.testing.assert_allclose(terms[name], wanted[name], rtol=1e-5)
+        assert terms[name] == others[name]
+    assert terms["loss/entity/answer"] != others["loss/entity/answer"]
+
+
+def test_no_weight_no_distillation(params):
+    def names(**options):
+        loss = functools.partial(answer_loss, MODEL, AnswerLossConfig(**options), TEACHER)
+        return set(jax.eval_shape(loss, params, BATCH, jax.random.key(0))[1])
+
+    common = {"loss/total", "logit_scale"}
+    common |= {f"loss/{level}/{term}" for level in ("entity", "action") for term in ("contrastive", "answer")}
+    for distil in ("similarity", "answers"):
+        assert names(interaction_weight=0.0, distillation_weight=0.0, distil=distil) == common
+        assert names(interaction_weight=0.0, distil=distil) == common | {"loss/action/distillation"}
