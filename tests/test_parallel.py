@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from tests.tiny_hbi import CONFIG, make_batch
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel import (
@@ -21,6 +20,7 @@ from hbi_jax.parallel import (
 )
 from hbi_jax.train.optimizer import OptimizerConfig, make_optimizer
 from hbi_jax.train.state import abstract_state
+from tests.tiny_hbi import CONFIG, make_batch
 
 OPTIMIZER = OptimizerConfig(
     learning_rate=1e-3,

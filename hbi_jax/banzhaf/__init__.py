@@ -1,11 +1,21 @@
-"""Cooperative games between two sets of tokens: exact interactions, and the oracle that checks them.
+"""Cooperative games between two sets of tokens: exact interactions and values, any game by sampling, the oracle.
 
 Nothing here knows of HBI. Any two sets of tokens with a matrix of similarities between them make a game:
-video and text, or query and document in late-interaction retrieval. docs/banzhaf.md tells how the closed form
-comes about.
+video and text, or query and document in late-interaction retrieval; and `sample` takes any payoff. docs/banzhaf.md
+derives what is here from elementary probability.
 """
 
-from hbi_jax.banzhaf.exact import interaction
-from hbi_jax.banzhaf.game import coalition_value, enumerate
+from hbi_jax.banzhaf.exact import interaction, value
+from hbi_jax.banzhaf.game import coalition_value, enumerate, enumerate_values
+from hbi_jax.banzhaf.sampling import Estimate, sample, sample_similarity
 
-__all__ = ["coalition_value", "enumerate", "interaction"]
+__all__ = [
+    "Estimate",
+    "coalition_value",
+    "enumerate",
+    "enumerate_values",
+    "interaction",
+    "sample",
+    "sample_similarity",
+    "value",
+]

@@ -1,4 +1,4 @@
-"""Games on two sides of players: the payoff of the similarity game, and interactions by enumeration.
+"""Games on two sides of players: the payoff of the similarity game, interactions and values by enumeration.
 
 Note that `enumerate` here is the enumeration of coalitions; inside this module the builtin is not available.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 INDICES = ("banzhaf", "shapley")
 MAX_PLAYERS = 20
@@ -55,6 +55,7 @@ def coalition_value(
     Returns:
       Scalar in the units of `similarity`; 0 where either side is empty.
     """
+    similarity = jnp.where(text_in[:, None] & video_in[None, :], similarity, 0)  # what absent tokens hold is not read
     text_best = _best_match(similarity, video_in)
     video_best = _best_match(similarity.T, text_in)
     text_score = jnp.sum(_coalition_weights(text_logits, text_in) * text_best)
@@ -75,7 +76,8 @@ def enumerate(
         I_ij = sum_C p(C) [payoff(C+i+j) - payoff(C+i) - payoff(C+j) + payoff(C)],   C without i and j
 
     The oracle: exact for any payoff, and exponential in the number of players. For the similarity game
-    `hbi_jax.banzhaf.interaction` returns the same in closed form.
+    `hbi_jax.banzhaf.interaction` returns the same in closed form; for others of many players there is
+    `hbi_jax.banzhaf.sample`.
 
     Args:
       payoff: `payoff(text_in, video_in)`, the value of the coalition of the True players; traceable by JAX.
@@ -86,46 +88,102 @@ def enumerate(
       join_probability: In (0, 1); 0.5 makes all coalitions equally likely, which is the Banzhaf interaction.
 
     Returns:
-      The interactions, in the units and the dtype of the payoff.
+      The interactions, in the units of the payoff; float32, or float64 if the payoff is.
 
     Raises:
-      ValueError: No player on a side, more than `MAX_PLAYERS` in all, an unknown index, or a join probability
-        outside (0, 1).
+      ValueError: No player on a side, more than `MAX_PLAYERS` in all, a payoff that is no scalar, an unknown
+        index, or a join probability outside (0, 1).
     """
-    check_index(index, join_probability)
-    num_players = num_text + num_video
-    if num_text < 1 or num_video < 1:
-        raise ValueError(f"num_text={num_text}, num_video={num_video}: give each side at least one player.")
-    if num_players > MAX_PLAYERS:
-        raise ValueError(
-            f"num_text + num_video = {num_players} players make 2^{num_players} coalitions, more than "
-            f"2^{MAX_PLAYERS}; use fewer players, or banzhaf.interaction, which has no such limit."
-        )
-    coalitions = jnp.asarray(np.indices((2,) * num_players, dtype=bool).reshape(num_players, -1).T)
+    coalitions, values = _evaluate(payoff, num_text, num_video, index, join_probability)
     text_in, video_in = coalitions[:, :num_text], coalitions[:, num_text:]
-    values = jax.lax.map(lambda sides: payoff(*sides), (text_in, video_in), batch_size=_COALITIONS_AT_ONCE)
-
-    probability = jnp.asarray(_coalition_probability(num_players - 2, index, join_probability), values.dtype)
-    size = jnp.sum(coalitions, axis=1)
+    size, probability = jnp.sum(coalitions, axis=1), _probability(len(coalitions[0]) - 2, index, join_probability)
     total = jnp.zeros((num_text, num_video), values.dtype)
-    # One matrix product for each of the four terms: i in or out, j in or out. `others` is the size of C.
+    # One matrix product for each of the four terms: i in or out, j in or out.
     for i_in in (False, True):
         for j_in in (False, True):
-            others = size - i_in - j_in
-            weight = jnp.where((others >= 0) & (others <= num_players - 2), probability[others], 0)
-            signed = (1 if i_in == j_in else -1) * weight * values
+            signed = (1 if i_in == j_in else -1) * probability(size - i_in - j_in).astype(values.dtype) * values
             has_i = (text_in == i_in).astype(values.dtype)
             has_j = (video_in == j_in).astype(values.dtype)
             total += jnp.matmul(has_i.T, signed[:, None] * has_j, precision=jax.lax.Precision.HIGHEST)
     return total
 
 
-def _coalition_probability(num_others: int, index: str, join_probability: float) -> list[float]:
-    """Probability of one coalition of the other players, by its size."""
+def enumerate_values(
+    payoff: Payoff,
+    num_text: int,
+    num_video: int,
+    *,
+    index: str = "banzhaf",
+    join_probability: float = 0.5,
+) -> tuple[Float[Array, " t"], Float[Array, " v"]]:
+    """Value of every single player, by evaluating all coalitions: what it adds to a random one.
+
+        value_i = sum_C p(C) [payoff(C+i) - payoff(C)],   C without i
+
+    The oracle of `hbi_jax.banzhaf.value`. The Banzhaf value with fair coins, the Shapley value with
+    `index="shapley"`.
+
+    Args:
+      payoff: As of `enumerate`, and so are the other arguments.
+      num_text: Number of text players.
+      num_video: Number of video players.
+      index: "banzhaf" or "shapley".
+      join_probability: In (0, 1).
+
+    Returns:
+      The values of the text players and of the video players; float32, or float64 if the payoff is.
+
+    Raises:
+      ValueError: As `enumerate`.
+    """
+    coalitions, values = _evaluate(payoff, num_text, num_video, index, join_probability)
+    size, probability = jnp.sum(coalitions, axis=1), _probability(len(coalitions[0]) - 1, index, join_probability)
+    total = jnp.zeros(num_text + num_video, values.dtype)
+    for inside, sign in ((True, 1), (False, -1)):
+        signed = sign * probability(size - inside).astype(values.dtype) * values
+        has_i = (coalitions == inside).astype(values.dtype)
+        total += jnp.matmul(has_i.T, signed, precision=jax.lax.Precision.HIGHEST)
+    return total[:num_text], total[num_text:]
+
+
+def payoff_dtype(payoff: Payoff, num_text: int, num_video: int) -> jnp.dtype:
+    """The dtype to compute with; raises ValueError unless the payoff takes these players and gives one number."""
+    if num_text < 1 or num_video < 1:
+        raise ValueError(f"num_text={num_text}, num_video={num_video}: give each side at least one player.")
+    value = jax.eval_shape(payoff, *(jax.ShapeDtypeStruct((n,), bool) for n in (num_text, num_video)))
+    if getattr(value, "shape", None) != ():
+        raise ValueError(f"payoff(text_in, video_in) gives {value}; let it return one number, the coalition's value.")
+    return jnp.result_type(value.dtype, jnp.float32)
+
+
+def _evaluate(
+    payoff: Payoff, num_text: int, num_video: int, index: str, join_probability: float
+) -> tuple[Bool[Array, "s n"], Float[Array, " s"]]:
+    """All coalitions, text players first, and their values; checks the arguments."""
+    check_index(index, join_probability)
+    num_players = num_text + num_video
+    if num_players > MAX_PLAYERS:
+        raise ValueError(
+            f"num_text + num_video = {num_players} players make 2^{num_players} coalitions, more than "
+            f"2^{MAX_PLAYERS}; use fewer players, or banzhaf.sample, or for the similarity game "
+            "banzhaf.interaction and banzhaf.value, which have no such limit."
+        )
+    dtype = payoff_dtype(payoff, num_text, num_video)
+    coalitions = jnp.asarray(np.indices((2,) * num_players, dtype=bool).reshape(num_players, -1).T)
+    sides = coalitions[:, :num_text], coalitions[:, num_text:]
+    return coalitions, jax.lax.map(lambda s: payoff(*s), sides, batch_size=_COALITIONS_AT_ONCE).astype(dtype)
+
+
+def _probability(
+    num_others: int, index: str, join_probability: float
+) -> Callable[[Int[Array, " s"]], Float[Array, " s"]]:
+    """Probability of one coalition of the other players, as a function of its size; 0 of impossible sizes."""
     sizes = range(num_others + 1)
     if index == "shapley":
-        return [1 / ((num_others + 1) * math.comb(num_others, size)) for size in sizes]
-    return [join_probability**size * (1 - join_probability) ** (num_others - size) for size in sizes]
+        table = [1 / ((num_others + 1) * math.comb(num_others, size)) for size in sizes]
+    else:
+        table = [join_probability**size * (1 - join_probability) ** (num_others - size) for size in sizes]
+    return lambda size: jnp.where((size >= 0) & (size <= num_others), jnp.asarray(table)[size], 0)
 
 
 def _best_match(similarity: Float[Array, "n m"], present: Bool[Array, " m"]) -> Float[Array, " n"]:

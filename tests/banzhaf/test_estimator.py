@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from tiny_hbi import random_params
 
 from hbi_jax.banzhaf.estimator import InteractionNet, InteractionNetKind
+from tests.tiny_hbi import random_params
 
 KINDS = get_args(InteractionNetKind)
 FEATURES = 4

@@ -37,6 +37,19 @@ def test_empty_side_is_worth_nothing_and_has_finite_gradients(text_in, video_in)
     assert all(bool(jnp.all(gradient == 0)) for gradient in gradients)
 
 
+def test_what_absent_tokens_hold_is_not_read():
+    """Whatever it is, values and gradients are those of the coalition alone."""
+    similarity = jnp.full((3, 3), jnp.nan).at[:2, :2].set(SIMILARITY)
+    logits = jnp.asarray([*LOGITS.tolist(), jnp.inf])
+    present = jnp.asarray([True, True, False])
+    payoff = jax.value_and_grad(banzhaf.coalition_value, (0, 1, 2))
+    value, gradients = payoff(similarity, logits, logits, present, present)
+    wanted, wanted_gradients = payoff(SIMILARITY, LOGITS, LOGITS, ALL, ALL)
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    for got, want in zip(gradients, wanted_gradients, strict=True):
+        np.testing.assert_allclose(got, np.pad(want, (0, 1)), atol=1e-6)
+
+
 def test_coalition_value_of_far_apart_logits():
     """Each coalition is normalised by its own largest weight: two light tokens still share all of it."""
     logits = jnp.asarray([0.0, -200.0, -200.0 + math.log(3)])
@@ -61,6 +74,17 @@ def definition(table: dict, num_text: int, num_video: int, weight) -> np.ndarray
     return result
 
 
+def definition_of_values(table: dict, num_players: int, weight) -> np.ndarray:
+    """For each player a sum over the subsets of the others of what it adds, weighted by their size."""
+    result = np.zeros(num_players)
+    for i in range(num_players):
+        others = [player for player in range(num_players) if player != i]
+        for size in range(len(others) + 1):
+            for chosen in itertools.combinations(others, size):
+                result[i] += weight(size, len(others)) * (table[frozenset(chosen) | {i}] - table[frozenset(chosen)])
+    return result
+
+
 @pytest.mark.parametrize(
     ("options", "weight"),
     [
@@ -77,16 +101,35 @@ def test_enumeration_is_the_definition_on_a_random_game(options, weight):
     values = np.random.default_rng(0).normal(size=(2,) * 5)
     table = {frozenset(np.flatnonzero(bits).tolist()): values[bits] for bits in itertools.product((0, 1), repeat=5)}
     lookup = jnp.asarray(values, jnp.float32)
-    got = banzhaf.enumerate(
-        lambda t, v: lookup[tuple(jnp.concatenate([t, v]).astype(int))], num_text, num_video, **options
-    )
+    payoff = lambda t, v: lookup[tuple(jnp.concatenate([t, v]).astype(int))]  # noqa: E731
+    got = banzhaf.enumerate(payoff, num_text, num_video, **options)
     np.testing.assert_allclose(got, definition(table, num_text, num_video, weight), atol=2e-6)
+    got = jnp.concatenate(banzhaf.enumerate_values(payoff, num_text, num_video, **options))
+    np.testing.assert_allclose(got, definition_of_values(table, 5, weight), atol=2e-6)
 
 
-def test_additive_game_has_no_interaction():
+@pytest.mark.parametrize("options", [{}, {"join_probability": 0.9}, {"index": "shapley"}])
+def test_additive_game_has_no_interaction_and_pays_each_its_worth(options):
     worth_text, worth_video = jnp.asarray([1.0, -2.0, 3.0]), jnp.asarray([0.5, 4.0])
-    got = banzhaf.enumerate(lambda t, v: jnp.sum(t * worth_text) + jnp.sum(v * worth_video), 3, 2)
-    np.testing.assert_allclose(got, 0, atol=1e-6)
+    payoff = lambda t, v: jnp.sum(t * worth_text) + jnp.sum(v * worth_video)  # noqa: E731
+    np.testing.assert_allclose(banzhaf.enumerate(payoff, 3, 2, **options), 0, atol=2e-6)
+    for got, worth in zip(banzhaf.enumerate_values(payoff, 3, 2, **options), (worth_text, worth_video), strict=True):
+        np.testing.assert_allclose(got, worth, atol=2e-6)
+
+
+def test_shapley_values_add_up():
+    payoff = lambda t, v: jnp.sin(1.0 + jnp.sum(t) * jnp.sum(v)) + 3.0 * v[1]  # noqa: E731
+    values = jnp.concatenate(banzhaf.enumerate_values(payoff, 3, 2, index="shapley"))
+    everybody, nobody = (payoff(jnp.full(3, here), jnp.full(2, here)) for here in (True, False))
+    np.testing.assert_allclose(jnp.sum(values), everybody - nobody, atol=2e-6)
+
+
+def test_integer_and_bool_payoffs_are_computed_in_float32():
+    got = banzhaf.enumerate(lambda t, v: t[0] & v[1], 2, 2)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, [[0, 1], [0, 0]], atol=1e-6)
+    values, _ = banzhaf.enumerate_values(lambda t, v: jnp.sum(t) + 0 * jnp.sum(v), 2, 2)
+    np.testing.assert_allclose(values, [1, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{}, {"join_probability": 0.9}, {"index": "shapley"}])
@@ -129,5 +172,12 @@ def test_same_under_jit():
     ],
 )
 def test_bad_input(num_text, num_video, options, message):
-    with pytest.raises(ValueError, match=message):
-        banzhaf.enumerate(lambda t, v: jnp.sum(t) * 1.0, num_text, num_video, **options)
+    for function in (banzhaf.enumerate, banzhaf.enumerate_values):
+        with pytest.raises(ValueError, match=message):
+            function(lambda t, v: jnp.sum(t) * 1.0, num_text, num_video, **options)
+
+
+@pytest.mark.parametrize("payoff", [lambda t, v: t * 1.0, lambda t, v: (jnp.sum(t), jnp.sum(v))])
+def test_a_payoff_that_is_no_number_is_refused(payoff):
+    with pytest.raises(ValueError, match="let it return one number"):
+        banzhaf.enumerate(payoff, 2, 3)

@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.tiny_hbi import CONFIG as FULL
-from tests.tiny_hbi import make_batch, random_params
 
 from hbi_jax.models.hbi import HBI, Level
 from hbi_jax.parallel import make_mesh, path_name, put_batch
@@ -18,6 +16,8 @@ from hbi_jax.train.optimizer import OptimizerConfig, make_optimizer
 from hbi_jax.train.state import TrainState, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
 from hbi_jax.train.teacher import exact_teacher
+from tests.tiny_hbi import CONFIG as FULL
+from tests.tiny_hbi import make_batch, random_params
 
 # One module of each kind: these tests are compilation, three times over.
 CONFIG = dataclasses.replace(

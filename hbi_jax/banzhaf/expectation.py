@@ -1,0 +1,150 @@
+"""What one side of a random coalition comes to: expected best matches and expected softmax weights.
+
+Every real token is in the coalition with probability q, independently of the others. docs/banzhaf.md derives the
+formulas and bounds the error of the quadrature.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+_PAIRWISE_LIMIT = 128  # tokens; up to here comparing all pairs is faster than sorting
+_LARGEST_SPREAD = 80.0  # of logits; keeps exp within float32
+
+
+def product(left: Array, right: Array) -> Array:
+    """Matrix product at the full precision of the inputs, on accelerators too."""
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+# --- the best match -----------------------------------------------------------------------------------------
+
+
+def expected_match(
+    similarity: Float[Array, " n"], mask: Bool[Array, " n"], q
+) -> tuple[Float[Array, ""], Float[Array, " n"]]:
+    """Expected maximum of a random set of a row's real elements, and its change when element j joins the others.
+
+    The element of rank p is the maximum of a random set with probability q (1-q)^p: it is in, all before it
+    are not. So element j, of rank r, brings (1-q)^r times itself, and takes away those after it, which
+    counted without it:
+
+        change_j = s_r (1-q)^r - sum_{p > r} s_p q (1-q)^(p-1),        the maximum of nothing being 0
+    """
+    if similarity.shape[0] > _PAIRWISE_LIMIT:
+        return _match_by_sorting(similarity, mask, q)
+    rank = jnp.sum(_precedes(similarity, mask), axis=0, dtype=jnp.int32)
+    best = jnp.where(mask, similarity * _power(1 - q, rank), 0)
+    after = jnp.sum(jnp.where(rank[:, None] < rank[None, :], best[None, :], 0), axis=1)
+    return q * jnp.sum(best), jnp.where(mask, best - after * (q / (1 - q)), 0)
+
+
+def _match_by_sorting(similarity: Float[Array, " n"], mask: Bool[Array, " n"], q) -> tuple[Array, Array]:
+    """The same as `expected_match` for long rows: O(n log n) in place of O(n^2)."""
+    order = jnp.argsort(jnp.where(mask, similarity, -jnp.inf), descending=True, stable=True)
+    best = jnp.where(mask, similarity, 0)[order] * _power(1 - q, jnp.arange(similarity.shape[0]))
+    after = jnp.pad(jax.lax.cumsum(best, reverse=True)[1:], (0, 1))
+    change = jnp.zeros_like(best).at[order].set(best - after * (q / (1 - q)), unique_indices=True)
+    return q * jnp.sum(best), jnp.where(mask, change, 0)
+
+
+def _precedes(values: Float[Array, " n"], mask: Bool[Array, " n"]) -> Bool[Array, "n n"]:
+    """[i, j]: does i come before j in descending order, real before masked, equal ones by index?"""
+    key = jnp.where(mask, values, -jnp.inf)
+    first, second = key[:, None], key[None, :]
+    position = jnp.arange(values.shape[0])
+    return jnp.where(position[:, None] < position[None, :], first >= second, first > second)
+
+
+def _power(base, exponent: Array) -> Array:
+    """base ** exponent for a base in (0, 1), one exponential an element."""
+    return jnp.exp(exponent * jnp.log(base))
+
+
+# --- the softmax weight -------------------------------------------------------------------------------------
+
+
+def expected_weight_change(logits: Float[Array, " n"], mask: Bool[Array, " n"], q) -> Float[Array, "n n"]:
+    """[i, k]: change of the expected softmax weight of token k when token i joins a random set of others.
+
+    With 1/x = int_0^inf e^(-xt) dt the expectation over a random set becomes a product over its tokens m,
+    each of which contributes f_m = 1 - q + q e^(-w_m t). For k != i
+
+        change[i, k] = - int_0^inf q w_k e^(-w_k t) (1 - e^(-w_i t)) prod_{m != i, k} f_m dt
+
+    which is a matrix product over the nodes of a quadrature, with nothing to cancel. The weights of a set add
+    up to one unless it is empty, so a row adds up to the probability that all other tokens are absent: that
+    gives k = i.
+    """
+    dtype = logits.dtype
+    log_weight = _log_weight(logits, mask)
+    weight = jnp.where(mask, jnp.exp(log_weight), 0)  # a weight of 0 drops out of every product below
+    t, step = _time_nodes(jax.lax.stop_gradient(jnp.min(jnp.where(mask, log_weight, 0))), logits.shape[0], dtype)
+    exponent = weight[:, None] * t[None, :]
+    decay = jnp.exp(-exponent)
+    factor = 1 - q + q * decay
+    of_all = jnp.exp(jnp.sum(jnp.log(factor), axis=0)) * (q * step)
+    joins = (1 - decay) / factor
+    loses = exponent * decay / factor * of_all[None, :]
+    loss = product(joins, loses.T)
+
+    itself = jnp.eye(logits.shape[0], dtype=bool)
+    loss = jnp.where(itself, 0, loss)
+    alone = _power(1 - q, jnp.sum(mask, dtype=dtype) - 1)
+    gain = jnp.where(mask, alone + jnp.sum(loss, axis=1), 0)
+    return jnp.where(itself, gain[:, None], -loss)
+
+
+def _log_weight(logits: Float[Array, " n"], mask: Bool[Array, " n"]) -> Float[Array, " n"]:
+    """Logits relative to the largest real one, with what makes no difference taken out of them.
+
+    Of two neighbours in size further apart than the precision of the dtype, the smaller has no weight beside the
+    larger: how much further does not matter. Closing such gaps keeps the quadrature's range short whatever
+    outliers there are. Written as a sum of gaps to the next larger logit, so that no large numbers are
+    subtracted.
+    """
+    precedes = _precedes(logits, mask)
+    rank = jnp.sum(precedes, axis=0)
+    follows = rank[:, None] + 1 == rank[None, :]
+    next_larger = jnp.sum(jnp.where(follows, logits[:, None], 0), axis=0)
+    gap = jnp.where(mask & (rank > 0), jnp.minimum(next_larger - logits, quadrature(logits.dtype).gap), 0)
+    log_weight = -jnp.sum(jnp.where(rank[:, None] <= rank[None, :], gap[:, None], 0), axis=0)
+    return jnp.maximum(log_weight, -_LARGEST_SPREAD)
+
+
+# --- quadratures --------------------------------------------------------------------------------------------
+
+
+class Quadrature(NamedTuple):
+    """How the integral over t is cut into nodes; docs/banzhaf.md has the error bounds.
+
+    Attributes:
+      nodes: Number of nodes, equally spaced in log t: the error falls like exp(-pi^2 / step).
+      left: The first node is exp(-left) / sqrt(tokens); what is before it weighs less than exp(-2 left) / 4.
+      right: The last node is exp(right) / smallest weight; what is after it weighs about exp(right -
+        exp(right)).
+      gap: Largest gap between neighbouring logits that is told apart from an infinite one.
+    """
+
+    nodes: int
+    left: float
+    right: float
+    gap: float
+
+
+def quadrature(dtype: jnp.dtype) -> Quadrature:
+    """What serves logits over a range of 25 to 1e-5 in float32 and to 1e-9 in float64."""
+    if dtype == jnp.float64:
+        return Quadrature(nodes=160, left=13.0, right=3.7, gap=26.0)
+    return Quadrature(nodes=64, left=8.0, right=3.0, gap=17.0)
+
+
+def _time_nodes(lowest: Float[Array, ""], num_tokens: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Nodes t and their spacing in log t, for weights between exp(lowest) and 1."""
+    nodes, left, right, _ = quadrature(dtype)
+    start = -left - 0.5 * math.log(num_tokens)
+    step = (right - lowest - start) / (nodes - 1)
+    return jnp.exp(start + step * jnp.arange(nodes, dtype=dtype)), step
