@@ -9,12 +9,9 @@ Seeds change initialisation and the order of the data; the rendered videos are t
 
 import argparse
 import concurrent.futures
-import json
 import pathlib
-import statistics
-import subprocess
-import sys
 
+from benchmarks import runs
 from benchmarks.harness import write
 
 # Overrides of configs/quickstart.py.
@@ -33,33 +30,8 @@ METHODS = {
 def run(method: str, seed: int, workdir: pathlib.Path, extra: list[str]) -> dict:
     """Trains and evaluates one method with one seed, unless that is done already; gives its report."""
     folder = workdir / f"{'-'.join(method.replace(',', '').split())}-{seed}"
-    command = [
-        sys.executable,
-        "-m",
-        "hbi_jax.main",
-        "--config=configs/quickstart.py",
-        f"--workdir={folder}",
-        f"--config.seed={seed}",
-        f"--config.data.annotations={workdir / 'data'}",
-        f"--config.data.videos={workdir / 'data' / 'videos'}",
-        *METHODS[method],
-        *extra,
-    ]
-    if not (folder / "report.json").exists():
-        subprocess.run(command, check=True)
-    return json.loads((folder / "report.json").read_text())
-
-
-def figures(report: dict, row: int = 0) -> dict[str, float]:
-    """What the table shows of one row of a report."""
-    test, twins = report["galleries"]
-    metrics = test["rows"][row]["metrics"]
-    return {
-        "t2v R@1": metrics["t2v"]["R@1"],
-        "t2v R@10": metrics["t2v"]["R@10"],
-        "v2t R@1": metrics["v2t"]["R@1"],
-        "in-group accuracy": twins["rows"][row]["group_accuracy"],
-    }
+    flags = (f"--config.seed={seed}", *runs.world(workdir), *METHODS[method], *extra)
+    return runs.run(folder, "configs/quickstart.py", *flags)
 
 
 def main() -> None:
@@ -78,19 +50,9 @@ def main() -> None:
     reports = {
         method: [report for (name, _), report in zip(jobs, done, strict=True) if name == method] for method in METHODS
     }
-    runs = {method: [figures(report) for report in rows] for method, rows in reports.items()}
-    runs["untrained"] = [figures(report, row=-1) for report in reports["HBI"]]
-    table = {
-        method: {
-            name: {
-                "mean": round(statistics.mean(row[name] for row in rows), 1),
-                "min": round(min(row[name] for row in rows), 1),
-                "max": round(max(row[name] for row in rows), 1),
-            }
-            for name in rows[0]
-        }
-        for method, rows in runs.items()
-    }
+    figures = {method: [runs.figures(report) for report in rows] for method, rows in reports.items()}
+    figures["untrained"] = [runs.figures(report, row=-1) for report in reports["HBI"]]
+    table = {method: runs.summary(rows) for method, rows in figures.items()}
     test, twins = reports["HBI"][0]["galleries"]
     chance = {name: test["chance"][name[:3]][name[4:]] for name in ("t2v R@1", "t2v R@10", "v2t R@1")}
     results = {
@@ -99,7 +61,7 @@ def main() -> None:
         "chance": chance | {"in-group accuracy": twins["group_chance"]},
         "test_videos": test["videos"],
         "twin_videos": twins["videos"],
-        "runs": runs,
+        "runs": figures,
         "training": {method: [report["training"] for report in rows] for method, rows in reports.items()},
     }
     write(arguments.out, "quickstart_seeds", results)

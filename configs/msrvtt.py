@@ -1,10 +1,11 @@
 """MSR-VTT retrieval, 1k-A split, with the settings of HBI V2's paper on ViT-B/32.
 
-Command:  python -m hbi_jax.main --config=configs/msrvtt.py --workdir=runs/msrvtt \
+Command:  python -m hbi_jax.main --config=configs/msrvtt.py --workdir=runs/msrvtt --config.init=FOLDER \
               --config.data.annotations=FOLDER --config.data.videos=FOLDER
+          with the folder of CLIP's converted weights (docs/pretrained.md)
 Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
-Expected: the paper's HBI V2 has text-to-video R@1 49.4, R@5 74.6, R@10 83.8, MnR 12.2. That is with CLIP's
-          weights and with reconstruction; without pre-trained weights this configuration learns little.
+Expected: the paper's HBI V2 has text-to-video R@1 49.4, R@5 74.6, R@10 83.8, MnR 12.2. That is with
+          reconstruction, which this is without yet. Without pre-trained weights it learns little.
 """
 
 from hbi_jax.config import default_config
