@@ -1,12 +1,14 @@
 """What bfloat16 activations do to the ranks of a trained model: `python -m benchmarks.bench_bfloat16 --workdir RUN`.
 
-Encodes and scores every gallery of a work folder twice, in float32 and in bfloat16, with the folder's best checkpoint.
-Writes bench_bfloat16.json; about a minute after `make quickstart`.
+Encodes and scores galleries of the embedded world twice, in float32 and in bfloat16, with the best checkpoint of the
+quickstart's work folder: 500 test videos, rendered for this, and the near-twins. Writes bench_bfloat16.json; about a
+minute after `make quickstart`.
 """
 
 import argparse
 import json
 import pathlib
+import tempfile
 
 import numpy as np
 from jaxtyping import Float
@@ -15,11 +17,13 @@ from ml_collections import ConfigDict
 from benchmarks import harness
 from hbi_jax import build
 from hbi_jax.config import default_config
+from hbi_jax.data import shapes
 from hbi_jax.evaluate.retrieval import Gallery
 from hbi_jax.parallel import make_mesh
 from hbi_jax.weights import load_weights
 
 DTYPES = ("float32", "bfloat16")
+TEST_VIDEOS = 500
 
 
 def ranks(similarity: Float[np.ndarray, "a b"], own: np.ndarray) -> np.ndarray:
@@ -57,9 +61,20 @@ def main() -> None:
     options = parser.parse_args()
     config = default_config()
     config.update(ConfigDict(json.loads((options.workdir / "config.json").read_text())))
-    params, mesh, results = load_weights(str(options.workdir)).params, make_mesh(), {}
+    with tempfile.TemporaryDirectory() as world:
+        config.data.annotations, config.data.videos = world, f"{world}/videos"
+        config.data.world.update(num_train=64, num_val=8, num_test=TEST_VIDEOS)
+        shapes.generate(pathlib.Path(world), build.world(config))
+        results = compare_all(config, options.workdir)
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(harness.write(options.out, "bench_bfloat16", {"model": config.name, "galleries": results}))
+
+
+def compare_all(config: ConfigDict, workdir: pathlib.Path) -> dict:
+    """Every gallery of the configuration, with the best checkpoint of a work folder."""
+    params, mesh, results = load_weights(str(workdir)).params, make_mesh(), {}
     for name in config.data.galleries:
-        source = build.source(config, build.split(config, name, str(options.workdir)))
+        source = build.source(config, build.split(config, name, str(workdir)))
         galleries, similarities = [], []
         for dtype in DTYPES:
             config.model.dtype = dtype
@@ -68,8 +83,7 @@ def main() -> None:
             similarities.append(evaluator.similarity(galleries[-1]))
         results[name] = compare(galleries, similarities)
         print(name, results[name])
-    options.out.mkdir(parents=True, exist_ok=True)
-    print(harness.write(options.out, "bench_bfloat16", {"model": config.name, "galleries": results}))
+    return results
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import re
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/differences.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/differences.md", "docs/pretrained.md")
 _MARKED = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 
 
@@ -98,7 +98,9 @@ def interaction() -> str:
     return (
         f"{pairs} pairs of {words} words and {frames} frames take **{batch['median_ms']:.1f} ms** "
         f"({gradient['median_ms']:.1f} ms with the gradient) on {_where(result)}, and differ from the enumeration of "
-        f"all coalitions by at most {error32:.0e} in float32 and {error64:.0e} in float64."
+        f"all coalitions by at most {error32:.0e} in float32 and {error64:.0e} in float64. One forward pass of the "
+        f"estimator network takes {1 / result['exact_over_estimator']:.0f} times as long; sampling in the time of the "
+        f"closed form errs {result['sampling']['at_equal_time']['error_over_exact_error']:.0e} times as much."
     )
 
 
@@ -149,6 +151,56 @@ def bfloat16() -> str:
     return _table([*header, "largest change of a similarity"], rows)
 
 
+def teachers() -> str:
+    """Exact, estimated and sampled interactions as teachers."""
+    result = _load("teachers")
+    labels, step, table = result["labels"], result["step"], result["table"]
+    level = next(iter(labels["zero"]))
+    names = {"t2v R@1": "R@1", "in-group accuracy": "among near-twins"}
+    rows = []
+    for teacher, figures in table.items():
+        rmse, correlation, top1 = labels[teacher][level] if teacher in labels else (0.0, 1.0, 100.0)
+        rows.append(
+            [
+                teacher,
+                f"{rmse:.2g}",
+                f"{correlation:.2f}",
+                f"{top1:.0f} %",
+                f"{step[teacher]['median_ms']:.0f} ms ({step[teacher]['min_ms']:.0f} to {step[teacher]['max_ms']:.0f})",
+                *(
+                    f"{figures[name]['mean']:.1f} ({figures[name]['min']:.1f} to {figures[name]['max']:.1f})"
+                    for name in names
+                ),
+            ]
+        )
+    header = ["teacher", "label error", "correlation", "same best frame", "time of a step", *names.values()]
+    return (
+        f"{_table(header, rows)}\n\nLabels: of the {level} level, test gallery, root mean square error after scaling "
+        f"by {result['label_scale']:g} (always answering zero errs by {labels['zero'][level][0]:.2g}); "
+        f"{result['num_samples']:,} coalitions a pair are sampled. Retrieval: percent, {len(result['seeds'])} seeds, "
+        f"mean (smallest to largest), {result['test_videos']} test videos. The estimator's pre-training took "
+        f"{result['pretraining_seconds']:.0f} s more. Batches of {result['batch_size']}, {_where(result)}."
+    )
+
+
+def load() -> str:
+    """Loading and converting weights of ViT-B/32's size."""
+    result = _load("bench_load")
+    rows = [
+        [
+            what,
+            f"{row['median_s']:.1f} s ({row['min_s']:.1f} to {row['max_s']:.1f})",
+            f"{row['peak_above_imports_mib']} MiB",
+        ]
+        for what, row in (
+            ("`hbi_jax.load`", result["load"]),
+            ("`convert`, from Hugging Face's layout", result["convert"]),
+        )
+    ]
+    table = _table([f"{result['size_mib']} MiB of weights", "time", "peak memory above the imports"], rows)
+    return f"{table}\n\nEach in a process of its own, {result['calls']} times; {_where(result)}."
+
+
 FIGURES = {
     "quickstart": quickstart,
     "fresh_quickstart": fresh_quickstart,
@@ -156,6 +208,8 @@ FIGURES = {
     "interaction": interaction,
     "published_differences": published_differences,
     "bfloat16": bfloat16,
+    "teachers": teachers,
+    "load": load,
 }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,17 @@ from ml_collections import ConfigDict
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.config import ConfigError
 from hbi_jax.data import shapes
+from hbi_jax.data.answers import Vocabulary
 from hbi_jax.data.augment import AUGMENTATIONS, Augmentation
 from hbi_jax.data.datasets import Split, load_split
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
+from hbi_jax.evaluate.answers import AnswerEvaluator
 from hbi_jax.evaluate.retrieval import RetrievalEvaluator
+from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.clip import CLIPConfig
 from hbi_jax.models.hbi import HBI, HBIConfig, Level
+from hbi_jax.train.answers import AnswerLossConfig, answer_loss
 from hbi_jax.train.loop import LoopConfig
 from hbi_jax.train.objective import LossConfig, retrieval_loss
 from hbi_jax.train.optimizer import OptimizerConfig
@@ -28,6 +33,8 @@ from hbi_jax.train.step import LossFn
 from hbi_jax.train.teacher import Teacher, estimator_teacher, exact_teacher, sampled_teacher
 from hbi_jax.types import Batch
 from hbi_jax.weights import load_weights
+
+_Loss = TypeVar("_Loss", LossConfig, AnswerLossConfig)
 
 
 def _plain(section: ConfigDict, **changes: object) -> dict:
@@ -38,15 +45,23 @@ def _plain(section: ConfigDict, **changes: object) -> dict:
 
 def model(config: ConfigDict) -> HBI:
     """The model of `config.model`."""
+    return HBI(_hbi_config(config))
+
+
+def answer_model(config: ConfigDict, num_answers: int) -> AnswerHBI:
+    """The model of `config.model` with the answer heads of `config.answers`."""
+    answers = config.answers
+    return AnswerHBI(_hbi_config(config), num_answers, answers.dropout_rate, answers.question_only)
+
+
+def _hbi_config(config: ConfigDict) -> HBIConfig:
     levels = tuple(Level(name, words or None, frames or None) for name, words, frames in config.model.levels)
-    return HBI(
-        HBIConfig(
-            **_plain(
-                config.model,
-                clip=CLIPConfig(**config.model.clip),
-                levels=levels,
-                dtype=jnp.dtype(config.model.dtype),
-            )
+    return HBIConfig(
+        **_plain(
+            config.model,
+            clip=CLIPConfig(**config.model.clip),
+            levels=levels,
+            dtype=jnp.dtype(config.model.dtype),
         )
     )
 
@@ -65,15 +80,22 @@ def teacher(config: ConfigDict) -> Teacher:
     """Where the interaction comes from, by `config.loss.teacher`.
 
     Raises:
-      ConfigError: If `config.loss.estimator` holds no estimator.
+      ConfigError: If `config.loss.estimator` is needed and holds no estimator.
     """
     if config.loss.teacher != "estimator":
         return _computed_teacher(config.loss.teacher, config.loss.interaction_scale, config.loss.num_samples)
     path = config.loss.estimator
-    weights = load_weights(path)
-    if weights.kind != "estimator":
+    if not path:
         raise ConfigError(
-            f"config.loss.estimator={path!r} holds weights of kind {weights.kind!r}: wanted an estimator; train one "
+            "config.loss.estimator is not set: wanted the folder of an estimator where config.loss.teacher is "
+            "'estimator'; train one with configs/estimator.py, or convert the published one"
+        )
+    found = load_weights(path)
+    # A published checkpoint carries the estimator that taught it.
+    weights = found if found.kind == "estimator" else found.estimator
+    if weights is None:
+        raise ConfigError(
+            f"config.loss.estimator={path!r} holds weights of kind {found.kind!r}: wanted an estimator; train one "
             "with configs/estimator.py, or convert the published one"
         )
     return estimator_teacher(weights.model, weights.params, config.model.padding)
@@ -84,10 +106,18 @@ def _computed_teacher(way: str, scale: float, num_samples: int) -> Teacher:
 
 
 def loss_fn(hbi: HBI, config: ConfigDict) -> LossFn:
-    """The objective of `config.loss`."""
-    fields = {field.name for field in dataclasses.fields(LossConfig)}
-    weights = LossConfig(**{name: value for name, value in config.loss.items() if name in fields})
-    return functools.partial(retrieval_loss, hbi, weights, teacher(config))
+    """The objective of `config.loss` for retrieval."""
+    return functools.partial(retrieval_loss, hbi, _weights(LossConfig, config), teacher(config))
+
+
+def answer_loss_fn(answer_hbi: AnswerHBI, config: ConfigDict) -> LossFn:
+    """The objective of `config.loss` for answers."""
+    return functools.partial(answer_loss, answer_hbi, _weights(AnswerLossConfig, config), teacher(config))
+
+
+def _weights(kind: type[_Loss], config: ConfigDict) -> _Loss:
+    """Those fields of `config.loss` that an objective has."""
+    return kind(**{field.name: config.loss[field.name] for field in dataclasses.fields(kind)})
 
 
 def optimizer(config: ConfigDict) -> OptimizerConfig:
@@ -107,6 +137,11 @@ def retrieval_evaluator(hbi: HBI, config: ConfigDict, mesh: Mesh) -> RetrievalEv
     return RetrievalEvaluator(
         hbi, mesh, config.eval.batch_size, config.eval.video_block, tuple(config.eval.level_rates)
     )
+
+
+def answer_evaluator(answer_hbi: AnswerHBI, config: ConfigDict, mesh: Mesh) -> AnswerEvaluator:
+    """Answers the questions of a split as `config.eval` says."""
+    return AnswerEvaluator(answer_hbi, mesh, config.eval.batch_size, tuple(config.eval.level_rates))
 
 
 def abstract_batch(config: ConfigDict) -> Batch:
@@ -168,6 +203,20 @@ def split(config: ConfigDict, name: str, workdir: str) -> Split:
         num_val_videos=config.data.num_val_videos,
         galleries=dict(config.data.galleries),
     )
+
+
+def vocabulary(config: ConfigDict, workdir: str) -> Vocabulary:
+    """What `config.answers` chooses among: a file's answers, or those of the training split.
+
+    Raises:
+      ConfigError: If the folders are not set.
+      DataError: If the file or the annotations are not what they should be.
+    """
+    answers = config.answers
+    if answers.vocabulary:
+        return Vocabulary.read(folder(config, "annotations", workdir) / answers.vocabulary)
+    records = split(config, "train", workdir).records
+    return Vocabulary.build([record.answer for record in records], answers.top_answers or None, answers.min_count)
 
 
 def tokenizer(config: ConfigDict) -> Tokenizer:

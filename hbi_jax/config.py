@@ -18,7 +18,8 @@ def default_config() -> ConfigDict:
 
     # What tables call the method.
     config.name = "HBI"
-    # What is trained: retrieval, or estimator (the network of loss.teacher=estimator).
+    # What is trained: retrieval, answers (to questions about videos), or estimator (the network of
+    # loss.teacher=estimator).
     config.task = "retrieval"
     # Weights to start from: a folder of `python -m hbi_jax.pretrained convert`, or a work folder. Nothing: random.
     config.init = ""
@@ -47,7 +48,8 @@ def default_config() -> ConfigDict:
     config.model.frame_layers = 4
     # Rows of the frame position embedding, at least data.num_frames.
     config.model.max_frames = 77
-    # Hidden width of the token-weight MLPs: 128 in HBI V2, twice the embedding in V1. 0: all real tokens weigh the same.
+    # Hidden width of the token-weight MLPs: 128 in HBI V2, twice the embedding in V1. 0: all real tokens weigh the
+    # same.
     config.model.weight_features = 1024
     # The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
     config.model.pooled = False
@@ -71,7 +73,7 @@ def default_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.data = ConfigDict()
-    # Layout of the annotation files: msrvtt.
+    # Layout of the annotation files: msrvtt, activitynet (paragraphs), or msrvtt_qa for task=answers.
     config.data.dataset = "msrvtt"
     # Folders of the annotation files and of the video files. {workdir} stands for the work folder.
     config.data.annotations = config_dict.placeholder(str)
@@ -80,14 +82,14 @@ def default_config() -> ConfigDict:
     config.data.render = ""
     # What is rendered: fields of hbi_jax.data.shapes.WorldConfig. Empty: its defaults.
     config.data.world = ConfigDict()
-    # File of the training video ids.
-    config.data.train_list = "MSRVTT_train.9k.csv"
+    # File of the training video ids. Nothing: the data set's own.
+    config.data.train_list = ""
     # File of the validation video ids, or nothing: then num_val_videos are held out of the training list.
     config.data.val_list = ""
     config.data.num_val_videos = 0
     # Text and video of the galleries that are evaluated at the end: name -> file. A file with a column
-    # `group` also gets its in-group accuracy.
-    config.data.galleries = ConfigDict({"test": "MSRVTT_JSFUSION_test.csv"})
+    # `group` also gets its in-group accuracy. Empty: the data set's own.
+    config.data.galleries = ConfigDict()
     # Words of a text, start and end token included; longer texts are cut.
     config.data.num_words = 32
     # Frames of a video at most, and how many a second are candidates.
@@ -127,6 +129,23 @@ def default_config() -> ConfigDict:
     config.loss.mask_same_video = True
     # Form of the divergences of interaction and distillation: paper, or published (docs/differences.md).
     config.loss.divergence = "paper"
+    # Of task=answers: lambda of Eq. 16, the weight of every level's cross-entropy.
+    config.loss.answer_weight = 2.5
+    # Of task=answers: weight of every level's contrast and interaction.
+    config.loss.alignment_weight = 1.0
+    # Of task=answers: what is distilled, the similarity of question and video (V2) or the answers (V1).
+    config.loss.distil = "similarity"
+
+    config.answers = ConfigDict()
+    # What task=answers chooses among: a file of the annotation folder, {answer: number}; or nothing: the answers of the
+    # training split, of which top_answers are kept, the most frequent (0: all), those that occur min_count times.
+    config.answers.vocabulary = ""
+    config.answers.top_answers = 0
+    config.answers.min_count = 1
+    # Share of the answer heads' inputs that training drops.
+    config.answers.dropout_rate = 0.1
+    # A model that never sees a frame, to know what the questions alone give away.
+    config.answers.question_only = False
 
     config.estimator = ConfigDict()
     # The network that task=estimator trains: its kind, as model.header, and its width.
@@ -179,7 +198,7 @@ def default_config() -> ConfigDict:
     # How much each level's similarity counts; 0: the level is not computed.
     config.eval.level_rates = (1.0, 0.0, 0.0)
     # Metric of the validation whose largest value marks the best checkpoint: t2v/R@1, v2t/R@10, Rsum, ... of
-    # retrieval; correlation or top1 of the estimator.
+    # retrieval; accuracy or in_vocabulary/accuracy of answers; correlation or top1 of the estimator.
     config.eval.best_metric = "t2v/R@1"
     # The report's table also gets the same model untrained, and mean-pooled features.
     config.eval.baselines = True
@@ -223,6 +242,10 @@ _LEAST = {
     "estimator.num_features": 1,
     "estimator.num_samples": 2,
     "loss.distillation_weight": 0,
+    "loss.answer_weight": 0,
+    "loss.alignment_weight": 0,
+    "answers.top_answers": 0,
+    "answers.min_count": 1,
     "optimizer.learning_rate": 0,
     "optimizer.clip_learning_rate": 0,
     "optimizer.weight_decay": 0,
@@ -259,13 +282,17 @@ _RATES = (
     "optimizer.warmup_rate",
     "optimizer.b1",
     "optimizer.b2",
+    "answers.dropout_rate",
 )
 
 # Metrics of each task of which more is better.
 _BEST_METRICS = {
     "retrieval": (*(f"{way}/R@{rank}" for way in ("t2v", "v2t") for rank in (1, 5, 10, 50)), "Rsum"),
     "estimator": ("correlation", "top1"),
+    "answers": ("accuracy", "in_vocabulary/accuracy"),
 }
+# Data sets of questions.
+_QUESTIONS = ("msrvtt_qa",)
 _NETS = ("none", "mlp", "cnn", "mlp_sa", "cnn_sa")
 
 _CHOICES = {
@@ -276,10 +303,11 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "loss.teacher": ("exact", "sampled", "estimator"),
     "loss.divergence": ("paper", "published"),
+    "loss.distil": ("similarity", "answers"),
     "optimizer.name": ("adamw", "bert_adam"),
     "estimator.kind": _NETS[1:],
     "estimator.labels": ("exact", "sampled"),
-    "data.dataset": ("msrvtt",),
+    "data.dataset": ("activitynet", "msrvtt", "msrvtt_qa"),
     "data.render": ("", "shapes"),
     "data.augmentation": ("none", "rand_augment", "crop_flip"),
 }
@@ -318,11 +346,11 @@ def validate(config: ConfigDict) -> None:
     wanted = f"one of {', '.join(map(repr, metrics))} where config.task={config.task!r}"
     _wanted(best in metrics, "eval.best_metric", best, wanted, "choose one of them")
     _wanted(
-        config.loss.teacher != "estimator" or bool(config.loss.estimator),
-        "loss.estimator",
-        config.loss.estimator,
-        "the folder of an estimator where config.loss.teacher='estimator'",
-        "train one with configs/estimator.py, or convert the published one",
+        config.task != "answers" or config.data.dataset in _QUESTIONS,
+        "data.dataset",
+        config.data.dataset,
+        f"one of {', '.join(map(repr, _QUESTIONS))}, which have questions, where config.task='answers'",
+        "choose one of them",
     )
 
     clip, model, data, train = config.model.clip, config.model, config.data, config.train

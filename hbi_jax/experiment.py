@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from hbi_jax import __version__, build
 from hbi_jax.config import ConfigError, default_config, validate
 from hbi_jax.data import shapes
+from hbi_jax.data.datasets import Split
 from hbi_jax.data.source import Source
 from hbi_jax.evaluate import report as reports
 from hbi_jax.parallel import DATA_AXIS, make_mesh, put_batch
@@ -35,13 +36,15 @@ from hbi_jax.train.state import TrainState, abstract_state, init_state, state_sh
 from hbi_jax.train.step import make_train_step
 from hbi_jax.train.writers import ConsoleWriter, JsonlWriter, MultiWriter, TensorBoardWriter
 from hbi_jax.visualize.curves import plot_training
-from hbi_jax.weights import open_checkpoint
+from hbi_jax.weights import is_converted, open_checkpoint, workdir_of
 
 _log = logging.getLogger(__name__)
 
-# What may change between the first start of a run and the next: nothing of it changes what is learnt, and data may
+# What may change between the first start of a run and the next: nothing of it changes what is learnt, and folders may
 # have moved.
 FREE_FIELDS = (
+    "init",
+    "loss.estimator",
     "data.annotations",
     "data.videos",
     "data.num_workers",
@@ -110,9 +113,13 @@ def train(setup: Setup) -> None:
     config, task = setup.config, setup.task
     source = task.source("train")
     validation = task.source("val") if config.data.val_list or config.data.num_val_videos else None
+    shared = []
     for gallery in task.galleries:
-        # Read only to be checked: what is wrong with it is better told now than after the training.
-        build.split(config, gallery, str(setup.workdir))
+        # What is wrong with a gallery is better told now than after the training.
+        records = build.split(config, gallery, str(setup.workdir))
+        if validation is not None and _video_ids(validation.split) & _video_ids(records):
+            shared.append(gallery)
+            _log.warning("the validation split shares videos with gallery %r: its figures will be selected on", gallery)
     loop_config = build.loop(config, len(source.split.records))
     optimizer_config = build.optimizer(config)
     tx = make_optimizer(optimizer_config, jax.eval_shape(task.init_params), loop_config.num_steps)
@@ -138,7 +145,7 @@ def train(setup: Setup) -> None:
 
         begun = time.perf_counter()
         step_fn = make_train_step(task.loss_fn(), tx, setup.mesh, state_shardings(abstract), config.seed)
-        compiled = step_fn.lower(abstract, build.abstract_batch(config)).compile()
+        compiled = step_fn.lower(abstract, task.abstract_batch()).compile()
         compile_seconds = time.perf_counter() - begun
         clips_per_second = _measure_pipeline(setup)
         _log.info(
@@ -172,7 +179,11 @@ def train(setup: Setup) -> None:
         wait_seconds=summary.wait_seconds,
     )
     if jax.process_index() == 0:
-        facts = {"training": dataclasses.asdict(training), "unreadable": source.unreadable}
+        facts = {
+            "training": dataclasses.asdict(training),
+            "unreadable": source.unreadable,
+            "selection": _selection(validation, shared),
+        }
         (setup.workdir / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -181,16 +192,23 @@ def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
 
     Args:
       setup: From `prepare`, with the configuration that the checkpoint was trained with.
-      checkpoint: A work folder (its best step) or one of its steps; by default the work folder of `setup`.
+      checkpoint: A work folder (its best step), one of its steps, or a folder of converted weights; by default the
+        work folder of `setup`.
 
     Raises:
       DataError: If the data is not what it should be.
       CheckpointError: If there is no checkpoint, or it is another model's.
     """
-    params, step = restore_params(setup, checkpoint or str(setup.workdir))
-    results = setup.task.evaluate(params, step)
+    path = checkpoint or str(setup.workdir)
+    if is_converted(path):
+        params = setup.task.placed(functools.partial(setup.task.load_converted, path=path))
+        label = "converted weights"
+    else:
+        params, step = restore_params(setup, path)
+        label = f"step {step}"
+    results = setup.task.evaluate(params, label)
     if jax.process_index() == 0:
-        _report(setup, results)
+        _report(setup, results, of_this_run=checkpoint is None)
 
 
 def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
@@ -198,7 +216,9 @@ def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
 
     Raises:
       CheckpointError: If there is none, or it is another model's.
+      ConfigError: If the task does not agree with what that work folder's parameters mean.
     """
+    setup.task.check_workdir(workdir_of(checkpoint))
     with open_checkpoint(checkpoint, setup.config.eval.best_metric) as (checkpoints, step):
         return checkpoints.restore_params(setup.task.abstract_params(), step), step
 
@@ -224,8 +244,23 @@ def _claim_workdir(setup: Setup, resumes: bool) -> None:
                     f"config.{name}={mine.get(field)!r}, but --workdir={setup.workdir} was started with "
                     f"{theirs.get(field)!r}; use that, or another --workdir"
                 )
+        setup.task.check_workdir(setup.workdir)
     if jax.process_index() == 0:
         file.write_text(setup.config.to_json(indent=2) + "\n")
+        setup.task.claim_workdir()
+
+
+def _selection(validation: Source | None, shared: list[str]) -> str:
+    """How the checkpoint was chosen; `shared` are the galleries that have videos of the validation split."""
+    if validation is None:
+        return "There was no validation split: the checkpoint is the last one."
+    if shared:
+        return f"The checkpoint is the best by a validation split that shares videos with {', '.join(shared)}."
+    return "The checkpoint is the best by the validation split, which shares no video with any gallery."
+
+
+def _video_ids(split: Split) -> set[str]:
+    return {record.video_id for record in split.videos}
 
 
 def _measure_pipeline(setup: Setup) -> float:
@@ -234,7 +269,7 @@ def _measure_pipeline(setup: Setup) -> float:
     uncached.data.cache_gib = 0.0
     source = build.source(uncached, build.split(uncached, "train", str(setup.workdir)))
     begun = time.perf_counter()
-    with setup.task.batches(source, 0) as batches:
+    with contextlib.closing(setup.task.batches(source, 0)) as batches:
         rows = sum(len(batch.record_index) for batch in itertools.islice(batches, 5))
         return rows / (time.perf_counter() - begun)
 
@@ -268,22 +303,17 @@ def _flat(tree: dict, prefix: str = "") -> dict:
     return out
 
 
-def _report(setup: Setup, results: Results) -> None:
+def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
     config, training, metrics = setup.config, None, setup.workdir / "metrics.jsonl"
-    unreadable, pictures = results.unreadable, list(results.pictures)
-    if (setup.workdir / "training.json").exists():
+    unreadable, pictures, protocol = results.unreadable, list(results.pictures), list(results.protocol)
+    if of_this_run and (setup.workdir / "training.json").exists():
         facts = json.loads((setup.workdir / "training.json").read_text())
         training, unreadable = reports.Training(**facts["training"]), unreadable | facts["unreadable"]
-    if metrics.exists():
+        protocol.append(facts["selection"])
+    if of_this_run and metrics.exists():
         curves = setup.workdir / "pictures" / "training.png"
         plot_training(metrics, curves)
         pictures.insert(0, reports.Picture(str(curves), "Losses, learning rates and validation over training."))
-    validated = config.data.val_list or config.data.num_val_videos
-    protocol = (
-        "The checkpoint is the best by the validation split, which shares no video with training or galleries."
-        if validated
-        else "There is no validation split: the checkpoint is the last one."
-    )
     report = reports.Report(
         title=f"{config.name}: {config.task}",
         command=shlex.join(["python", "-m", "hbi_jax.main", *sys.argv[1:]]),
@@ -292,7 +322,7 @@ def _report(setup: Setup, results: Results) -> None:
         dataset=results.dataset,
         galleries=results.galleries,
         tables=results.tables,
-        protocol=(*results.protocol, protocol),
+        protocol=protocol,
         training=training,
         unreadable=unreadable,
         pictures=pictures,

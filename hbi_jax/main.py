@@ -34,8 +34,8 @@ _MODE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "What --mode=evaluate takes: another work folder (its best checkpoint) or one step of it, such as "
-    "runs/quickstart/checkpoints/500. By default the best of --workdir.",
+    "What --mode=evaluate takes: another work folder (its best checkpoint), one step of it, such as "
+    "runs/quickstart/checkpoints/500, or a folder of converted weights. By default the best of --workdir.",
 )
 _MULTIHOST = flags.DEFINE_bool(
     "multihost",

@@ -78,3 +78,20 @@ class Batch(NamedTuple):
     video_index: Int[ArrayLike, " b"]
     record_index: Int[ArrayLike, " b"]
     example_mask: Bool[ArrayLike, " b"]
+
+
+class AnswerBatch(NamedTuple):
+    """Questions with their videos, and their answers.
+
+    Attributes:
+      batch: The questions as texts, beside the frames.
+      answer: Number of the right answer in the vocabulary; -1 where the vocabulary lacks it.
+    """
+
+    batch: Batch
+    answer: Int[ArrayLike, " b"]
+
+    @property
+    def record_index(self) -> Int[ArrayLike, " b"]:
+        """That of the questions."""
+        return self.batch.record_index

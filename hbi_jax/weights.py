@@ -15,7 +15,18 @@ from hbi_jax.pretrained import Pretrained, PretrainedError
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 
 # What a work folder's task leaves behind, in the words of `hbi_jax.pretrained`.
-KINDS = {"retrieval": "hbi", "estimator": "estimator"}
+KINDS = {"retrieval": "hbi", "estimator": "estimator", "answers": "answer"}
+
+
+def workdir_of(path: str) -> epath.Path:
+    """The work folder that `path` is, or whose step it is."""
+    place = epath.Path(path).expanduser()
+    return place.parent.parent if place.parent.name == "checkpoints" else place
+
+
+def is_converted(path: str) -> bool:
+    """Whether the path is of a folder of weights rather than of a run's checkpoints."""
+    return not (workdir_of(path) / "checkpoints").is_dir() and (workdir_of(path) / "model.safetensors").is_file()
 
 
 @contextlib.contextmanager
@@ -29,7 +40,9 @@ def open_checkpoint(path: str, best_metric: str) -> Iterator[tuple[Checkpoints, 
     Raises:
       CheckpointError: If there is none.
     """
-    place = epath.Path(path)
+    place = epath.Path(path).expanduser()
+    if place.is_file():
+        raise CheckpointError(f"{place} is a file, wanted a folder; convert it: python -m hbi_jax.pretrained convert")
     is_step = place.name.isdigit() and place.parent.name == "checkpoints"
     folder = place.parent if is_step else place / "checkpoints"
     if not folder.is_dir() or (is_step and not place.is_dir()):
@@ -50,15 +63,16 @@ def load_weights(path: str) -> Pretrained:
     Raises:
       PretrainedError, CheckpointError: If there are none.
     """
-    place = epath.Path(path)
-    workdir = place.parent.parent if place.parent.name == "checkpoints" else place
+    workdir = workdir_of(path)
     if not (workdir / "checkpoints").is_dir():
         return pretrained.load(path)
     try:
         config = ConfigDict(json.loads((workdir / "config.json").read_text()))
         task, best_metric = config.get("task", "retrieval"), config.eval.best_metric
         kind = KINDS[task]
-        section = config.model if kind == "hbi" else config.estimator
+        fields = json.loads((config.estimator if kind == "estimator" else config.model).to_json())
+        if kind == "answer":
+            fields["dropout_rate"] = config.answers.dropout_rate
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{workdir}/config.json does not tell what the checkpoints are of ({error}); give a folder that "
@@ -68,18 +82,30 @@ def load_weights(path: str) -> Pretrained:
         params = jax.device_get(checkpoints.restore_saved(step))
     if kind == "estimator":
         params = {"params": params["params"]["estimator"]}
-    return Pretrained(kind, json.loads(section.to_json()), params)
+    if kind == "answer":
+        fields["num_answers"] = params["params"][f"answer_{fields['levels'][0][0]}"]["logits"]["bias"].shape[0]
+    return Pretrained(kind, fields, params)
 
 
-def initialize(params: PyTree, config: ConfigDict, task: str) -> PyTree:
-    """Fresh parameters of an HBI model, with what `config.init` holds in their place.
+def initialize(params: PyTree, config: ConfigDict, path: str, field: str, kind: str | None = None) -> PyTree:
+    """Fresh parameters of a model, with the weights at `path` in their place.
+
+    Args:
+      params: The model's variables.
+      config: The configuration that the model was built from.
+      path: As of `load_weights`.
+      field: Where the path was given, for messages.
+      kind: The kind that they have to be of; None for all that the model can start from.
 
     Raises:
-      ConfigError: If `config.init` is of another kind or size.
+      ConfigError: If the weights are of another kind or size.
     """
-    if not config.init:
-        return params
+    task = config.task
     try:
-        return pretrained.initialize(params, load_weights(config.init))
+        weights = load_weights(path)
+        if kind is not None and weights.kind != kind:
+            raise PretrainedError(f"they are of kind {weights.kind!r}, wanted {kind!r}; choose other weights")
+        fields = None if weights.kind == "estimator" else json.loads(config.model.to_json())
+        return pretrained.initialize(params, weights, fields)
     except PretrainedError as error:
-        raise ConfigError(f"config.init={config.init!r} cannot start a {task} model: {error}") from error
+        raise ConfigError(f"{field}={path!r} has no weights for config.task={task!r}: {error}") from error

@@ -73,7 +73,6 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"model__header": "rnn"}, "config.model.header='rnn': wanted one of 'none', 'mlp', 'cnn', 'mlp_sa', 'cnn_sa'"),
         ({"model__dtype": "float16"}, "config.model.dtype='float16': wanted one of 'float32', 'bfloat16'; choose"),
         ({"loss__teacher": "random"}, "config.loss.teacher='random': wanted one of 'exact'"),
-        ({"loss__teacher": "estimator"}, "config.loss.estimator='': wanted the folder of an estimator where"),
         ({"loss__divergence": "js"}, "config.loss.divergence='js': wanted one of 'paper', 'published'"),
         ({"model__padding": "zero"}, "config.model.padding='zero': wanted one of 'masked', 'published'"),
         ({"optimizer__name": "sgd"}, "config.optimizer.name='sgd': wanted one of 'adamw', 'bert_adam'"),
@@ -83,13 +82,19 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"estimator__num_features": 0}, "config.estimator.num_features=0: wanted 1 or more"),
         ({"estimator__kind": "none"}, "config.estimator.kind='none': wanted one of 'mlp', 'cnn', 'mlp_sa', 'cnn_sa'"),
         ({"estimator__labels": "guessed"}, "config.estimator.labels='guessed': wanted one of 'exact', 'sampled'"),
-        ({"task": "chess"}, "config.task='chess': wanted one of 'retrieval', 'estimator'"),
+        ({"task": "chess"}, "config.task='chess': wanted one of 'retrieval', 'estimator', 'answers'"),
+        ({"loss__distil": "labels"}, "config.loss.distil='labels': wanted one of 'similarity', 'answers'"),
+        ({"loss__answer_weight": -1.0}, "config.loss.answer_weight=-1.0: wanted 0 or more"),
+        ({"loss__alignment_weight": -1.0}, "config.loss.alignment_weight=-1.0: wanted 0 or more"),
+        ({"answers__top_answers": -1}, "config.answers.top_answers=-1: wanted 0 or more"),
+        ({"answers__min_count": 0}, "config.answers.min_count=0: wanted 1 or more"),
+        ({"answers__dropout_rate": 1.5}, "config.answers.dropout_rate=1.5: wanted a share in 0..1"),
         ({"data__augmentation": "mixup"}, "config.data.augmentation='mixup': wanted one of 'none', 'rand_augment'"),
         ({"data__rand_augment__num_ops": -1}, "config.data.rand_augment.num_ops=-1: wanted 0 or more"),
         ({"data__rand_augment__magnitude": 11.0}, "config.data.rand_augment.magnitude=11.0: wanted 10 or less"),
         ({"data__crop_flip__min_area": 0.0}, "config.data.crop_flip.min_area=0.0: wanted more than 0"),
         ({"data__crop_flip__flip_rate": 2.0}, "config.data.crop_flip.flip_rate=2.0: wanted a share in 0..1"),
-        ({"data__dataset": "imagenet"}, "config.data.dataset='imagenet': wanted one of 'msrvtt'"),
+        ({"data__dataset": "imagenet"}, "config.data.dataset='imagenet': wanted one of 'activitynet', 'msrvtt'"),
         ({"data__render": "cubes"}, "config.data.render='cubes': wanted one of '', 'shapes'"),
         ({"eval__best_metric": "t2v/R@2"}, "config.eval.best_metric='t2v/R@2': wanted one of 't2v/R@1'"),
         ({"optimizer__frozen": ("ok", "(")}, "config.optimizer.frozen has '(': wanted a regular expression"),
@@ -97,6 +102,10 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         (
             {"data__augmentation": "crop_flip", "data__cache_gib": 1.0},
             "config.data.cache_gib=1.0: wanted 0 where config.data.augmentation is set",
+        ),
+        (
+            {"task": "answers", "eval__best_metric": "accuracy"},
+            "config.data.dataset='msrvtt': wanted one of 'msrvtt_qa', which have questions, where config.task=",
         ),
         (
             {"task": "estimator"},
@@ -199,6 +208,14 @@ def test_the_number_of_steps():
     assert (loop.num_steps, loop.eval_every, loop.log_every) == (12, 7, config.train.log_every)
 
 
+def test_an_estimator_that_teaches_has_to_be_named():
+    """Only where something is taught: an evaluation needs none."""
+    config = changed(loss__teacher="estimator")
+    validate(config)
+    with pytest.raises(ConfigError, match=r"config.loss.estimator is not set: wanted the folder of an estimator"):
+        build.teacher(config)
+
+
 def test_an_unknown_field_of_the_world_is_named():
     config = default_config()
     config.data.world.num_trian = 3
@@ -228,15 +245,18 @@ def estimator(tmp_path_factory):
 
 
 # A term of the loss that every level has.
-TERMS = {"retrieval": "contrastive", "estimator": "squared_error"}
+TERMS = {"retrieval": "contrastive", "estimator": "squared_error", "answers": "answer"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_file_builds_a_training_step(name, estimator):
+def test_every_file_builds_a_training_step(name, estimator, tmp_path):
     """By shapes alone: model, optimizer, state on a mesh, and the step that leads back to the same state."""
     config = load(name)
     if config.loss.teacher == "estimator":
         config.loss.estimator = str(estimator)
+    if config.task == "answers":
+        (tmp_path / "answers.json").write_text('{"yes": 0, "no": 1}')
+        config.data.annotations, config.answers.vocabulary = str(tmp_path), "answers.json"
     validate(config)
     config.lock()
     mesh = make_mesh(config.mesh.data, config.mesh.model)
@@ -245,7 +265,7 @@ def test_every_file_builds_a_training_step(name, estimator):
     tx = make_optimizer(build.optimizer(config), jax.eval_shape(task.init_params), build.loop(config, 1000).num_steps)
     state = abstract_state(task.init_params, tx, mesh)
     after, scalars = make_train_step(task.loss_fn(), tx, mesh, state_shardings(state)).eval_shape(
-        state, build.abstract_batch(config)
+        state, task.abstract_batch()
     )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     levels, term = [level[0] for level in config.model.levels], TERMS[config.task]

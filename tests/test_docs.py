@@ -58,7 +58,7 @@ def test_snippets_run(page, tmp_path, monkeypatch):
 def test_there_are_snippets_to_run():
     counts = {name: len(SNIPPET.findall(page.read_text())) for name, page in zip(IDS, PAGES, strict=True)}
     assert counts["README.md"] >= 1
-    assert counts["docs/data.md"] == 2
+    assert counts["docs/data.md"] == 3
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

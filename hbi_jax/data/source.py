@@ -1,5 +1,6 @@
 """A split as arrays: captions tokenised once, videos decoded when asked for, unreadable ones remembered."""
 
+import functools
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -64,11 +65,19 @@ class Source:
         self.split = split
         self.unreadable: dict[str, str] = {}
         self.cache = _ClipCache(int(cache_gib * 2**30))
+        self._tokenizer = tokenizer
         self._token_ids, self._text_mask = tokenizer.encode([record.text for record in split.records])
         self._image_size = image_size
         self._max_frames = max_frames
         self._frames_per_second = frames_per_second
         self._max_unreadable_rate = max_unreadable_rate
+
+    @functools.cached_property
+    def truncated(self) -> Int[np.ndarray, " n"]:
+        """Numbers of the records whose text does not fit into its row and loses its last words."""
+        full = np.flatnonzero(self._text_mask.all(axis=1)).tolist()
+        cut = [record for record in full if self._tokenizer.truncated([self.split.records[record].text])]
+        return np.asarray(cut, np.int32)
 
     def text_rows(self, record_index: Int[np.ndarray, " b"]) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
         """Token ids and mask of the given records; zeros where the index is `FILLING`."""

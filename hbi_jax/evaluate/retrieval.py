@@ -87,24 +87,43 @@ class RetrievalEvaluator:
         with Progress(len(source.split.records), f"encode texts, {source.split.name}") as progress:
             texts = text_batches(source, self._batch_size, *process)
             text, record_index, is_text = self._encode_all(self._encode_text, params, texts, progress)
-        with (
-            Progress(source.split.num_videos, f"encode videos, {source.split.name}") as progress,
-            video_batches(source, self._batch_size, *process, num_threads=num_threads) as videos,
-        ):
-            video, video_index, is_video = self._encode_all(self._encode_video, params, videos, progress)
-
-        # Where each video of the split went; -1 where it could not be read.
-        place = np.full(source.split.num_videos, -1, np.int32)
-        place[video_index[is_video]] = np.arange(is_video.sum())
+        video, place = self.encode_videos(params, source, num_threads)
         wanted = place[source.split.video_index[np.where(is_text, record_index, 0)]]
         keep = is_text & (wanted >= 0)
         return Gallery(
             text=jax.tree.map(lambda x: x[keep], text),
-            video=jax.tree.map(lambda x: x[is_video], video),
+            video=video,
             text_to_video=wanted[keep],
             record_index=record_index[keep],
             groups=_groups([source.split.records[index] for index in record_index[keep]]),
         )
+
+    def encode_videos(
+        self, params: PyTree, source: Source, num_threads: int = 1
+    ) -> tuple[Encoded, Int[np.ndarray, " v"]]:
+        """Encodes every video of a split once.
+
+        Args:
+          params: The model's variables.
+          source: The split.
+          num_threads: Threads that decode.
+
+        Returns:
+          The readable videos, and the row of each video of the split among them; -1 where it cannot be read.
+
+        Raises:
+          DataError: If more videos than the source allows cannot be read.
+        """
+        with (
+            Progress(source.split.num_videos, f"encode videos, {source.split.name}") as progress,
+            video_batches(
+                source, self._batch_size, jax.process_index(), jax.process_count(), num_threads=num_threads
+            ) as videos,
+        ):
+            video, video_index, is_video = self._encode_all(self._encode_video, params, videos, progress)
+        place = np.full(source.split.num_videos, -1, np.int32)
+        place[video_index[is_video]] = np.arange(is_video.sum())
+        return jax.tree.map(lambda x: x[is_video], video), place
 
     def _encode_all(
         self, encode: Callable, params: PyTree, batches: Iterable[TextBatch | VideoBatch], progress: Progress
@@ -113,7 +132,7 @@ class RetrievalEvaluator:
         parts = []
         for batch in batches:
             inputs, mask, index, real = put_batch(batch, self._mesh)
-            parts.append(_to_host((encode(params, inputs, mask), index, real)))
+            parts.append(to_host((encode(params, inputs, mask), index, real)))
             progress.update(int(parts[-1][2].sum()))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
@@ -132,7 +151,7 @@ class RetrievalEvaluator:
             # One shape for all blocks: the last one repeats its last row.
             block = np.minimum(np.arange(start, start + self._batch_size), num_texts - 1)
             text = jax.device_put(jax.tree.map(itemgetter(block), gallery.text), rows)
-            blocks.append(_to_host(score(text, video)))
+            blocks.append(to_host(score(text, video)))
         return np.concatenate(blocks)[:num_texts]
 
 
@@ -141,7 +160,7 @@ def _groups(records: Sequence[Record]) -> Int[np.ndarray, " a"] | None:
     return None if None in names else np.unique(names, return_inverse=True)[1].astype(np.int32)
 
 
-def _to_host(tree: PyTree) -> PyTree:
+def to_host(tree: PyTree) -> PyTree:
     """The whole arrays as numpy, on every process."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,5 +1,6 @@
 """Metrics of the tasks, in plain numpy on the host."""
 
+from hbi_jax.metrics.answers import Accuracy, answer_accuracy
 from hbi_jax.metrics.interaction import Agreement, agreement
 from hbi_jax.metrics.retrieval import (
     chance_metrics,
@@ -11,8 +12,10 @@ from hbi_jax.metrics.retrieval import (
 )
 
 __all__ = [
+    "Accuracy",
     "Agreement",
     "agreement",
+    "answer_accuracy",
     "chance_metrics",
     "group_accuracy",
     "group_chance",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI, TokenWeight
@@ -54,10 +54,12 @@ class AnswerHBI(HBI):
     Attributes:
       num_answers: Size of the vocabulary of answers.
       dropout_rate: That of the heads.
+      question_only: Every frame's features are zero: what is left is what the questions give away.
     """
 
     num_answers: int = 1500
     dropout_rate: float = 0.1
+    question_only: bool = False
 
     def setup(self):  # noqa: D102
         super().setup()
@@ -66,6 +68,10 @@ class AnswerHBI(HBI):
             level.name: AnswerHead(self.num_answers, self.dropout_rate, config.padding, config.dtype)
             for level in config.levels
         }
+
+    def _frame_features(self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"]) -> Float[Array, "b f d"]:
+        features = super()._frame_features(frames)
+        return jnp.zeros_like(features) if self.question_only else features
 
     def __call__(
         self, batch: Batch, deterministic: bool = True

@@ -21,7 +21,6 @@ from hbi_jax.tasks.task import Results, Task
 from hbi_jax.train.estimator import estimator_loss
 from hbi_jax.train.step import LossFn
 from hbi_jax.visualize.estimator import plot_estimates
-from hbi_jax.weights import initialize
 
 PROTOCOL = (
     "Matched pairs only; all figures are against the exact interaction, in closed form, times "
@@ -53,15 +52,22 @@ class EstimatorTask(Task):
         key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
         return {"params": {"hbi": hbi, "estimator": self.net.init(key, jnp.zeros((1, 1, 1)))["params"]}}
 
-    def load_init(self, params: PyTree) -> PyTree:  # noqa: D102
+    def load_init(self, params: PyTree) -> PyTree:
+        """What `config.init` names is the model whose similarities the network sees."""
         if not self.config.init:
             raise ConfigError(
                 "config.init is empty: wanted the model whose similarities the estimator shall learn from; give a work "
                 "folder of retrieval, or a folder of `python -m hbi_jax.pretrained convert`"
             )
         both = params["params"]
-        hbi = initialize({"params": both["hbi"]}, self.config, self.name)["params"]
+        hbi = super().load_init({"params": both["hbi"]})["params"]
         return {"params": {**both, "hbi": hbi}}
+
+    def load_converted(self, params: PyTree, path: str) -> PyTree:
+        """The network alone: the similarities that it is measured on are those of `config.init`."""
+        both = self.load_init(params)["params"]
+        net = super().load_converted({"params": both["estimator"]}, path)["params"]
+        return {"params": {**both, "estimator": net}}
 
     def loss_fn(self) -> LossFn:  # noqa: D102
         return functools.partial(estimator_loss, self.model, self.net, build.labels(self.config))
@@ -70,12 +76,12 @@ class EstimatorTask(Task):
         found = [pairs.agreement(pairs.estimate) for pairs in self._pairs(params, source)]
         return {field: float(np.mean([getattr(level, field) for level in found])) for field in Agreement._fields}
 
-    def evaluate(self, params: PyTree, step: int) -> Results:  # noqa: D102
+    def evaluate(self, params: PyTree, label: str) -> Results:  # noqa: D102
         tables, pictures, dataset, unreadable = [], [], {}, {}
         for name in self.galleries:
             source = self.source(name)
             levels = self._pairs(params, source)
-            tables.append(self._table(f"Gallery {name!r}", levels, step))
+            tables.append(self._table(f"Gallery {name!r}", levels, label))
             if not pictures and jax.process_index() == 0:
                 path = self.workdir / "pictures" / "estimator.png"
                 estimates = {
@@ -101,12 +107,12 @@ class EstimatorTask(Task):
             {"params": both["hbi"]}, {"params": both["estimator"]}, source, self.config.data.num_threads
         )
 
-    def _table(self, title: str, levels: list[Pairs], step: int) -> Table:
+    def _table(self, title: str, levels: list[Pairs], label: str) -> Table:
         """A row for each level and way to know the interaction."""
         rows, errors = [], []
         for level, pairs in zip(self.levels, levels, strict=True):
             methods = {
-                f"{self.config.name}, step {step}": pairs.estimate,
+                f"{self.config.name}, {label}": pairs.estimate,
                 f"sampled, {self.config.estimator.num_samples:,} coalitions": pairs.sample,
                 "always zero": np.zeros_like(pairs.exact),
             }

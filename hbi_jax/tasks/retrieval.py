@@ -1,6 +1,7 @@
 """Text-video retrieval: contrastive, interaction and distillation losses; ranks over galleries."""
 
 import functools
+import logging
 
 import jax
 from etils import epath
@@ -18,7 +19,8 @@ from hbi_jax.evaluate.retrieval import gallery_metrics
 from hbi_jax.metrics import chance_metrics, group_chance
 from hbi_jax.tasks.task import Results, Task
 from hbi_jax.train.step import LossFn
-from hbi_jax.weights import initialize
+
+_log = logging.getLogger(__name__)
 
 PROTOCOL = (
     "A rank is 1 + the number of better candidates + the number of equal ones: ties count against the method.",
@@ -40,9 +42,6 @@ class RetrievalTask(Task):
     def init_params(self) -> PyTree:  # noqa: D102
         return build.init_params(self.model, self.config)
 
-    def load_init(self, params: PyTree) -> PyTree:  # noqa: D102
-        return initialize(params, self.config, self.name)
-
     def loss_fn(self) -> LossFn:  # noqa: D102
         return build.loss_fn(self.model, self.config)
 
@@ -53,16 +52,17 @@ class RetrievalTask(Task):
             metrics |= {f"{direction}/{name}": value for name, value in metrics.pop(direction).items()}
         return metrics
 
-    def evaluate(self, params: PyTree, step: int) -> Results:  # noqa: D102
+    def evaluate(self, params: PyTree, label: str) -> Results:  # noqa: D102
         config = self.config
         baseline = self._baseline() if config.eval.baselines else None
         galleries, dataset, unreadable, pictures = [], {}, {}, []
         for name in self.galleries:
             source = self.source(name)
             encoded = self.evaluator.encode(params, source, config.data.num_threads)
-            scores = {f"{config.name}, step {step}": self.evaluator.similarity(encoded)}
-            if baseline is not None:
+            scores = {f"{config.name}, {label}": self.evaluator.similarity(encoded)}
+            if config.eval.baselines:
                 scores["its towers, mean-pooled"] = self.evaluator.similarity(encoded, pooled=True)
+            if baseline is not None:
                 method = "before training" if config.init else "untrained"
                 scores[method] = self.evaluator.similarity(
                     self.evaluator.encode(baseline, source, config.data.num_threads)
@@ -96,10 +96,13 @@ class RetrievalTask(Task):
                 )
         return Results(dataset, unreadable, galleries=galleries, pictures=pictures, protocol=PROTOCOL)
 
-    def _baseline(self) -> PyTree:
-        """What training started from, where the trained parameters lie."""
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params())
-        return jax.device_put(self.load_init(jax.jit(self.init_params, out_shardings=shardings)()), shardings)
+    def _baseline(self) -> PyTree | None:
+        """What training started from; None, and a word, where that cannot be had any more."""
+        try:
+            return self.placed(self.load_init)
+        except ValueError as error:
+            _log.warning("the report has no row of the model before training: %s", error)
+            return None
 
     def _word_truths(self) -> dict[str, WordTruth]:
         """Which of the sampled frames each word of the embedded world's captions speaks of."""

@@ -2,7 +2,8 @@
 
 import abc
 import functools
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,12 +13,16 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from hbi_jax import build
-from hbi_jax.data.pipeline import Batches, train_batches
+from hbi_jax.data.datasets import GALLERIES
+from hbi_jax.data.pipeline import train_batches
 from hbi_jax.data.source import Source
 from hbi_jax.evaluate.report import Gallery, Picture, Table
 from hbi_jax.parallel import abstract_params
 from hbi_jax.train.step import LossFn
-from hbi_jax.types import Batch
+from hbi_jax.types import AnswerBatch, Batch
+from hbi_jax.weights import KINDS, initialize
+
+_log = logging.getLogger(__name__)
 
 
 class Results(NamedTuple):
@@ -52,8 +57,13 @@ class Task(abc.ABC):
         """Fresh parameters, a function of `config.seed` alone; traceable."""
 
     def load_init(self, params: PyTree) -> PyTree:
-        """Puts what `config.init` holds in the place of fresh parameters; nothing where it is empty."""
-        return params
+        """Puts the weights that `config.init` names in the place of fresh ones; nothing where it is empty."""
+        init = self.config.init
+        return initialize(params, self.config, init, "config.init") if init else params
+
+    def load_converted(self, params: PyTree, path: str) -> PyTree:
+        """Puts the weights of a converted folder, all of this task's model, in the place of fresh ones."""
+        return initialize(params, self.config, path, "--checkpoint", KINDS[self.name])
 
     @abc.abstractmethod
     def loss_fn(self) -> LossFn:
@@ -64,19 +74,45 @@ class Task(abc.ABC):
         """Metrics of the validation split by name, `config.eval.best_metric` among them."""
 
     @abc.abstractmethod
-    def evaluate(self, params: PyTree, step: int) -> Results:
-        """Everything that the report says of a checkpoint."""
+    def evaluate(self, params: PyTree, label: str) -> Results:
+        """Everything that the report says of parameters, which it calls by the label, such as "step 500"."""
+
+    def placed(self, load: Callable[[PyTree], PyTree]) -> PyTree:
+        """Fresh parameters after `load`, such as `load_init`, on the devices where training keeps them."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params())
+        return jax.device_put(load(jax.jit(self.init_params, out_shardings=shardings)()), shardings)
 
     def abstract_params(self) -> PyTree:
         """Shapes of the parameters, and where they lie."""
         return abstract_params(jax.eval_shape(self.init_params), self.mesh)
 
-    def source(self, split: str) -> Source:
-        """The rows of a split or gallery."""
-        return build.source(self.config, build.split(self.config, split, str(self.workdir)))
+    def claim_workdir(self) -> None:  # noqa: B027
+        """Writes into the work folder what, beside the configuration, its checkpoints need to be understood."""
 
-    def batches(self, source: Source, start_step: int) -> Batches[Batch]:
-        """This process's rows of the training batches that follow `start_step` steps."""
+    def check_workdir(self, workdir: epath.Path) -> None:  # noqa: B027
+        """Raises where the checkpoints of a work folder mean something else than this task's parameters."""
+
+    def abstract_batch(self) -> PyTree:
+        """Shapes and dtypes of a global training batch."""
+        return build.abstract_batch(self.config)
+
+    def source(self, split: str) -> Source:
+        """The rows of a split or gallery; says how many texts are too long for theirs."""
+        source = build.source(self.config, build.split(self.config, split, str(self.workdir)))
+        if cut := len(source.truncated):
+            _log.warning(
+                "%d of %d texts of %r (%.1f %%) exceed config.data.num_words=%d tokens and lose their end, such as %r",
+                cut,
+                len(source.split.records),
+                split,
+                100 * cut / len(source.split.records),
+                self.config.data.num_words,
+                source.split.records[source.truncated[0]].text,
+            )
+        return source
+
+    def batches(self, source: Source, start_step: int) -> Iterator[Batch | AnswerBatch]:
+        """This process's rows of the training batches that follow `start_step` steps; to be closed."""
         data = self.config.data
         return train_batches(
             source,
@@ -93,4 +129,4 @@ class Task(abc.ABC):
     @functools.cached_property
     def galleries(self) -> tuple[str, ...]:
         """Names of the galleries that the report is about."""
-        return tuple(self.config.data.galleries)
+        return tuple(self.config.data.galleries or GALLERIES[self.config.data.dataset])

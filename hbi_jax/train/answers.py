@@ -1,29 +1,17 @@
 """The objective of question answering: that of the alignments, and the right answer at every level."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from hbi_jax import losses
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.train.objective import LossConfig, Terms, alignment_terms, total
 from hbi_jax.train.teacher import Teacher
-from hbi_jax.types import ArrayLike, Batch
-
-
-class AnswerBatch(NamedTuple):
-    """Questions with their videos, and their answers.
-
-    Attributes:
-      batch: The questions as texts, beside the frames.
-      answer: Number of the right answer in the vocabulary; -1 where the vocabulary lacks it.
-    """
-
-    batch: Batch
-    answer: Int[ArrayLike, " b"]
+from hbi_jax.types import AnswerBatch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 import threading
 
@@ -54,6 +55,17 @@ def test_text_rows_are_the_captions(make):
     np.testing.assert_array_equal(mask[[0, 2]], expected_mask)
     assert not token_ids[1].any()
     assert not mask[1].any()
+
+
+def test_it_knows_which_texts_are_cut(split):
+    def truncated(num_words):
+        return Source(split, Tokenizer(num_words), SIZE, max_frames=4).truncated.tolist()
+
+    # Every text is "clip" and a name of one token.
+    assert truncated(3) == [0, 1, 2, 3, 4]
+    assert truncated(4) == []
+    long = dataclasses.replace(split, records=(*split.records[:2], dataclasses.replace(split.records[2], text="a b c")))
+    assert Source(long, Tokenizer(4), SIZE, max_frames=4).truncated.tolist() == [2]
 
 
 def test_video_rows_are_padded_and_masked(make):

@@ -10,9 +10,10 @@ import pytest
 
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.hbi import HBI, Level
-from hbi_jax.train.answers import AnswerBatch, AnswerLossConfig, answer_loss
+from hbi_jax.train.answers import AnswerLossConfig, answer_loss
 from hbi_jax.train.objective import retrieval_loss
 from hbi_jax.train.teacher import exact_teacher
+from hbi_jax.types import AnswerBatch
 from tests.tiny_hbi import CONFIG, make_batch, random_params
 
 SMALL = dataclasses.replace(

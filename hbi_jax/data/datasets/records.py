@@ -30,15 +30,17 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A text that describes a video, or a part of it.
+    """A text that describes a video or a part of it, or asks about it.
 
     Attributes:
-      text: The caption as annotated, not cleaned.
+      text: The caption or question as annotated, not cleaned.
       video_id: The video's name in the annotations; two clips of one file need two names.
       path: The video file. It need not exist: a missing file counts as an unreadable video.
       start, end: The clip, in seconds; `None` means the beginning and the end of the file.
       group: Records of one group are near-twins that an evaluation tells apart; `None` where there are none.
       source: File and row that the record comes from, for messages.
+      answer: The answer to a question; `None` for captions.
+      answer_type: The kind of the question, by which results are told apart; `None` for captions.
     """
 
     text: str
@@ -48,6 +50,8 @@ class Record:
     end: float | int | None = None
     group: str | None = None
     source: str = ""
+    answer: str | None = None
+    answer_type: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Split:
       records: At least one; record `i` is row `i` of everything that is computed from the split.
 
     Raises:
-      DataError: If there is no record, a caption is empty, or one video id stands for different clips.
+      DataError: If there is no record, a text is empty, or one video id stands for different clips.
     """
 
     name: str
@@ -72,7 +76,8 @@ class Split:
         for number, record in enumerate(self.records):
             field = f"{record.source or f'record {number}'} (split {self.name!r}, video {record.video_id!r})"
             if not clean(record.text):
-                raise DataError(field, "an empty caption", "text", "correct or remove the annotation")
+                got = "an empty caption" if record.answer is None else "an empty question"
+                raise DataError(field, got, "text", "correct or remove the annotation")
             clip = (record.path, record.start, record.end)
             if clips.setdefault(record.video_id, clip) != clip:
                 raise DataError(field, "a second clip of that name", "one", "give each clip an id of its own")

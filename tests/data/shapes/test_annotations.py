@@ -5,8 +5,12 @@ import json
 import numpy as np
 
 from hbi_jax.data import shapes
-from hbi_jax.data.datasets import msrvtt
+from hbi_jax.data.answers import Vocabulary
+from hbi_jax.data.datasets import msrvtt, msrvtt_qa
+from hbi_jax.data.pipeline import train_batches
 from hbi_jax.data.shapes.annotations import ANNOTATION_FILES
+from hbi_jax.data.source import Source
+from hbi_jax.data.text import Tokenizer
 
 
 def _rows(path):
@@ -74,10 +78,36 @@ def test_questions_are_the_lines_of_msrvtt_qa(tiny_world):
 
 def test_the_msrvtt_loader_reads_it(tiny_world):
     train = msrvtt.load(tiny_world, tiny_world / "videos", "train", val_list="MSRVTT_val.csv")
-    twins = msrvtt.load(tiny_world, tiny_world / "videos", "twins")
+    galleries = {"twins": "MSRVTT_JSFUSION_twins.csv"}
+    twins = msrvtt.load(tiny_world, tiny_world / "videos", "twins", galleries=galleries)
     assert len(train.records) == 8 * 5
     assert all(record.path.is_file() for record in train.records)
     assert [record.group for record in twins.records] == ["0"] * 4 + ["1"] * 4
+
+
+def test_the_msrvtt_qa_loader_reads_it(tiny_world):
+    galleries = {"test": "test.jsonl", "twins": "twins.jsonl"}
+    read = {
+        split: msrvtt_qa.load(tiny_world, tiny_world / "videos", split, galleries=galleries)
+        for split in ("train", "val", *galleries)
+    }
+    for split, questions in read.items():
+        lines = [json.loads(line) for line in (tiny_world / f"{split}.jsonl").read_text().splitlines()]
+        found = [(r.answer, r.text, r.video_id, r.answer_type) for r in questions.records]
+        assert found == [(q["answer"], q["question"], q["video_id"], q["answer_type"]) for q in lines]
+        assert all(record.path.is_file() for record in questions.records)
+    vocabulary = Vocabulary.read(tiny_world / "train_ans2label.json")
+    answers = [record.answer for record in read["train"].records]
+    assert set(vocabulary.answers) == set(Vocabulary.build(answers).answers) == set(answers)
+
+    # A question as rows of a model: its words, and the frames of its video.
+    source = Source(read["val"], Tokenizer(24), image_size=16, max_frames=4)
+    assert len(source.truncated) == 0
+    with train_batches(source, batch_size=4, seed=0, num_threads=0) as batches:
+        batch = next(batches)
+    assert batch.frame_mask.any(axis=1).all()
+    for token_ids, record in zip(batch.token_ids, batch.record_index, strict=True):
+        assert Tokenizer(24).decode(token_ids).replace(" ?", "?") == read["val"].records[record].text
 
 
 def test_boxes_are_compact_but_whole(tiny_world):

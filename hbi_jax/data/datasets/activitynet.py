@@ -1,0 +1,102 @@
+"""ActivityNet Captions, a paragraph for a video: lists of videos and their sentences (JSON), one video file an id."""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from hbi_jax.data.datasets import splits
+from hbi_jax.data.datasets.readers import folder, read_json
+from hbi_jax.data.datasets.records import DataError, Record, Split
+from hbi_jax.data.datasets.videos import VideoFiles
+
+GALLERIES: Mapping[str, str] = {"test": "val_ids.json"}
+
+# Ids begin so. Some copies of the videos are named by the id, others by what follows.
+_PREFIX = "v_"
+# In seconds; beyond, a duration is in another unit or damaged.
+_LONGEST = 1e6
+
+
+def load(
+    annotations: str | pathlib.Path,
+    videos: str | pathlib.Path,
+    split: str,
+    *,
+    train_list: str = "train_ids.json",
+    val_list: str = "",
+    num_val_videos: int = 0,
+    galleries: Mapping[str, str] = GALLERIES,
+    train_captions: str = "train.json",
+    captions: str = "val_1.json",
+) -> Split:
+    """Reads one split: a record a video, in the order of its list.
+
+    The text is the video's sentences, joined; the clip lasts from the beginning to the duration, rounded up to a
+    second. `train` has the videos of the train list that `val` does not take: those of `val_list`, or else the
+    last `num_val_videos` of the train list. Any other split is a gallery. (The published code validates on the
+    test videos; with `val_list="val_ids.json"`, so does this.)
+
+    Args:
+      annotations: Folder of the lists and captions.
+      videos: Folder of the video files, `v_<id>` or `<id>`, ending on one of `videos.EXTENSIONS`.
+      split: "train", "val" or a key of `galleries`.
+      train_list: JSON file, a list of ids.
+      val_list: JSON file, a list of ids; empty for none.
+      num_val_videos: How many videos of the train list are for validation where there is no `val_list`.
+      galleries: JSON file of each gallery, a list of ids.
+      train_captions: JSON file {id: {"duration", "sentences"}} of the videos of the train list.
+      captions: JSON file of the same form, of the videos of all other lists.
+
+    Returns:
+      The split. Videos without a file are in it, with the path where the file was expected.
+
+    Raises:
+      DataError: If a folder, file, key or caption is missing or malformed, if an id is not a plain file name, or
+        if no video of the split has a file.
+    """
+    annotations, files = folder("annotations", annotations), VideoFiles(videos, _PREFIX)
+    lists = (lambda name: _ids(annotations / name)), train_list, val_list, num_val_videos
+    if split == "train":
+        ids = splits.train_ids(*lists)
+    elif split == "val":
+        ids = splits.val_ids(*lists)
+    else:
+        ids = _ids(annotations / splits.gallery_file(split, galleries))
+    trained = split == "train" or (split == "val" and not val_list)
+    records = _paragraphs(annotations / (train_captions if trained else captions), ids, files)
+    files.check(records)
+    return Split(split, tuple(records))
+
+
+def _ids(path: pathlib.Path) -> Sequence[str]:
+    ids = read_json(path)
+    if not isinstance(ids, list):
+        raise DataError(f"{path}", f"a {type(ids).__name__}", "a list of ids", "check that it is the list of videos")
+    for number, video_id in enumerate(ids):
+        if not isinstance(video_id, str):
+            raise DataError(f"{path}, [{number}]", repr(video_id), "an id (text)", "correct the list")
+    return splits.distinct(path, ids)
+
+
+def _paragraphs(path: pathlib.Path, ids: Sequence[str], files: VideoFiles) -> list[Record]:
+    captions = read_json(path)
+    if not isinstance(captions, dict):
+        got, remedy = f"a {type(captions).__name__}", "check that it is the caption file"
+        raise DataError(f"{path}", got, "an object with a key for each video", remedy)
+    records = []
+    for video_id in ids:
+        source = f"{path}, {video_id!r}"
+        if video_id not in captions:
+            raise DataError(source, "no captions", "some for each listed video", "add them or unlist the video")
+        match captions[video_id]:
+            case {"duration": duration, "sentences": [*sentences]} if (
+                type(duration) in (int, float)
+                and 0 < duration <= _LONGEST
+                and all(isinstance(sentence, str) for sentence in sentences)
+            ):
+                text, file, end = " ".join(sentences), files.find(video_id, source), math.ceil(duration)
+                records.append(Record(text, video_id, file, start=0, end=end, source=source))
+            case entry:
+                wanted = f"duration (above 0 to {_LONGEST:.0f} s) and sentences (a list of text)"
+                raise DataError(source, repr(entry), wanted, "correct the file")
+    return records

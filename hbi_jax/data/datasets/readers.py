@@ -1,0 +1,99 @@
+"""Annotation files: text, CSV, JSON and JSON lines; what is wrong with one is a `DataError` that says where."""
+
+import collections
+import csv
+import io
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from hbi_jax.data.datasets.records import DataError
+
+
+def folder(field: str, path: str | pathlib.Path) -> pathlib.Path:
+    """The folder that the option `field` names.
+
+    Raises:
+      DataError: If there is none.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        raise DataError(f"{field} {path}", "no such folder", "a folder", "correct the path or get the data")
+    return path
+
+
+def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file that has at least these columns, each with its line number.
+
+    Raises:
+      DataError: If the file cannot be read, lacks a column, or has a row of another length.
+    """
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    rows = []
+    try:
+        found = reader.fieldnames or []
+        for column in columns:
+            if column not in found:
+                wanted = f"a column {column!r}"
+                raise DataError(f"{path}", f"the columns {list(found)}", wanted, "name the columns in its first line")
+        for row in reader:
+            if None in row or None in row.values():
+                wanted = f"the {len(found)} of the first line"
+                raise DataError(f"{path}, line {reader.line_num}", "another number of values", wanted, "correct it")
+            rows.append((reader.line_num, row))
+    except csv.Error as error:
+        field = f"{path}, after line {reader.line_num}"
+        raise DataError(field, f"malformed CSV ({error})", "a CSV file", "correct the line") from error
+    return rows
+
+
+def read_json(path: os.PathLike[str]) -> Any:
+    """The content of a JSON file, in which no object may have a key twice.
+
+    Raises:
+      DataError: If the file cannot be read.
+    """
+    return _parse(_text(path), f"{path}", "a JSON file", "get the file again")
+
+
+def read_json_lines(path: pathlib.Path) -> list[tuple[int, Any]]:
+    """The JSON values of a file that has one a line, each with its line number; blank lines have none.
+
+    Raises:
+      DataError: If the file or one of its lines cannot be read.
+    """
+    # Not `splitlines`: that also cuts at separators that may stand within a JSON string.
+    lines = enumerate(_text(path).split("\n"), 1)
+    return [
+        (number, _parse(line, f"{path}, line {number}", "a JSON value a line", "correct the line"))
+        for number, line in lines
+        if line.strip()
+    ]
+
+
+def _parse(text: str, field: str, wanted: str, remedy: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise DataError(field, f"malformed JSON ({error})", wanted, remedy) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that it has twice, Python would silently keep the last value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(key, count)] = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {key!r} {count} times in one object")
+    return found
+
+
+def _text(path: os.PathLike[str]) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{path}", reason.lower(), "a readable file", "correct the name or get the file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}", "bytes that are not UTF-8", "a text file", "get the file again") from error

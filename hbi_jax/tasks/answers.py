@@ -1,0 +1,166 @@
+"""Questions about videos: an answer head at every level on top of the alignments; accuracy over sets of questions."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from hbi_jax import build
+from hbi_jax.config import ConfigError
+from hbi_jax.data.answers import Vocabulary
+from hbi_jax.data.datasets import Record
+from hbi_jax.data.source import Source
+from hbi_jax.evaluate.answers import Answered, AnswerEvaluator, accuracies, accuracy_table, most_frequent_answers
+from hbi_jax.evaluate.report import Picture
+from hbi_jax.tasks.task import Results, Task
+from hbi_jax.train.step import LossFn
+from hbi_jax.types import AnswerBatch
+from hbi_jax.visualize.answers import Example, plot_answers
+from hbi_jax.weights import workdir_of
+
+VOCABULARY = "vocabulary.json"
+PROTOCOL = (
+    "Accuracy is the share of questions whose likeliest answer is the annotated one, letter for letter.",
+    "All questions: one whose answer is not in the vocabulary counts as wrong. Answer in the vocabulary: it is left "
+    "out, as published code reports accuracy.",
+)
+# What a row is, by what its name holds.
+ROWS = {
+    "question only": "Question only: the features of every frame are zero, in training and here.",
+    "no video": "No video: the trained weights, with zero for the features of every frame, which training never showed "
+    "them; config.answers.question_only trains a model for it.",
+    "most frequent training answer": "Most frequent training answer: to the very same question; where training never "
+    "asks it, to questions of its type.",
+}
+
+
+class AnswerTask(Task):
+    """HBI with an answer head at every level.
+
+    Attributes:
+      vocabulary: The answers that it chooses among.
+    """
+
+    name = "answers"
+
+    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: epath.Path):
+        super().__init__(config, mesh, workdir)
+        self.vocabulary = build.vocabulary(config, str(workdir))
+        self.model = build.answer_model(config, len(self.vocabulary))
+        self.evaluator = build.answer_evaluator(self.model, config, mesh)
+
+    def init_params(self) -> PyTree:  # noqa: D102
+        return build.init_params(self.model, self.config)
+
+    def load_init(self, params: PyTree) -> PyTree:  # noqa: D102
+        if self.config.init:
+            self.check_workdir(workdir_of(self.config.init))
+        return super().load_init(params)
+
+    def loss_fn(self) -> LossFn:  # noqa: D102
+        return build.answer_loss_fn(self.model, self.config)
+
+    def claim_workdir(self) -> None:  # noqa: D102
+        self.vocabulary.write(self.workdir / VOCABULARY)
+
+    def check_workdir(self, workdir: epath.Path) -> None:  # noqa: D102
+        file = workdir / VOCABULARY
+        if not file.exists():
+            return
+        theirs, ours = Vocabulary.read(file).answers, self.vocabulary.answers
+        if theirs != ours:
+            what = f"{len(theirs)} answers"
+            if len(theirs) == len(ours):
+                number = next(n for n, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1])
+                what = f"{theirs[number]!r} as answer {number}, where this run has {ours[number]!r}"
+            raise ConfigError(
+                f"{file}: the checkpoints of that folder have {what}: wanted the {len(ours)} answers of this run, "
+                f"numbered alike; set config.answers.vocabulary={file}, or choose other weights"
+            )
+
+    def abstract_batch(self) -> AnswerBatch:  # noqa: D102
+        batch = super().abstract_batch()
+        return AnswerBatch(batch, batch.record_index)
+
+    def batches(self, source: Source, start_step: int) -> Iterator[AnswerBatch]:  # noqa: D102
+        answers = np.array([self.vocabulary.index(record.answer) for record in source.split.records], np.int32)
+        with super().batches(source, start_step) as batches:
+            for batch in batches:
+                yield AnswerBatch(batch, answers[batch.record_index])
+
+    def validate(self, params: PyTree, source: Source) -> dict[str, float]:  # noqa: D102
+        answered = self.evaluator.answer(params, source, self.config.data.num_threads)
+        everything, known = accuracies(self._texts(answered), _asked(answered, source), self.vocabulary)
+        by_type = {f"{kind.replace(' ', '_')}/accuracy": value for kind, value in everything.by_type.items()}
+        # Where the vocabulary has none of the answers, every question is answered wrong.
+        answerable = 0.0 if known is None else known.overall
+        return {"accuracy": everything.overall, "in_vocabulary/accuracy": answerable} | by_type
+
+    def evaluate(self, params: PyTree, label: str) -> Results:  # noqa: D102
+        config, threads = self.config, self.config.data.num_threads
+        question_only = config.answers.question_only
+        own = f"{config.name}{', question only' if question_only else ''}, {label}"
+        tables, pictures, dataset, unreadable = [], [], {"answers in the vocabulary": len(self.vocabulary)}, {}
+        for name in self.galleries:
+            source = self.source(name)
+            answered = self.evaluator.answer(params, source, threads)
+            asked = _asked(answered, source)
+            methods = {own: self._texts(answered)}
+            if config.eval.baselines:
+                if not question_only:
+                    methods["no video"] = self._texts(self._blind.answer(params, source, threads))
+                methods["most frequent training answer"] = most_frequent_answers(self._training, asked)
+            tables.append(accuracy_table(f"Questions {name!r}", methods, asked, self.vocabulary))
+            if not pictures and config.eval.num_pictures and jax.process_index() == 0:
+                path = self.workdir / "pictures" / "answers.png"
+                plot_answers(self._examples(answered, source), path)
+                pictures = [Picture(str(path), f"Questions of {name!r} answered right and wrong, with probabilities.")]
+            dataset |= {f"{name} questions": len(source.split.records), f"{name} videos": source.split.num_videos}
+            unreadable |= source.unreadable
+        rows = [row for row, _ in tables[0].rows]
+        explained = [sentence for name, sentence in ROWS.items() if any(name in row for row in rows)]
+        return Results(dataset, unreadable, tables=tables, pictures=pictures, protocol=(*PROTOCOL, *explained))
+
+    @functools.cached_property
+    def _blind(self) -> AnswerEvaluator:
+        """Answers without looking at the frames."""
+        return build.answer_evaluator(self.model.clone(question_only=True), self.config, self.mesh)
+
+    @functools.cached_property
+    def _training(self) -> Sequence[Record]:
+        return build.split(self.config, "train", str(self.workdir)).records
+
+    def _texts(self, answered: Answered) -> list[str]:
+        """The likeliest answers as text."""
+        return [self.vocabulary.answers[number] for number in answered.answers[:, 0]]
+
+    def _examples(self, answered: Answered, source: Source) -> list[Example]:
+        """Right answers, then wrong ones, spread evenly over the split; half of each where there are enough."""
+        asked = _asked(answered, source)
+        right = np.array([text == record.answer for text, record in zip(self._texts(answered), asked, strict=True)])
+        chosen, count = [], self.config.eval.num_pictures
+        for rows, wanted in ((np.flatnonzero(right), -(-count // 2)), (np.flatnonzero(~right), count)):
+            few = min(wanted, count - len(chosen), len(rows))
+            chosen += rows[np.linspace(0, len(rows) - 1, few).astype(int)].tolist()
+        video_index = source.split.video_index[answered.record_index[chosen]]
+        frames, frame_mask, _ = source.video_rows(video_index)
+        return [
+            Example(
+                frames=clip[mask],
+                question=asked[row].text,
+                answer=asked[row].answer,
+                guesses=[self.vocabulary.answers[number] for number in answered.answers[row]],
+                probabilities=answered.probabilities[row],
+            )
+            for row, clip, mask in zip(chosen, frames, frame_mask, strict=True)
+        ]
+
+
+def _asked(answered: Answered, source: Source) -> list[Record]:
+    """The questions that were answered."""
+    return [source.split.records[index] for index in answered.record_index]
