@@ -121,7 +121,7 @@ def stop_after(setup, count):
 @pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["sampled", "estimator"])
 def test_retrieval_is_taught_by_every_teacher(world, finished, pretraining, tmp_path, teacher):
-    """The exact one teaches the other tests. What is learnt without a teacher is the same at first."""
+    """The exact one teaches the other tests; the interaction's loss tells that another teacher is at work."""
     config = tiny_config(
         world,
         loss__teacher=teacher,
@@ -138,7 +138,6 @@ def test_retrieval_is_taught_by_every_teacher(world, finished, pretraining, tmp_
     assert first["step"] == exact["step"] == 2
     assert np.isfinite(first["loss/entity/interaction"])
     assert first["loss/entity/interaction"] != exact["loss/entity/interaction"]
-    np.testing.assert_allclose(first["loss/entity/contrastive"], exact["loss/entity/contrastive"], rtol=0.02)
     assert json.loads((tmp_path / "report.json").read_text())["galleries"]
 
 
