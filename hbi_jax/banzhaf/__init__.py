@@ -5,12 +5,14 @@ video and text, or query and document in late-interaction retrieval; and `sample
 derives what is here from elementary probability.
 """
 
+from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.banzhaf.exact import interaction, value
 from hbi_jax.banzhaf.game import coalition_value, enumerate, enumerate_values
 from hbi_jax.banzhaf.sampling import Estimate, sample, sample_similarity
 
 __all__ = [
     "Estimate",
+    "InteractionNet",
     "coalition_value",
     "enumerate",
     "enumerate_values",

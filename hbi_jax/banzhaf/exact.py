@@ -16,7 +16,7 @@ one-dimensional integral with a fixed number of nodes.
 
 import functools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from hbi_jax.banzhaf.expectation import expected_match, expected_weight_change, product
-from hbi_jax.banzhaf.game import check_index
+from hbi_jax.banzhaf.game import as_real, check_index
 from hbi_jax.types import ArrayLike
 
 Nodes = tuple[tuple[float, float], ...]  # of a quadrature: place, weight
@@ -41,7 +41,7 @@ def interaction(
     *,
     weights: str = "softmax",
     index: str = "banzhaf",
-    join_probability: float = 0.5,
+    join_probability: SupportsFloat = 0.5,
 ) -> Float[Array, "*b t v"]:
     """Exact interaction of every word with every frame in the similarity game (HBI V2, Eq. 1 of Eq. 12).
 
@@ -52,7 +52,7 @@ def interaction(
     float32, in float64 where an input is.
 
     A masked token is no player: the other cells are what they would be without it, and its own are zero. A
-    side with no real token makes every cell zero. Infinite logits are no way to mask: use the masks.
+    side with no token, or no real one, makes every cell zero. Infinite logits are no way to mask: use the masks.
 
     Values are checked where they are known. Inside `jax.jit`, `jax.grad` or `jax.vmap` they are not: there a
     pair with a NaN or an infinity among its real inputs is NaN in every real cell, and no other pair notices.
@@ -60,9 +60,10 @@ def interaction(
     Args:
       similarity: Similarity of each word with each frame; meant for cosines in [-1, 1], right for any finite
         values.
-      text_logits: Unnormalised logits of the word weights (not yet softmaxed), of any finite values: those
-        further apart than e^35 in weight, with no gap among them, lose accuracy slowly (docs/banzhaf.md). Not
-        read, and allowed to be None, unless `weights` is "softmax".
+      text_logits: Unnormalised logits of the word weights (not yet softmaxed), of any finite values. Accuracy
+        falls as they spread over more than 35, a step between neighbours in size counting for at most 17 (float64:
+        26); what is then 80 (160) below the largest is taken for equal (docs/banzhaf.md). Not read, and allowed
+        to be None, unless `weights` is "softmax".
       video_logits: The same for frames.
       text_mask: True at real words; None if all are.
       video_mask: True at real frames; None if all are.
@@ -72,14 +73,15 @@ def interaction(
       index: "banzhaf", or "shapley" for the Shapley interaction index, the integral over all join
         probabilities.
       join_probability: Probability, in (0, 1), with which each other token is in the coalition. 0.5 is
-        Banzhaf's.
+        Banzhaf's. Static: a number that is known outside of `jax.jit`.
 
     Returns:
       The interactions, in the units of `similarity`; float32, or float64 if an input is.
 
     Raises:
-      ValueError: Shapes that do not fit, masks that are not bool, logits missing, NaN or infinite values at
-        real tokens, an unknown `weights` or `index`, a join probability outside (0, 1).
+      ValueError: Shapes that do not fit, masks that are not bool, logits missing, similarity or logits that are bool
+        or complex, NaN or infinite values at real tokens, an unknown `weights` or `index`, a join probability
+        outside (0, 1) or traced.
     """
     inputs = _checked(similarity, text_logits, video_logits, text_mask, video_mask, weights)
     return _solve(("pair",), inputs, weights, index, join_probability)[0]
@@ -94,7 +96,7 @@ def value(
     *,
     weights: str = "softmax",
     index: str = "banzhaf",
-    join_probability: float = 0.5,
+    join_probability: SupportsFloat = 0.5,
 ) -> tuple[Float[Array, "*b t"], Float[Array, "*b v"]]:
     """Exact value of every word and of every frame in the similarity game.
 
@@ -153,10 +155,11 @@ def _checked(similarity, text_logits, video_logits, text_mask, video_mask, weigh
                 )
         if masks[-1].dtype != bool:
             raise ValueError(f"{side}_mask has dtype {masks[-1].dtype}; give bool, True at real tokens.")
-        _check_finite(f"{side}_logits", logits[-1], masks[-1])
-    _check_finite("similarity", similarity, *masks)
-    dtype = jnp.result_type(similarity, *logits, jnp.float32)
-    return *(x.astype(dtype) for x in (similarity, *logits)), *masks
+    arrays = dict(zip(("similarity", "text_logits", "video_logits"), (similarity, *logits), strict=True))
+    real = as_real(**arrays)
+    for name, array, of in zip(arrays, real, (masks, masks[:1], masks[1:]), strict=True):
+        _check_finite(name, array, *of)
+    return *real, *masks
 
 
 def _check_finite(name: str, array: Array, *masks: Array) -> None:
@@ -195,10 +198,12 @@ class _Side(NamedTuple):
     match_change: Float[Array, "n m"]
 
 
-def _solve(wanted: tuple[str, ...], inputs: tuple[Array, ...], weights: str, index: str, join_probability: float):
+def _solve(wanted: tuple[str, ...], inputs: tuple[Array, ...], weights: str, index: str, join_probability):
     """The wanted results of `_of_one_pair`, for all pairs, integrated over the index's join probabilities."""
-    check_index(index, join_probability)
-    nodes = _probability_nodes(sum(inputs[0].shape[-2:]), index, join_probability)
+    nodes = _probability_nodes(sum(inputs[0].shape[-2:]), index, check_index(index, join_probability))
+    if 0 in inputs[0].shape:  # nobody to match: reductions over nothing would be refused
+        nothing = dict(zip(("pair", "word", "frame"), inputs, strict=False))
+        return tuple(jnp.zeros_like(nothing[name]) for name in wanted)
     return _compiled(*inputs, wanted=wanted, nodes=nodes, softmax=weights != "sum")
 
 

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-_PAIRWISE_LIMIT = 128  # tokens; up to here comparing all pairs is faster than sorting
-_LARGEST_SPREAD = 80.0  # of logits; keeps exp within float32
+_PAIRWISE_LIMIT = 80  # tokens; up to here comparing all pairs is faster than sorting
 
 
 def product(left: Array, right: Array) -> Array:
@@ -106,13 +105,13 @@ def _log_weight(logits: Float[Array, " n"], mask: Bool[Array, " n"]) -> Float[Ar
     outliers there are. Written as a sum of gaps to the next larger logit, so that no large numbers are
     subtracted.
     """
-    precedes = _precedes(logits, mask)
+    rule, precedes = quadrature(logits.dtype), _precedes(logits, mask)
     rank = jnp.sum(precedes, axis=0)
     follows = rank[:, None] + 1 == rank[None, :]
     next_larger = jnp.sum(jnp.where(follows, logits[:, None], 0), axis=0)
-    gap = jnp.where(mask & (rank > 0), jnp.minimum(next_larger - logits, quadrature(logits.dtype).gap), 0)
+    gap = jnp.where(mask & (rank > 0), jnp.minimum(next_larger - logits, rule.gap), 0)
     log_weight = -jnp.sum(jnp.where(rank[:, None] <= rank[None, :], gap[:, None], 0), axis=0)
-    return jnp.maximum(log_weight, -_LARGEST_SPREAD)
+    return jnp.maximum(log_weight, -rule.spread)
 
 
 # --- quadratures --------------------------------------------------------------------------------------------
@@ -127,24 +126,27 @@ class Quadrature(NamedTuple):
       right: The last node is exp(right) / smallest weight; what is after it weighs about exp(right -
         exp(right)).
       gap: Largest gap between neighbouring logits that is told apart from an infinite one.
+      spread: Largest range of logits: smaller ones are taken for equal. More would need exponentials outside of
+        float32, and in float64 cost the larger logits more accuracy than it gives the smaller ones.
     """
 
     nodes: int
     left: float
     right: float
     gap: float
+    spread: float
 
 
 def quadrature(dtype: jnp.dtype) -> Quadrature:
     """What serves logits over a range of 25 to 1e-5 in float32 and to 1e-9 in float64."""
     if dtype == jnp.float64:
-        return Quadrature(nodes=160, left=13.0, right=3.7, gap=26.0)
-    return Quadrature(nodes=64, left=8.0, right=3.0, gap=17.0)
+        return Quadrature(nodes=160, left=13.0, right=3.7, gap=26.0, spread=160.0)
+    return Quadrature(nodes=64, left=8.0, right=3.0, gap=17.0, spread=80.0)
 
 
 def _time_nodes(lowest: Float[Array, ""], num_tokens: int, dtype: jnp.dtype) -> tuple[Array, Array]:
     """Nodes t and their spacing in log t, for weights between exp(lowest) and 1."""
-    nodes, left, right, _ = quadrature(dtype)
+    nodes, left, right, *_ = quadrature(dtype)
     start = -left - 0.5 * math.log(num_tokens)
     step = (right - lowest - start) / (nodes - 1)
     return jnp.exp(start + step * jnp.arange(nodes, dtype=dtype)), step

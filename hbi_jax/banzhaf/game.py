@@ -5,11 +5,14 @@ Note that `enumerate` here is the enumeration of coalitions; inside this module 
 
 import math
 from collections.abc import Callable
+from typing import SupportsFloat
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from hbi_jax.types import ArrayLike
 
 INDICES = ("banzhaf", "shapley")
 MAX_PLAYERS = 20
@@ -18,10 +21,17 @@ _COALITIONS_AT_ONCE = 8192
 Payoff = Callable[[Bool[Array, " t"], Bool[Array, " v"]], Float[Array, ""]]
 
 
-def check_index(index: str, join_probability: float) -> None:
-    """Raises ValueError unless the two name an interaction index."""
+def check_index(index: str, join_probability: SupportsFloat) -> float:
+    """The join probability as a float; raises ValueError unless the two name an interaction index."""
     if index not in INDICES:
         raise ValueError(f"index={index!r} is unknown; use one of {', '.join(INDICES)}.")
+    try:
+        join_probability = float(join_probability)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"join_probability={join_probability!r} is no number, or a traced one; it is static: give a float, from "
+            "outside jax.jit, jax.grad and jax.vmap."
+        ) from error
     if not 0.0 < join_probability < 1.0:
         raise ValueError(
             f"join_probability={join_probability} is not strictly between 0 and 1; use 0.5 for the Banzhaf interaction."
@@ -31,6 +41,16 @@ def check_index(index: str, join_probability: float) -> None:
             f"join_probability={join_probability} has no meaning with index='shapley', which averages over "
             "all of them; leave it out, or use index='banzhaf'."
         )
+    return join_probability
+
+
+def as_real(**arrays: ArrayLike) -> list[ArrayLike]:
+    """The arrays in one floating dtype, of at least float32; raises ValueError if one does not hold real numbers."""
+    for name, array in arrays.items():
+        if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+            raise ValueError(f"{name} has dtype {array.dtype}; give real numbers (masks are the arguments after them).")
+    dtype = jnp.result_type(*arrays.values(), jnp.float32)
+    return [array.astype(dtype) for array in arrays.values()]
 
 
 def coalition_value(
@@ -53,8 +73,14 @@ def coalition_value(
       video_in: Frames of the coalition.
 
     Returns:
-      Scalar in the units of `similarity`; 0 where either side is empty.
+      Scalar in the units of `similarity`; 0 where either side is empty. Float32, or float64 if an input is.
+
+    Raises:
+      ValueError: Similarity or logits that are bool or complex.
     """
+    similarity, text_logits, video_logits = as_real(
+        similarity=similarity, text_logits=text_logits, video_logits=video_logits
+    )
     similarity = jnp.where(text_in[:, None] & video_in[None, :], similarity, 0)  # what absent tokens hold is not read
     text_best = _best_match(similarity, video_in)
     video_best = _best_match(similarity.T, text_in)
@@ -69,7 +95,7 @@ def enumerate(
     num_video: int,
     *,
     index: str = "banzhaf",
-    join_probability: float = 0.5,
+    join_probability: SupportsFloat = 0.5,
 ) -> Float[Array, "t v"]:
     """Interaction of every text-video pair of players, by evaluating all coalitions (HBI V2, Eq. 1).
 
@@ -114,7 +140,7 @@ def enumerate_values(
     num_video: int,
     *,
     index: str = "banzhaf",
-    join_probability: float = 0.5,
+    join_probability: SupportsFloat = 0.5,
 ) -> tuple[Float[Array, " t"], Float[Array, " v"]]:
     """Value of every single player, by evaluating all coalitions: what it adds to a random one.
 
@@ -160,7 +186,7 @@ def _evaluate(
     payoff: Payoff, num_text: int, num_video: int, index: str, join_probability: float
 ) -> tuple[Bool[Array, "s n"], Float[Array, " s"]]:
     """All coalitions, text players first, and their values; checks the arguments."""
-    check_index(index, join_probability)
+    join_probability = check_index(index, join_probability)
     num_players = num_text + num_video
     if num_players > MAX_PLAYERS:
         raise ValueError(

@@ -12,7 +12,7 @@ which takes out of the error all that is odd in the membership, the worth of sin
 
 import functools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from hbi_jax.banzhaf.expectation import product
 from hbi_jax.banzhaf.game import Payoff, check_index, coalition_value, payoff_dtype
+
+_MOST_SAMPLES = 2**31 - 1  # they are counted in int32
 
 
 class Estimate(NamedTuple):
@@ -54,8 +56,8 @@ def sample(
     *,
     text_mask: Bool[Array, " t"] | None = None,
     video_mask: Bool[Array, " v"] | None = None,
-    join_probability: float = 0.5,
-    max_standard_error: float | Float[Array, ""] | None = None,
+    join_probability: SupportsFloat = 0.5,
+    max_standard_error: SupportsFloat | None = None,
     chunk_size: int = 256,
     mesh: Mesh | None = None,
 ) -> Estimate:
@@ -93,7 +95,7 @@ def sample(
       ValueError: No player on a side, a payoff that is no scalar, masks that do not fit, a join probability outside
         (0, 1), or a number of samples, chunk size, mesh or standard error that cannot be used.
     """
-    check_index("banzhaf", join_probability)
+    join_probability = check_index("banzhaf", join_probability)
     dtype = payoff_dtype(payoff, num_text, num_video)
     plays = jnp.concatenate([_mask("text_mask", text_mask, num_text), _mask("video_mask", video_mask, num_video)])
     if num_samples < 1:
@@ -108,28 +110,36 @@ def sample(
             f"mesh has {mesh.size} devices, which do not divide the {pairs} pairs of coalitions of "
             f"chunk_size={chunk_size}; use chunk_size={2 * mesh.size * math.ceil(pairs / mesh.size)}."
         )
-    if isinstance(max_standard_error, (int, float)) and not max_standard_error > 0:
+    num_chunks = math.ceil(num_samples / chunk_size)
+    if num_chunks * chunk_size > _MOST_SAMPLES:
+        raise ValueError(f"num_samples={num_samples} in whole chunks is more than {_MOST_SAMPLES}; use fewer.")
+    known = max_standard_error is not None and not isinstance(max_standard_error, jax.core.Tracer)
+    if known and not float(max_standard_error) > 0:
         raise ValueError(
             f"max_standard_error={max_standard_error}; use a positive number, or None to draw all samples."
         )
 
     spread, gathered = (functools.partial(_placed, mesh=mesh, spread=over) for over in (True, False))
 
-    def add_chunk(sums: _Sums) -> _Sums:
-        numbers = spread(sums.chunks * pairs + jnp.arange(pairs))
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # else a gradient keeps the coalitions of all chunks
+    def moments(chunk: Int[Array, ""]) -> tuple[Float[Array, "t v"], Float[Array, "t v"]]:
+        numbers = spread(chunk * pairs + jnp.arange(pairs))
         joins = jax.vmap(lambda number: _opposites(jax.random.fold_in(key, number), plays, join_probability))(numbers)
         joins = spread(joins)
         values = spread(jax.vmap(jax.vmap(payoff))(joins[..., :num_text], joins[..., num_text:]))
         # The payoffs are the work. What follows is done alike on every device, so that no sum depends on the mesh.
-        first, second = _moments(gathered(values).astype(dtype), gathered(joins), plays, num_text, join_probability)
+        return _moments(gathered(values).astype(dtype), gathered(joins), plays, num_text, join_probability)
+
+    def add_chunk(sums: _Sums) -> _Sums:
+        first, second = moments(sums.chunks)
         return _Sums(sums.chunks + 1, sums.first + first, sums.second + second)
 
     def standard_error(sums: _Sums) -> Float[Array, "t v"]:
         variance = jnp.maximum(sums.second / sums.chunks - (sums.first / sums.chunks) ** 2, 0)
-        return jnp.sqrt(variance / (sums.chunks * pairs - 1))
+        none = variance == 0  # where the square root has no derivative
+        return jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, variance) / (sums.chunks * pairs - 1)))
 
     key = gathered(key)
-    num_chunks = math.ceil(num_samples / chunk_size)
     zero = jnp.zeros((num_text, num_video), dtype)
     sums = _Sums(jnp.zeros((), jnp.int32), zero, zero)
     if max_standard_error is None:
@@ -166,17 +176,25 @@ def sample_similarity(
       similarity, text_logits, video_logits, text_mask, video_mask: As of `interaction`.
       key: Row `i` of the batch draws from `jax.random.fold_in(key, i)`.
       num_samples: Coalitions of each row, rounded up to a multiple of four.
+
+    Raises:
+      ValueError: One pair without a batch axis, or as `sample`.
     """
+    if jnp.ndim(similarity) != 3:
+        raise ValueError(
+            f"similarity has shape {jnp.shape(similarity)}; give [pairs, words, frames], and every other array with "
+            "the same first axis: similarity[None] and so on for one pair."
+        )
     # At most some hundred coalitions at once: a chunk of all rows is in memory.
-    chunks = math.ceil(num_samples / 256)
-    chunk_size = 4 * math.ceil(num_samples / chunks / 4)
+    chunks = max(1, math.ceil(num_samples / 256))
+    chunk_size = max(4, 4 * math.ceil(num_samples / chunks / 4))
 
     def of_one_pair(number, similarity, text_logits, video_logits, text_mask, video_mask):
         return sample(
             functools.partial(coalition_value, similarity, text_logits, video_logits),
             *similarity.shape,
             jax.random.fold_in(key, number),
-            chunks * chunk_size,
+            num_samples,
             text_mask=text_mask,
             video_mask=video_mask,
             chunk_size=chunk_size,

@@ -39,6 +39,16 @@ def test_memory_of_sampling_does_not_grow_with_samples():
         payoff = functools.partial(banzhaf.coalition_value, similarity, text, video)
         return banzhaf.sample(payoff, 24, 12, jax.random.key(0), num_samples)
 
+    def gradient(num_samples, *inputs):
+        def total(*inputs):
+            estimate = sampled(num_samples, *inputs)
+            return jnp.sum(estimate.interaction) + jnp.sum(estimate.standard_error)
+
+        return jax.grad(total)(*inputs)
+
     inputs = [jax.ShapeDtypeStruct(x, jnp.float32) for x in ((24, 12), (24,), (12,))]
     few, many = (temp_floats(functools.partial(sampled, n), *inputs) for n in (512, 10**6))
     assert few == many < 4 * 256 * 24 * 12
+    few, many = (temp_floats(functools.partial(gradient, n), *inputs) for n in (1024, 10**6))
+    assert many < few + 2 * 10**6 / 256  # the numbers of the chunks
+    assert few < 16 * 256 * 24 * 12

@@ -105,6 +105,16 @@ def test_other_indices_equal_enumeration(options):
         assert_close(jitted(*inputs, **options), enumerated(*inputs, **options), 1e-5, kind)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-2), (np.float64, 1e-4)])
+def test_wide_steps_cost_no_more_accuracy_than_documented(dtype, tolerance):
+    similarity = game("random", (7, 3))[0].astype(dtype)
+    inputs = similarity, -18 * np.arange(7, dtype=dtype), np.zeros(3, dtype)
+    with jax.enable_x64(True):
+        want = enumerated(*(jnp.asarray(x, jnp.float64) for x in inputs))
+    with jax.enable_x64(dtype == np.float64):
+        assert_close(jitted(*map(jnp.asarray, inputs)), want, tolerance)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("index", ["banzhaf", "shapley"])
 @pytest.mark.parametrize("shape", [(7, 7), (12, 2), (1, 13)])
@@ -228,6 +238,17 @@ def test_side_without_real_tokens_is_all_zero(words, frames, weights):
     gradients, results = jax.grad(total, (0, 1, 2), has_aux=True)(*inputs)
     assert_close(results, [0, 0, 0], 0)
     assert all(bool(jnp.all(gradient == 0)) for gradient in gradients)
+
+
+@pytest.mark.parametrize("options", [{}, {"index": "shapley"}, {"weights": "sum"}])
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
+def test_a_side_without_tokens_is_worth_nothing(shape, options):
+    for batch in ((), (2,)):
+        similarity, text, video = (jnp.zeros((*batch, *axes)) for axes in (shape, shape[:1], shape[1:]))
+        got = solved(similarity, text, video, **options)
+        for x, like in zip(got, (similarity, text, video), strict=True):
+            assert x.dtype == like.dtype
+            np.testing.assert_array_equal(x, like, strict=True)
 
 
 def test_one_token_a_side_is_worth_its_similarity():
@@ -439,6 +460,25 @@ def test_shapley_weighs_coalitions_of_every_size_alike(players, share):
     np.testing.assert_allclose(sizes, 1 / players, rtol=share)
 
 
+@pytest.mark.parametrize("number", [np.float32(0.25), jnp.float32(0.25), np.asarray(0.25)])
+def test_the_join_probability_is_any_number(number):
+    inputs = as_float32(game("random", (4, 6)))
+    assert_close(solved(*inputs, join_probability=number), solved(*inputs, join_probability=0.25), 0)
+
+
+def test_a_traced_join_probability_is_refused():
+    inputs = as_float32(game("random", (4, 6)))
+    with pytest.raises(ValueError, match="or a traced one; it is static: give a float"):
+        jax.jit(lambda q: solved(*inputs, join_probability=q))(0.3)
+
+
+def test_integers_are_computed_in_float32():
+    inputs = jnp.asarray([[1, 0, 2], [3, 1, 1]]), jnp.asarray([1, 2]), jnp.asarray([0, 0, 1])
+    got = inspect.unwrap(banzhaf.interaction)(*inputs)
+    assert got.dtype == jnp.float32
+    assert_close([got, 0, 0], [banzhaf.interaction(*as_float32(inputs)), 0, 0], 0)
+
+
 def test_bfloat16_is_computed_in_float32():
     inputs = [x.astype(jnp.bfloat16) for x in as_float32(game("random", (6, 5)))]
     got = solved(*inputs)
@@ -458,8 +498,11 @@ def test_bfloat16_is_computed_in_float32():
         ({"video_logits": None}, "video_logits=None; give logits, or use weights="),
         ({"text_mask": jnp.ones(4, bool)}, r"text_mask has shape \(4,\).*asks for \(3,\)"),
         ({"video_mask": jnp.zeros(4)}, "video_mask has dtype float32; give bool"),
+        ({"video_logits": jnp.ones(4, bool)}, "video_logits has dtype bool; give real numbers"),
+        ({"similarity": jnp.ones((3, 4), complex)}, "similarity has dtype complex64; give real numbers"),
         ({"weights": "max"}, "'max' is unknown; use one of softmax, mean, sum"),
         ({"index": "owen"}, "'owen' is unknown; use one of banzhaf, shapley"),
+        ({"join_probability": jnp.ones(2)}, "join_probability=Array.* is no number, or a traced one"),
         ({"join_probability": 0.0}, "join_probability=0.0 is not strictly between 0 and 1"),
         ({"index": "shapley", "join_probability": 0.4}, "no meaning with index='shapley'"),
     ],

@@ -1,5 +1,6 @@
 """The payoff against hand-made numbers, and enumeration against the definition as a sum over subsets."""
 
+import inspect
 import itertools
 import math
 
@@ -58,6 +59,17 @@ def test_coalition_value_of_far_apart_logits():
         similarity, logits, jnp.zeros(1), jnp.asarray([False, True, True]), jnp.ones(1, bool)
     )
     np.testing.assert_allclose(value, 0.5 * (0.25 * 0.2 + 0.75 * 0.6 + 0.6), rtol=1e-5)
+
+
+def test_coalition_value_takes_integers_and_refuses_masks_for_logits():
+    value = inspect.unwrap(banzhaf.coalition_value)
+    got = value(jnp.asarray([[1, 0], [3, 2]]), jnp.asarray([1, 2]), jnp.asarray([0, 3]), ALL, ALL)
+    want = banzhaf.coalition_value(
+        jnp.asarray([[1.0, 0.0], [3.0, 2.0]]), jnp.asarray([1.0, 2.0]), jnp.asarray([0.0, 3.0]), ALL, ALL
+    )
+    np.testing.assert_array_equal(got, want)
+    with pytest.raises(ValueError, match="text_logits has dtype bool; give real numbers"):
+        value(SIMILARITY, ALL, LOGITS, ALL, ALL)
 
 
 def definition(table: dict, num_text: int, num_video: int, weight) -> np.ndarray:

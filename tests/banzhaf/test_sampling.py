@@ -1,6 +1,7 @@
 """The sampler against the exact interaction: unbiased, with honest errors, the same on any number of devices."""
 
 import functools
+import inspect
 import itertools
 
 import jax
@@ -167,6 +168,13 @@ def test_differentiable_in_what_the_payoff_closes_over():
     np.testing.assert_allclose(gradient, 1, atol=0.1)
 
 
+def test_the_gradient_of_a_standard_error_of_zero_is_zero():
+    def spread(a):
+        return jnp.sum(banzhaf.sample(lambda t, v: a + 0.0 * (t[0] & v[0]), 2, 3, KEY, 256).standard_error)
+
+    assert jax.grad(spread)(2.0) == 0
+
+
 # --- stopping -----------------------------------------------------------------------------------------------
 
 
@@ -212,10 +220,13 @@ def test_nan_payoffs_are_not_hidden_and_end_the_run():
     [
         ({"num_text": 0}, "num_text=0.*at least one player"),
         ({"num_samples": 0}, "num_samples=0; evaluate at least one"),
+        ({"num_samples": 10**13}, "num_samples=10000000000000 in whole chunks is more than 2147483647; use fewer"),
         ({"chunk_size": 7}, "chunk_size=7; coalitions come in pairs"),
         ({"chunk_size": 2}, "chunk_size=2; coalitions come in pairs"),
         ({"join_probability": 1.0}, "join_probability=1.0 is not strictly between 0 and 1"),
         ({"max_standard_error": 0.0}, "max_standard_error=0.0; use a positive number"),
+        ({"max_standard_error": np.float32(-1)}, "max_standard_error=-1.0; use a positive number"),
+        ({"max_standard_error": jnp.float32(np.nan)}, "max_standard_error=nan; use a positive number"),
         ({"payoff": lambda t, v: t * 1.0}, "let it return one number"),
     ],
 )
@@ -229,6 +240,14 @@ def test_bad_input_is_named_with_its_remedy(change, message):
     } | change
     with pytest.raises(ValueError, match=message):
         banzhaf.sample(**arguments)
+
+
+def test_a_batch_of_similarity_games_needs_a_batch_and_samples():
+    game, masks = similarity_game(1, 2, 3), (jnp.ones((1, 2), bool), jnp.ones((1, 3), bool))
+    with pytest.raises(ValueError, match="num_samples=0; evaluate at least one"):
+        banzhaf.sample_similarity(*game, *masks, KEY, 0)
+    with pytest.raises(ValueError, match=r"similarity has shape \(2, 3\); give \[pairs, words, frames\]"):
+        inspect.unwrap(banzhaf.sample_similarity)(*(x[0] for x in (*game, *masks)), KEY, 8)
 
 
 @pytest.mark.parametrize("mask", [np.ones(3, bool), np.zeros(2), np.ones((1, 2), bool)])
