@@ -26,6 +26,17 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def _spread(figure: dict) -> str:
+    """A mean with the smallest and the largest, where several were measured."""
+    mean, low, high = (f"{figure[name]:.1f}" for name in ("mean", "min", "max"))
+    return mean if low == high == mean else f"{mean} ({low} to {high})"
+
+
+def _seeds(result: dict) -> str:
+    seeds = result["seeds"]
+    return "one seed" if len(seeds) == 1 else f"{len(seeds)} seeds, mean (smallest to largest)"
+
+
 def _where(result: dict) -> str:
     device, versions = result["device"], result["versions"]
     cores = f"{device['cpu_cores']} {device['platform'].upper()} cores"
@@ -41,10 +52,7 @@ def quickstart() -> str:
         "v2t R@1": "video to text R@1",
         "in-group accuracy": "right among 4 near-twins",
     }
-    rows = [
-        [method, *(f"{row[name]['mean']:.1f} ({row[name]['min']:.1f} to {row[name]['max']:.1f})" for name in names)]
-        for method, row in result["table"].items()
-    ]
+    rows = [[method, *(_spread(row[name]) for name in names)] for method, row in result["table"].items()]
     rows.append(["chance", *(f"{result['chance'][name]:.1f}" for name in names)])
     table = _table(["percent, mean (smallest to largest)", *names.values()], rows)
     return (
@@ -167,18 +175,15 @@ def teachers() -> str:
                 f"{correlation:.2f}",
                 f"{top1:.0f} %",
                 f"{step[teacher]['median_ms']:.0f} ms ({step[teacher]['min_ms']:.0f} to {step[teacher]['max_ms']:.0f})",
-                *(
-                    f"{figures[name]['mean']:.1f} ({figures[name]['min']:.1f} to {figures[name]['max']:.1f})"
-                    for name in names
-                ),
+                *(_spread(figures[name]) for name in names),
             ]
         )
     header = ["teacher", "label error", "correlation", "same best frame", "time of a step", *names.values()]
     return (
         f"{_table(header, rows)}\n\nLabels: of the {level} level, test gallery, root mean square error after scaling "
         f"by {result['label_scale']:g} (always answering zero errs by {labels['zero'][level][0]:.2g}); "
-        f"{result['num_samples']:,} coalitions a pair are sampled. Retrieval: percent, {len(result['seeds'])} seeds, "
-        f"mean (smallest to largest), {result['test_videos']} test videos. The estimator's pre-training took "
+        f"{result['num_samples']:,} coalitions a pair are sampled. Retrieval: percent, {_seeds(result)}, "
+        f"{result['test_videos']} test videos. The estimator's pre-training took "
         f"{result['pretraining_seconds']:.0f} s more. Batches of {result['batch_size']}, {_where(result)}."
     )
 

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-import pathlib
+import os
 import sys
 
 from hbi_jax.pretrained.errors import PretrainedError, listed
@@ -16,7 +16,9 @@ from hbi_jax.pretrained.folder import (
     WEIGHTS,
     Contents,
     check_destination,
+    exists,
     is_converted,
+    local,
     read_folder,
     read_json,
     write_folder,
@@ -39,17 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "show":
-            print(_summary(_open(options)))
+            _say(_summary(_open(options)))
         else:
-            check_destination(options.destination, options.overwrite)
+            check_destination(options.destination, options.overwrite, options.source)
             if options.command == "convert":
                 contents = translate(open_source(options.source), options.words, options.frames)
-                print(_summary(contents))
+                _say(_summary(contents))
                 write_folder(contents, options.destination, options.overwrite, progress=True)
             else:
                 export(options.source, options.destination, options.overwrite, progress=True)
-            print(f"saved {options.destination}")
-    except PretrainedError as error:
+            _say(f"saved {local(options.destination)}")
+    # The last two: whatever the system or a file nested without end does that nothing below foresees.
+    except (PretrainedError, OSError, RecursionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -58,9 +61,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _say(text: str) -> None:
+    """Prints at once, so that a full disk or closed pipe is told here."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What is left in the buffer would fail once more, with a traceback, when the interpreter exits.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        raise PretrainedError(f"standard output cannot be written ({error.strerror})") from error
+
+
 def _open(options: argparse.Namespace) -> Contents:
-    config = pathlib.Path(options.source) / CONFIG
-    if config.exists() and is_converted(read_json(config)):
+    config = local(options.source) / CONFIG
+    if exists(config) and is_converted(read_json(config)):
         return read_folder(options.source)
     return translate(open_source(options.source), options.words, options.frames)
 
@@ -126,9 +139,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hbi_jax.pretrained.errors import PretrainedError
 from hbi_jax.pretrained.folder import (
     CONFIG,
     METADATA,
@@ -49,7 +50,7 @@ def convert(
       PretrainedError: If the source cannot be read, is of no known kind, lacks or has too many entries, or does not
         fit together; or if the destination cannot be written.
     """
-    check_destination(destination, overwrite)
+    check_destination(destination, overwrite, source)
     write_folder(translate(open_source(source), num_words, num_frames), destination, overwrite, progress)
 
 
@@ -65,6 +66,11 @@ def from_state_dict(
     Raises:
       PretrainedError: As in `convert`.
     """
+    if others := [name for name in state if not isinstance(name, str)]:
+        raise PretrainedError(
+            f"the state dict has the key {others[0]!r}, wanted names of parameters; pass model.state_dict() as numpy "
+            "arrays"
+        )
     source = Source("the state dict", from_arrays(state), {}, {})
     return materialize(translate(source, num_words, num_frames), "", progress=False)
 
@@ -94,7 +100,7 @@ def export(
     Raises:
       PretrainedError: If the folder cannot be read or the destination not be written.
     """
-    check_destination(destination, overwrite)
+    check_destination(destination, overwrite, folder)
     contents = read_folder(folder)
     with new_folder(destination, overwrite) as out:
         if contents.kind != "clip":

@@ -2,21 +2,23 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
 from hbi_jax.pretrained.errors import PretrainedError, listed
-from hbi_jax.pretrained.sizes import build_model, model_config, verify
+from hbi_jax.pretrained.sizes import build_model, leaves_of, model_config, verify
 from hbi_jax.pretrained.tensors import Entry, from_arrays, read_safetensors, write_safetensors
 from hbi_jax.progress import Progress
 
@@ -128,6 +130,12 @@ def read_folder(folder: str | os.PathLike) -> Contents:
       PretrainedError: If it is none, or its weights do not fit its configuration.
     """
     folder = local(folder)
+    if exists(folder) and not folder.is_dir():
+        raise PretrainedError(
+            f"{folder} is a file, wanted a folder that hbi_jax wrote; convert it first: "
+            f"python -m hbi_jax.pretrained convert {folder} FOLDER"
+        )
+    refuse_run(folder)
     about = read_json(folder / CONFIG)
     if not is_converted(about):
         raise PretrainedError(
@@ -207,22 +215,67 @@ def local(folder: str | os.PathLike) -> pathlib.Path:
     """A path on this machine.
 
     Raises:
-      PretrainedError: If it is in a bucket.
+      PretrainedError: If it is in a bucket, or of a user who is not known.
     """
     text = os.fspath(folder)
     if "://" in text:
         raise PretrainedError(f"{text} is not on this machine, wanted a local path; copy it here first")
-    return pathlib.Path(text).expanduser()
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise PretrainedError(f"{text} is of nobody here ({error}); write the path out") from error
 
 
-def check_destination(destination: str | os.PathLike, overwrite: bool) -> None:
-    """Whether a folder may be written there.
+def exists(path: pathlib.Path) -> bool:
+    """Whether something is there.
 
     Raises:
-      PretrainedError: If something is there that may not be replaced.
+      PretrainedError: If that cannot be told, as where the name is too long or a folder may not be looked into.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise PretrainedError(f"{path} is no path that can be used ({error.strerror}); correct it") from error
+
+
+def refuse_run(path: pathlib.Path) -> None:
+    """Raises for the work folder of a run or one of its steps: what is there is not read here."""
+    if exists(path / "checkpoints") or (path.parent.name == "checkpoints" and exists(path)):
+        raise PretrainedError(
+            f"{path} holds checkpoints of a run, wanted weights; write them as a folder first, in Python: "
+            f"hbi_jax.pretrained.save(FOLDER, hbi_jax.weights.load_weights({str(path)!r})), and use FOLDER"
+        )
+
+
+def check_destination(destination: str | os.PathLike, overwrite: bool, source: str | os.PathLike | None = None) -> None:
+    """Whether a folder may be written there.
+
+    Args:
+      destination: The folder.
+      overwrite: Whether to replace it where it is one of ours.
+      source: What it will be made of, which it may not replace.
+
+    Raises:
+      PretrainedError: If something is there that may not be replaced, or no folder can be made there.
     """
     folder = local(destination)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    there = exists(folder)
+    if folder.is_symlink():
+        raise PretrainedError(f"{folder} is a link; name the folder that it leads to, or choose another destination")
+    if not there:
+        parent = next(place for place in folder.absolute().parents if exists(place))
+        if not parent.is_dir():
+            raise PretrainedError(f"{folder} cannot be made: {parent} is no folder; choose another destination")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PretrainedError(
+                f"{folder} cannot be made: {parent} may not be written to; choose another destination"
+            )
+        return
+    if source is not None and exists(place := local(source)):
+        place = place.resolve()
+        if folder.resolve() in (place, *place.parents):
+            raise PretrainedError(f"{folder} is or holds the source {source}; choose another destination")
+    if folder.is_dir() and not any(folder.iterdir()):
         return
     if not overwrite:
         raise PretrainedError(f"{folder} exists already; choose another destination, or add --overwrite to replace it")
@@ -245,7 +298,8 @@ def new_folder(destination: str | os.PathLike, overwrite: bool) -> Iterator[path
     """
     check_destination(destination, overwrite)
     folder = local(destination).absolute()
-    partial, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("partial", "old"))
+    # Short, as a name of some 250 characters has no room for more.
+    partial, old = (folder.with_name(f".{uuid.uuid4().hex[:12]}.{what}") for what in ("partial", "old"))
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -253,7 +307,8 @@ def new_folder(destination: str | os.PathLike, overwrite: bool) -> Iterator[path
             folder.rename(old)
         partial.rename(folder)
     except OSError as error:
-        raise PretrainedError(f"{folder} cannot be written ({error}); free some space or choose another") from error
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another destination"
+        raise PretrainedError(f"{folder} cannot be written ({error}); {remedy}") from error
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
@@ -274,7 +329,7 @@ def _part(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _flatten(prefix: str, params: PyTree) -> dict[str, Any]:
-    return {prefix + path: leaf for path, leaf in flatten_dict(params["params"], sep="/").items()}
+    return {prefix + path: leaf for path, leaf in leaves_of(params).items()}
 
 
 def _unflatten(arrays: Mapping[str, np.ndarray]) -> PyTree:

@@ -6,13 +6,16 @@ opcode is interpreted below, calls are answered from a short table, and any othe
 
 import math
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from hbi_jax.pretrained.errors import PretrainedError
+
+# What a pickle may build: opcodes, and elements copied from containers, which a few bytes can ask for without end.
+_MAX_ELEMENTS = 4 * 10**6
 
 
 class Storage(NamedTuple):
@@ -66,7 +69,7 @@ _STORAGES = {
 def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> Tensor:
     """A tensor that lies within its storage and has no more elements than it."""
     numbers = [offset, *shape, *strides]
-    if not isinstance(storage, Storage) or not all(type(number) is int and number >= 0 for number in numbers):
+    if not isinstance(storage, Storage) or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
         raise PretrainedError("it holds a tensor whose size, stride or offset is no natural number")
     if len(shape) != len(strides) or len(shape) > 8:
         raise PretrainedError(f"it holds a tensor of {len(shape)} sizes and {len(strides)} strides")
@@ -129,12 +132,13 @@ def _admit(module: object, name: object) -> _Global:
     )
 
 
-def unpickle(data: bytes, find_storage: Callable[[str, np.dtype, int], Storage]) -> object:
+def unpickle(data: bytes, find_storage: Callable[[object, np.dtype, object], Storage]) -> object:
     """What a torch pickle describes.
 
     Args:
       data: The pickle.
-      find_storage: Makes the storage of a key, a type and a number of elements; raises where there is none.
+      find_storage: Makes the storage of a key, a type and a number of elements; raises where there is none, or where
+        key and number are something else.
 
     Returns:
       Containers, numbers, strings, `Tensor`s and `Bag`s.
@@ -147,14 +151,21 @@ def unpickle(data: bytes, find_storage: Callable[[str, np.dtype, int], Storage])
     except PretrainedError:
         raise
     # What wrong opcodes do to the machine: underflow, unknown memo, keys that cannot be hashed, wrong operands.
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise PretrainedError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
 
 
-def _run(data: bytes, find_storage: Callable[[str, np.dtype, int], Storage]) -> object:
+def _run(data: bytes, find_storage: Callable[[object, np.dtype, object], Storage]) -> object:
     stack: list = []
     below: list[list] = []  # the stacks under the marks
     memo: dict[int, object] = {}
+    built = 0
+
+    def count(elements: int) -> None:
+        nonlocal built
+        built += elements
+        if built > _MAX_ELEMENTS:
+            raise PretrainedError(f"its pickle builds more than {_MAX_ELEMENTS} elements: that is no state dict")
 
     def since_mark() -> list:
         nonlocal stack
@@ -163,6 +174,7 @@ def _run(data: bytes, find_storage: Callable[[str, np.dtype, int], Storage]) -> 
 
     def call(name: _Global, arguments: tuple) -> object:
         if isinstance(name, _Global) and isinstance(arguments, tuple):
+            count(sum(len(each) for each in arguments if isinstance(each, Collection)))
             if name in _CALLS:
                 return _CALLS[name](*arguments)
             if _is_bag(name):
@@ -178,6 +190,7 @@ def _run(data: bytes, find_storage: Callable[[str, np.dtype, int], Storage]) -> 
         return dict(zip(_keys(items[::2]), items[1::2], strict=True))
 
     for opcode, argument, _ in pickletools.genops(data):
+        count(1)
         match opcode.name:
             case "PROTO" | "FRAME":
                 pass
@@ -252,6 +265,7 @@ def _run(data: bytes, find_storage: Callable[[str, np.dtype, int], Storage]) -> 
                 state = stack.pop()
                 # An OrderedDict's attributes, such as a state dict's versions, are of no use here.
                 if isinstance(stack[-1], Bag) and type(state) is dict:
+                    count(len(state))
                     stack[-1].attributes.update(state)
                 elif type(stack[-1]) is not dict:
                     raise PretrainedError("its pickle sets attributes of what has none")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.errors
 import flax.linen as nn
@@ -76,19 +77,17 @@ def model_config(kind: str, shapes: Shapes, first_level: str = "", head_features
       PretrainedError: If they are of no such model.
     """
     if kind == "estimator":
-        return dict(zip(("kind", "num_features"), _net(shapes, ""), strict=True))
+        return _net(shapes, "", "kind", "num_features")
     clip = _clip(shapes, head_features)
     if kind == "clip":
         return clip
-    header, header_features = _net(shapes, f"header_{first_level}/")
     frames, _ = _axes(shapes, "frame_transformer/positional_embedding", 2)
     config = {
         "clip": clip,
         "frame_layers": count_layers(shapes, "frame_transformer/transformer/resblocks_"),
         "max_frames": frames,
         "weight_features": _axes(shapes, f"text_weight_{first_level}/hidden/kernel", 2)[1],
-        "header": header,
-        "header_features": header_features,
+        **_net(shapes, f"header_{first_level}/", "header", "header_features"),
     }
     if kind == "answer":
         config["num_answers"] = _axes(shapes, f"answer_{first_level}/logits/kernel", 2)[1]
@@ -172,9 +171,24 @@ def _inputs(kind: str, model: nn.Module) -> tuple:
     return (Batch(*text, *video, row, row, zeros(dtype=bool)),)
 
 
+def leaves_of(params: PyTree) -> dict[str, Any]:
+    """Every leaf of `{"params": ...}` by its path.
+
+    Raises:
+      PretrainedError: If it is something else.
+    """
+    tree = params.get("params") if isinstance(params, Mapping) else None
+    if not isinstance(tree, Mapping):
+        got = f"keys {listed(list(map(str, params)), most=5)}" if isinstance(params, Mapping) else type(params).__name__
+        raise PretrainedError(
+            f"params are no variables of a model: got {got}, wanted {{'params': ...}} as model.init gives"
+        )
+    return dict(flatten_dict(tree, sep="/"))
+
+
 def shapes_of(params: PyTree) -> dict[str, tuple[int, ...]]:
     """The shape of every leaf of `{"params": ...}` by its path."""
-    return {path: tuple(leaf.shape) for path, leaf in flatten_dict(params["params"], sep="/").items()}
+    return {path: tuple(leaf.shape) for path, leaf in leaves_of(params).items()}
 
 
 def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mapping[str, str] | None = None) -> None:
@@ -293,10 +307,10 @@ def _clip(shapes: Shapes, head_features: int) -> dict:
     return dataclasses.asdict(sizes)
 
 
-def _net(shapes: Shapes, prefix: str) -> tuple[str, int]:
-    """Kind and width of an interaction network; that of kind `none` has no parameters, so any width."""
+def _net(shapes: Shapes, prefix: str, kind_field: str, width_field: str) -> dict:
+    """The fields of an interaction network; kind `none` has no parameters, so that its width says nothing."""
     if f"{prefix}conv_in/kernel" not in shapes:
-        return "none", InteractionNet.num_features
+        return {kind_field: "none"}
     side, _, _, width = _axes(shapes, f"{prefix}conv_in/kernel", 4)
     kind = "mlp" if side == 1 else "cnn"
-    return kind + ("_sa" if f"{prefix}query/kernel" in shapes else ""), width
+    return {kind_field: kind + ("_sa" if f"{prefix}query/kernel" in shapes else ""), width_field: width}

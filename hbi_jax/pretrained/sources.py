@@ -6,7 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from hbi_jax.pretrained.errors import PretrainedError
-from hbi_jax.pretrained.folder import CONFIG, PUBLISHED, WEIGHTS, is_converted, local, read_json
+from hbi_jax.pretrained.folder import CONFIG, PUBLISHED, WEIGHTS, exists, is_converted, local, read_json, refuse_run
 from hbi_jax.pretrained.tensors import Entry, read_safetensors
 from hbi_jax.pretrained.torch_archive import read_archive
 
@@ -36,16 +36,17 @@ def open_source(source: str | os.PathLike) -> Source:
       PretrainedError: If it is none of them, or cannot be read.
     """
     path = local(source)
-    if not path.exists():
+    if not exists(path):
         path = _download(str(source))
-    if path.is_dir() and (path / PUBLISHED).exists():
+    if path.is_dir() and exists(path / PUBLISHED):
         path = path / PUBLISHED
     if not path.is_dir():
         return Source(str(source), *_file(path))
+    refuse_run(path)
     config = read_json(path / CONFIG)
     if is_converted(config):
         raise PretrainedError(f"{source} is converted already; open it with hbi_jax.load({str(source)!r})")
-    weights = next((path / name for name in (WEIGHTS, _TORCH_WEIGHTS) if (path / name).exists()), None)
+    weights = next((path / name for name in (WEIGHTS, _TORCH_WEIGHTS) if exists(path / name)), None)
     if weights is None:
         raise PretrainedError(f"{source} has neither {WEIGHTS} nor {_TORCH_WEIGHTS}; download the whole folder again")
     entries, _, metadata = _file(weights)

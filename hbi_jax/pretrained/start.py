@@ -1,36 +1,40 @@
 """A model's parameters from weights of the same model, or from a CLIP."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jaxtyping import Float, PyTree
 
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.folder import Pretrained
-from hbi_jax.pretrained.sizes import KINDS, differences, kind_of, model_config
+from hbi_jax.pretrained.sizes import KINDS, build_model, differences, kind_of, leaves_of, model_config
 from hbi_jax.types import ArrayLike
 
 _log = logging.getLogger(__name__)
 
 Leaves = Mapping[str, ArrayLike]  # by path
 
-_FRAMES, _TEXT, _LEVEL = "frame_transformer/", "text_tower/", "text_weight_"
+_FRAMES, _TEXT, _LEVEL, _HEAD = "frame_transformer/", "text_tower/", "text_weight_", "answer_"
 _TOWERS = (_TEXT, "vision_tower/", "logit_scale")
 
 
-def initialize(params: PyTree, source: Pretrained) -> PyTree:
+def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None) -> PyTree:
     """Fresh parameters with those of `source` in their place.
 
-    A source of the parameters' own kind gives every one of them. A CLIP gives an HBI, with or without answer head, its
-    towers and logit scale; and, as published, the frame transformer starts as the first layers of the text tower and
-    the frame positions as the text positions, where their widths are the same: the first rows, or as many as wanted,
-    linearly interpolated. All else stays as it is.
+    A source of the parameters' own kind gives every one of them. An HBI gives an HBI with answer head all that the two
+    share. A CLIP gives an HBI, with or without answer head, its towers and logit scale; and, as published, the frame
+    transformer starts as the first layers of the text tower and the frame positions as the text positions, where their
+    widths are the same: the first rows, or as many as wanted, linearly interpolated. All else stays as it is.
 
     Args:
       params: A model's variables, `{"params": ...}`.
       source: From `load`.
+      config: The fields of `config.model` of the model that params belong to; of no use for an estimator. With them
+        also what no shape tells is compared: numbers of heads have to agree, and padding or cluster counts that
+        differ are logged as a warning.
 
     Returns:
       The variables with numpy arrays where they were replaced.
@@ -38,16 +42,20 @@ def initialize(params: PyTree, source: Pretrained) -> PyTree:
     Raises:
       PretrainedError: If the source is of another kind or of other sizes.
     """
-    ours = dict(flatten_dict(params["params"], sep="/"))
-    given = flatten_dict(source.params["params"], sep="/")
+    ours, given = leaves_of(params), leaves_of(source.params)
     kind = kind_of(list(ours))
-    if source.kind not in (kind, "clip") or (source.kind, kind) == ("clip", "estimator"):
+    parts = {"hbi": ("clip",), "answer": ("hbi", "clip")}.get(kind, ())
+    if source.kind not in (kind, *parts):
+        others = {"clip": " or a CLIP for its towers", "hbi": " or an HBI for all but its heads"}
         raise PretrainedError(
             f"the weights are of kind {source.kind!r} ({KINDS.get(source.kind, 'unknown')}), wanted {kind!r} "
-            f"({KINDS[kind]}){' or a CLIP for its towers' if kind in ('hbi', 'answer') else ''}; choose other weights"
+            f"({KINDS[kind]}){''.join(others[part] for part in parts)}; choose other weights"
         )
-    wanted = {name: leaf for name, leaf in ours.items() if source.kind != "clip" or name.startswith(_TOWERS)}
+    shared = {"clip": lambda name: name.startswith(_TOWERS), "hbi": lambda name: not name.startswith(_HEAD)}
+    wanted = {name: leaf for name, leaf in ours.items() if source.kind == kind or shared[source.kind](name)}
     _check(source.kind, given, wanted)
+    if config is not None and kind != "estimator":
+        _check_settings(source, config)
     new = {name: given[name] for name in wanted}
     if source.kind == "clip" and kind != "clip":
         new |= _frame_transformer(given, ours)
@@ -82,6 +90,30 @@ def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
             f"the weights are of another configuration: {listed(problems, '; ')}; set config.model as theirs is, or "
             "choose other weights"
         )
+
+
+def _check_settings(source: Pretrained, config: Mapping) -> None:
+    """Raises for settings that no shape tells and that differ, or warns where a configuration may mean it so."""
+    given = dataclasses.asdict(build_model(source.kind, source.config).config)
+    if source.kind == "clip":
+        given = {"clip": given}
+    given["clip"] = {"head_features": given["clip"]["head_features"]}
+    # The heads for answers are not compared.
+    fields = {name: value for name, value in config.items() if name not in ("num_answers", "dropout_rate")}
+    wanted = dataclasses.asdict(build_model("hbi", fields).config)
+
+    def compare(*names: str) -> list[str]:
+        return differences({name: given[name] for name in names if name in given}, wanted)
+
+    if problems := compare("clip", "merge_heads"):
+        raise PretrainedError(
+            f"the weights are of a model with other attention heads: {listed(problems, '; ')}; set config.model as "
+            "theirs is, or choose other weights"
+        )
+    for side in (given, wanted):
+        side["levels"] = [tuple(level.values()) for level in side.get("levels", ())]
+    for problem in compare(*(("padding", "levels") if source.kind != "clip" else ())):
+        _log.warning("in the model of the weights %s by config.model, which is what is used", problem)
 
 
 def _frame_transformer(clip: Leaves, ours: Leaves) -> Leaves:

@@ -16,7 +16,7 @@ from hbi_jax.pretrained.tensors import Entry
 
 # The pickle of a state dict has some hundred bytes a tensor.
 _MAX_PICKLE = 2**25
-_MAX_DEPTH, _MAX_OBJECTS = 64, 10**6
+_MAX_DEPTH, _MAX_OBJECTS, _MAX_NAME = 64, 10**5, 1000
 # Under which key training scripts put the state dict, beside epoch and optimizer.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
@@ -101,13 +101,16 @@ class _Archive:
             raise PretrainedError(f"its data.pkl has {self._members[name].file_size} bytes: that is no state dict")
         return bytes(self._sound(name))
 
-    def storage(self, key: str, dtype: np.dtype, length: int) -> Storage:
+    def storage(self, key: object, dtype: np.dtype, length: object) -> Storage:
         """A storage that is there and has the size it should have."""
+        # Before either is put into a message: a pickle of a few bytes describes tuples whose text fills any memory.
+        if not isinstance(key, str) or type(length) is not int:
+            raise PretrainedError("it refers to a storage whose key is no text or whose length is no number")
         name = f"{self._root}data/{key}"
-        if not isinstance(key, str) or name not in self._members:
+        if name not in self._members:
             raise PretrainedError(f"storage {key} is missing; copy or download the file again")
         size = self._members[name].file_size
-        if type(length) is not int or not 0 <= length * dtype.itemsize <= size:
+        if not 0 <= length * dtype.itemsize <= size:
             raise PretrainedError(f"storage {key} has {size} bytes, wanted {length} numbers of {dtype.itemsize} bytes")
         return Storage(key, dtype, length)
 
@@ -136,10 +139,10 @@ def _state_dict(content: object) -> dict[str, Tensor]:
 
     def walk(value: object, prefix: str, depth: int) -> None:
         nonlocal seen
-        seen += 1
-        if depth > _MAX_DEPTH or seen > _MAX_OBJECTS:
-            raise PretrainedError("its modules are nested without end")
         attributes = value.attributes if isinstance(value, Bag) else value
+        seen += 1 + len(attributes)
+        if depth > _MAX_DEPTH or seen > _MAX_OBJECTS or len(prefix) > _MAX_NAME:
+            raise PretrainedError("its modules are nested without end")
         for name, part in attributes.items():
             if isinstance(part, Tensor):
                 tensors[f"{prefix}{name}"] = part

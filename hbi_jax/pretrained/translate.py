@@ -83,6 +83,7 @@ def translate(source: Source, num_words: int | None = None, num_frames: int | No
     if teacher:
         names = {row.ours: " + ".join(row.theirs) for row in teacher}
         verify("estimator", contents.estimator_config(), contents.shapes(ESTIMATOR), where, names)
+    _check_norms(entries, [*nets, *[tables.TEACHER] * beside], where)
     return contents
 
 
@@ -227,6 +228,21 @@ def _account(entries: Collection[str], rows: Sequence[Row], kept: Sequence[str],
             f"{where}, {origin}, {' and '.join(problems)}; it is damaged or of another version: download it again, or "
             f"convert one that holds what {KINDS[kind]} needs"
         )
+
+
+def _check_norms(entries: Mapping[str, Entry], nets: Sequence[str], where: str) -> None:
+    """Raises where a network's batch normalisation is of another width than the network."""
+    for net in nets:
+        if f"{net}cnn1.weight" not in entries:
+            continue
+        width = entries[f"{net}cnn1.weight"].shape[0]
+        for name, make in tables.BATCH_NORM.items():
+            got, wanted = entries.get(net + name), make(width).shape
+            if got is not None and got.shape != wanted:
+                raise PretrainedError(
+                    f"{where}: {net}{name} has shape {got.shape}, wanted {wanted} as {net}cnn1.weight has {width} "
+                    "features; download it again"
+                )
 
 
 def _ours(rows: Sequence[Row], entries: Mapping[str, Entry]) -> dict[str, Entry]:

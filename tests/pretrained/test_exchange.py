@@ -8,13 +8,25 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax.traverse_util import unflatten_dict
 
 from hbi_jax.models.clip import CLIPConfig
 from hbi_jax.pretrained import PretrainedError, convert, export, from_state_dict, load, to_state_dict
 from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import Entry
 from hbi_jax.pretrained.translate import hf_config, translate
-from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, hf_names, random_array, weights, write_archive, write_state
+from tests.pretrained.foreign import (
+    CLIP,
+    ESTIMATOR,
+    HBI,
+    hf_names,
+    random_array,
+    script_module,
+    tensor,
+    weights,
+    write_archive,
+    write_state,
+)
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -93,6 +105,23 @@ def test_both_names_of_clip_are_one_model(openai, clip, hf_folder, tmp_path):
     got = load(tmp_path / "hf", progress=False)
     assert_same(got.params, clip.params)
     assert (got.kind, got.config) == (half.kind, half.config) == ("clip", CLIP)
+
+
+def test_openais_torchscript_archive(openai, clip, tmp_path):
+    """Modules as the released files have them: nested, with buffers of sizes and a causal mask in each text layer."""
+    state = {name: array.astype(np.float16) for name, array in openai.items()}
+    state |= {name: np.array(8) for name in ("input_resolution", "context_length", "vocab_size")}
+    state |= {f"transformer.resblocks.{n}.attn_mask": np.zeros((12, 12), np.float32) for n in range(2)}
+
+    def module(tree):
+        parts = {name: module(part) if isinstance(part, dict) else tensor(part) for name, part in tree.items()}
+        return script_module("Module", **parts, training=False)
+
+    write_archive(tmp_path / "ViT.pt", module(unflatten_dict(state, sep=".")), **{"code/__torch__/model.py": b"pass"})
+    convert(tmp_path / "ViT.pt", tmp_path / "clip")
+    got = load(tmp_path / "clip", progress=False)
+    assert (got.kind, got.config, dict(got.unused)) == ("clip", CLIP, {})
+    assert_same(got.params, jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), clip.params))
 
 
 def test_hugging_face_and_back_is_bitwise(hf_folder, tmp_path):
@@ -238,7 +267,20 @@ def test_shapes_that_do_not_fit(openai, name, shape, complaint):
         from_state_dict(change(openai, name, shape))
 
 
+@pytest.mark.parametrize("net", ["banzhafmodel.", "banzhafmodel1.", "banzhafteacher."])
+def test_batch_normalisation_of_another_width(published, net):
+    """Used by nobody, and exported again all the same."""
+    with pytest.raises(
+        PretrainedError, match=rf"{net}bn\.weight has shape \(99,\), wanted \(4,\) as {net}cnn1\.weight"
+    ):
+        from_state_dict(change(published, f"{net}bn.weight", 99))
+    with pytest.raises(PretrainedError, match=rf"{net}bn\.num_batches_tracked has shape \(1,\), wanted \(\)"):
+        from_state_dict(change(published, f"{net}bn.num_batches_tracked", 1))
+
+
 def test_what_is_no_known_model(openai, published):
+    with pytest.raises(PretrainedError, match="has the key 1, wanted names of parameters"):
+        from_state_dict({"a": np.zeros(3), 1: np.zeros(3)})
     with pytest.raises(PretrainedError, match="ResNet for images, which is not supported; use a ViT"):
         from_state_dict(change(openai, "visual.layer1.0.conv1.weight", (1,)))
     with pytest.raises(PretrainedError, match=r"holds no weights known here.*its entries are a, b"):

@@ -1,6 +1,8 @@
 """Folders of weights: what is written is what is read, all of it or nothing, and nothing of others is replaced."""
 
+import collections
 import json
+import os
 import random
 import re
 
@@ -10,8 +12,18 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hbi_jax.pretrained import Pretrained, PretrainedError, export, load, save
+from hbi_jax.pretrained import (
+    Pretrained,
+    PretrainedError,
+    convert,
+    export,
+    from_state_dict,
+    load,
+    save,
+    to_state_dict,
+)
 from hbi_jax.pretrained.sizes import abstract_params, shapes_of, verify
+from hbi_jax.pretrained.sources import open_source
 from hbi_jax.pretrained.tensors import Entry, read_safetensors, write_safetensors
 from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, weights
 
@@ -171,6 +183,77 @@ def test_params_that_are_not_the_configurations_are_not_saved(estimator, tmp_pat
     assert names(tmp_path) == []
 
 
+def test_params_that_are_no_variables_are_not_saved(estimator, tmp_path):
+    for params, got in ((estimator.params["params"], "got keys conv_in"), ({"params": 3}, "keys params"), (3, "int")):
+        with pytest.raises(PretrainedError, match=f"params are no variables of a model: .*{got}"):
+            save(tmp_path / "x", Pretrained("estimator", ESTIMATOR, params))
+    assert names(tmp_path) == []
+
+
+def test_the_width_of_no_header_says_nothing(tmp_path):
+    config = {**HBI, "header": "none", "header_features": 4}
+    hbi = weights("hbi", config)
+    save(tmp_path / "hbi", hbi)
+    assert load(tmp_path / "hbi", progress=False).config == config
+    assert "header_features" not in from_state_dict(to_state_dict(hbi)).config
+
+
+def test_a_file_has_to_be_converted_first(tmp_path):
+    (tmp_path / "X.pt").write_bytes(b"PK")
+    for read in (load, lambda path: export(path, tmp_path / "out")):
+        with pytest.raises(
+            PretrainedError, match=r"X\.pt is a file.*convert it first: python .* convert .*X\.pt FOLDER"
+        ):
+            read(tmp_path / "X.pt")
+
+
+def test_a_source_is_not_replaced_by_what_is_made_of_it(folder, tmp_path):
+    before = (folder / "model.safetensors").read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(PretrainedError, match="is or holds the source"):
+            export(folder, tmp_path / "estimator" / ".." / "estimator", overwrite)
+    export(folder, tmp_path / "theirs")
+    with pytest.raises(PretrainedError, match="is or holds the source"):
+        convert(tmp_path / "theirs" / "hbi.safetensors", tmp_path / "theirs", overwrite=True)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert names(tmp_path / "theirs") == ["hbi.safetensors"]
+
+
+def test_links_are_not_replaced(folder, estimator, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    for overwrite in (False, True):
+        with pytest.raises(PretrainedError, match="link is a link; name the folder"):
+            save(tmp_path / "link", estimator, overwrite)
+    assert names(tmp_path) == ["estimator", "link"]
+    load(tmp_path / "link", progress=False)
+
+
+def test_long_names(estimator, tmp_path):
+    """As long as the system takes them, and no longer."""
+    save(tmp_path / ("x" * 250), estimator)
+    assert names(tmp_path) == ["x" * 250]
+    for use in (lambda path: save(path, estimator), load, lambda path: convert(path, tmp_path / "out")):
+        with pytest.raises(PretrainedError, match=f"is no path that can be used.*{os.strerror(36)}"):
+            use(tmp_path / ("x" * 300))
+
+
+def test_no_folder_within_a_file(folder, estimator):
+    with pytest.raises(PretrainedError, match=r"x/y cannot be made: .*config\.json is no folder; choose another"):
+        save(folder / "config.json" / "x" / "y", estimator)
+
+
+def test_work_folders_of_runs_are_told_how(tmp_path):
+    run = tmp_path / "run"
+    step = run / "checkpoints" / "500"
+    step.mkdir(parents=True)
+    (run / "config.json").write_text('{"model": {}}')
+    says = r"hbi_jax\.pretrained\.save\(FOLDER, hbi_jax\.weights\.load_weights\('.*run"
+    for path in (run, step):
+        for use in (load, open_source, lambda path: export(path, tmp_path / "out")):
+            with pytest.raises(PretrainedError, match=says):
+                use(path)
+
+
 def test_safetensors_are_those_of_the_library(tmp_path):
     """Types that need different alignment, an empty array, a scalar and a view."""
     arrays = {
@@ -194,7 +277,7 @@ def test_safetensors_are_those_of_the_library(tmp_path):
 
 def test_damage_ends_in_one_error(folder, estimator):
     """Flipped bits of header and configuration, and truncations; numbers have no checksum here."""
-    rng = random.Random(0)
+    rng, refused = random.Random(0), collections.Counter()
     for name in ("config.json", "model.safetensors"):
         good = (folder / name).read_bytes()
         for number in range(60):
@@ -205,8 +288,10 @@ def test_damage_ends_in_one_error(folder, estimator):
             try:
                 load(folder, progress=False)
             except PretrainedError:
-                continue
+                refused[name] += 1
         (folder / name).write_bytes(good)
+    # What is left alone says where the weights come from, or is space.
+    assert min(refused["config.json"], refused["model.safetensors"]) > 30, refused
     jax.tree.map(np.testing.assert_array_equal, load(folder, progress=False).params, estimator.params)
 
 

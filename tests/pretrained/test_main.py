@@ -1,8 +1,14 @@
 """The command line: what it says, what it writes, and how it fails."""
 
+import errno
+import os
+import pathlib
+import subprocess
+import sys
+
 import pytest
 
-from hbi_jax.pretrained import load, to_state_dict
+from hbi_jax.pretrained import load, save, to_state_dict
 from hbi_jax.pretrained.__main__ import main
 from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, weights, write_state
 
@@ -52,9 +58,57 @@ def test_errors_are_one_line(tmp_path, capsys):
     # A destination that is taken is told before anything is read.
     assert main(["convert", str(tmp_path / "none.pt"), str(tmp_path)]) == 1
     assert "exists already" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["convert", "a", "b", "--words", "0"])
-    assert "0 is not a positive number" in capsys.readouterr().err
+    for words in ("0", "abc"):
+        with pytest.raises(SystemExit):
+            main(["convert", "a", "b", "--words", words])
+        assert f"argument --words: {words} is not a positive number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [OSError("it"), RecursionError("it")])
+def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("hbi_jax.pretrained.__main__.open_source", fail)
+    assert main(["show", "x"]) == 1
+    assert capsys.readouterr().err == "error: it\n"
+
+
+def test_paths_that_cannot_be(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for command, says in (
+        (["show", "x" * 300], "is no path that can be used"),
+        (["convert", str(tmp_path / "file"), "x" * 300], "is no path that can be used"),
+        (["convert", str(tmp_path / "file"), str(tmp_path / "file" / "x")], "file is no folder"),
+        (["show", "~nobody-of-this-name/clip"], "is of nobody here"),
+        (["show", str(tmp_path / "file" / "x")], "there is no such file or folder"),
+        (["export", str(tmp_path / "file"), str(tmp_path / "out")], "convert it first"),
+    ):
+        assert main(command) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert says in err
+
+
+def test_a_full_disk_behind_the_output(tmp_path):
+    full = pathlib.Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    save(tmp_path / "estimator", weights("estimator", ESTIMATOR))
+    command = [sys.executable, "-m", "hbi_jax.pretrained", "show", str(tmp_path / "estimator")]
+    with full.open("w") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"error: standard output cannot be written ({os.strerror(errno.ENOSPC)})\n"
+
+
+def test_a_home_may_be_meant(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_state(tmp_path / "net.pt", to_state_dict(weights("estimator", ESTIMATOR)))
+    assert main(["convert", "~/net.pt", "~/net"]) == 0
+    assert capsys.readouterr().out.endswith(f"\nsaved {tmp_path}/net\n")
+    assert main(["show", "~/net"]) == 0
+    assert "network cnn_sa, 4 features" in capsys.readouterr().out
 
 
 def test_help_tells_of_the_sources(capsys):

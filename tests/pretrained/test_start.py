@@ -90,6 +90,51 @@ def test_from_the_same_model(clip, hbi):
         assert_same(initialize(shifted(given.params), given), given.params)
 
 
+def test_an_hbi_gives_an_answer_model_all_but_its_heads(hbi):
+    fresh = shifted(weights("answer", {**HBI, "num_answers": 3}).params)
+    got = initialize(fresh, hbi)["params"]
+    heads = {name: got.pop(name) for name in sorted(got) if name.startswith("answer_")}
+    assert_same(got, hbi.params["params"])
+    assert_same(heads, {name: fresh["params"][name] for name in heads})
+    assert list(heads) == ["answer_action", "answer_entity", "answer_event"]
+
+
+NARROW = {**CLIP, "head_features": 16}
+
+
+def test_numbers_of_heads_that_no_shape_tells(clip, hbi):
+    """Of all kinds, in the fields of `config.model`: the same parameters would compute other numbers."""
+    answer = weights("answer", {**HBI, "num_answers": 3})
+    for params, source in ((clip, clip), (hbi, clip), (hbi, hbi), (answer, hbi), (answer, answer)):
+        with pytest.raises(PretrainedError, match=r"clip\.head_features is 64, wanted 16; set config\.model"):
+            initialize(params.params, source, {**HBI, "clip": NARROW})
+        theirs = NARROW if source is clip else {**source.config, "clip": NARROW}
+        with pytest.raises(PretrainedError, match=r"clip\.head_features is 16, wanted 64"):
+            initialize(params.params, Pretrained(source.kind, theirs, source.params), HBI)
+        if source is not clip:
+            with pytest.raises(PretrainedError, match="heads: merge_heads is 8, wanted 4; "):
+                initialize(params.params, source, {**HBI, "merge_heads": 4})
+    initialize(hbi.params, clip, {**HBI, "merge_heads": 4})
+
+
+def test_settings_that_a_configuration_may_override(clip, hbi, caplog):
+    same = {**HBI, "levels": tuple(tuple(level) for level in HBI["levels"]), "pooled": False}
+    other = {**HBI, "padding": "masked", "levels": [["entity", 0, 0], ["action", 6, 4], ["event", 3, 2]]}
+    with caplog.at_level(logging.WARNING, "hbi_jax"):
+        for source, config in ((hbi, same), (clip, other)):
+            initialize(hbi.params, source, config)
+        assert not caplog.records
+        assert_same(initialize(shifted(hbi.params), hbi, other), hbi.params)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "padding is 'published', wanted 'masked' by config.model" in first
+    assert "('action', 6, 3), ('event', 3, 2)], wanted [('entity', None, None), ('action', 6, 4)" in second
+
+
+def test_an_estimator_has_no_settings_of_a_model():
+    estimator = weights("estimator", ESTIMATOR)
+    assert_same(initialize(shifted(estimator.params), estimator, HBI), estimator.params)
+
+
 def test_weights_of_another_task(clip, hbi):
     estimator = weights("estimator", ESTIMATOR)
     answer = weights("answer", {**HBI, "num_answers": 3})
@@ -97,7 +142,11 @@ def test_weights_of_another_task(clip, hbi):
         (hbi, answer, r"of kind 'answer' \(.*\), wanted 'hbi' \(HBI \(retrieval\)\) or a CLIP for its towers; "),
         (hbi, estimator, r"of kind 'estimator' .*, wanted 'hbi'"),
         (clip, hbi, r"of kind 'hbi' .*, wanted 'clip' \(CLIP\); "),
-        (answer, hbi, r"of kind 'hbi' .*, wanted 'answer'"),
+        (
+            answer,
+            estimator,
+            r"kind 'estimator' .*, wanted 'answer' \(.*\) or an HBI for all but its heads or a CLIP for its towers; ",
+        ),
         (estimator, clip, r"of kind 'clip' .*, wanted 'estimator' \(estimator of the interaction\); "),
     ):
         with pytest.raises(PretrainedError, match=wanted):
@@ -129,4 +178,6 @@ def test_fields_that_differ_are_named(hbi, field, value, complaint):
 def test_parameters_of_no_model(clip):
     with pytest.raises(PretrainedError, match="parameters dense are of no model of this library"):
         initialize({"params": {"dense": {"kernel": np.zeros((2, 2))}}}, clip)
+    with pytest.raises(PretrainedError, match=r"got keys dense, wanted {'params': \.\.\.}"):
+        initialize({"dense": {"kernel": np.zeros((2, 2))}}, clip)
     assert isinstance(clip, Pretrained)

@@ -1,6 +1,7 @@
 """Torch's zip archives read without torch: types, views, wrappers, TorchScript, and damage of every sort."""
 
 import random
+import tracemalloc
 import zipfile
 
 import jax.numpy as jnp
@@ -138,6 +139,48 @@ def test_other_archives_are_refused(tmp_path):
     write_archive(path, loop)
     with pytest.raises(PretrainedError, match="nested without end"):
         read_archive(path)
+
+
+STORAGE = b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n%sX\x03\x00\x00\x00cpu%stQ."
+DOUBLED = b"K\x01" + 40 * b"2\x86"
+LONG_LIST = b"]q\x00(" + 10**5 * b"N" + b"e0"
+LONG_DICT = b"}q\x00(" + b"".join(b"M%sN" % n.to_bytes(2, "little") for n in range(2**16)) + b"u0"
+BOMBS = {
+    "a key of doubled tuples": (STORAGE % (DOUBLED, b"K\x01"), "a storage whose key is no text"),
+    "a key of nested tuples": (STORAGE % (b")" + 20_000 * b"\x85", b"K\x01"), "a storage whose key is no text"),
+    "a length of tuples": (STORAGE % (b"X\x01\x00\x00\x000", DOUBLED), "or whose length is no number"),
+    "copies as tuples": (
+        b"\x80\x02" + LONG_LIST + b"ctorch\nSize\nq\x010](" + 99 * b"h\x01h\x00\x85R" + b"e.",
+        "builds more than 4000000",
+    ),
+    "copies as attributes": (
+        b"\x80\x02" + LONG_DICT + b"c__torch__\nM\nq\x010](" + 99 * b"h\x01)\x81h\x00b" + b"e.",
+        "builds more than 4000000",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_few_bytes_do_not_fill_the_memory(tmp_path, name):
+    data, complaint = BOMBS[name]
+    write_archive(tmp_path / "w.pt", data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(PretrainedError, match=complaint) as error:
+            read_archive(tmp_path / "w.pt")
+        assert tracemalloc.get_traced_memory()[1] < 2**28
+    finally:
+        tracemalloc.stop()
+    assert len(str(error.value)) < 500
+
+
+def test_names_that_grow_with_every_module(tmp_path):
+    net = script_module("Net", weight=tensor(np.zeros(1, np.float32)))
+    for _ in range(20):
+        net = script_module("Net", **{100 * "x": net})
+    write_archive(tmp_path / "w.pt", net)
+    with pytest.raises(PretrainedError, match="nested without end"):
+        read_archive(tmp_path / "w.pt")
 
 
 def test_changed_numbers_are_noticed(tmp_path):
