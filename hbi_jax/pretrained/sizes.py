@@ -86,12 +86,17 @@ def model_config(kind: str, shapes: Shapes, first_level: str = "", head_features
         "clip": clip,
         "frame_layers": count_layers(shapes, "frame_transformer/transformer/resblocks_"),
         "max_frames": frames,
-        "weight_features": _axes(shapes, f"text_weight_{first_level}/hidden/kernel", 2)[1],
+        "weight_features": _weight_features(shapes, f"text_weight_{first_level}/hidden/kernel"),
         **_net(shapes, f"header_{first_level}/", "header", "header_features"),
     }
     if kind == "answer":
         config["num_answers"] = _axes(shapes, f"answer_{first_level}/logits/kernel", 2)[1]
     return config
+
+
+def _weight_features(shapes: Shapes, kernel: str) -> int:
+    """0 where all tokens weigh the same, which takes no parameters."""
+    return _axes(shapes, kernel, 2)[1] if kernel in shapes else 0
 
 
 def published_levels(kind: str, num_words: int | None, num_frames: int | None) -> list[list]:

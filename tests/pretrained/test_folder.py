@@ -1,6 +1,7 @@
 """Folders of weights: what is written is what is read, all of it or nothing, and nothing of others is replaced."""
 
 import collections
+import dataclasses
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from hbi_jax.models.hbi import HBI as HBIModel
 from hbi_jax.pretrained import (
     Pretrained,
     PretrainedError,
@@ -26,6 +28,7 @@ from hbi_jax.pretrained.sizes import abstract_params, shapes_of, verify
 from hbi_jax.pretrained.sources import open_source
 from hbi_jax.pretrained.tensors import Entry, read_safetensors, write_safetensors
 from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, weights
+from tests.tiny_hbi import CONFIG, make_batch, random_params
 
 HBI_SHAPES = shapes_of(abstract_params("hbi", HBI))
 
@@ -323,3 +326,15 @@ def test_a_tensor_of_no_kind_is_noticed(folder):
     safetensors.numpy.save_file({**arrays, "more": np.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(PretrainedError, match="holds more, of which nothing is known"):
         load(folder)
+
+
+def test_a_model_of_equal_token_weights_is_kept_too(tmp_path):
+    """It has no parameters for them."""
+    config = dataclasses.replace(CONFIG, weight_features=0)
+    params = random_params(HBIModel(config), jax.tree.map(jnp.asarray, make_batch(2)))
+    levels = [[level.name, level.words or 0, level.frames or 0] for level in config.levels]
+    fields = {**dataclasses.asdict(config), "levels": levels, "dtype": "float32"}
+    save(tmp_path / "equal", Pretrained("hbi", fields, params))
+    read = load(tmp_path / "equal", progress=False)
+    jax.tree.map(np.testing.assert_array_equal, read.params, params)
+    assert read.model.config == config
