@@ -6,7 +6,6 @@ minute after `make quickstart`.
 """
 
 import argparse
-import json
 import pathlib
 import tempfile
 
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import harness
 from hbi_jax import build
-from hbi_jax.config import default_config
+from hbi_jax.config import read_config
 from hbi_jax.data import shapes
 from hbi_jax.evaluate.retrieval import Gallery
 from hbi_jax.parallel import make_mesh
@@ -59,8 +58,7 @@ def main() -> None:
         "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"), help="folder of the JSON"
     )
     options = parser.parse_args()
-    config = default_config()
-    config.update(ConfigDict(json.loads((options.workdir / "config.json").read_text())))
+    config = read_config(options.workdir / "config.json")
     with tempfile.TemporaryDirectory() as world:
         config.data.annotations, config.data.videos = world, f"{world}/videos"
         config.data.world.update(num_train=64, num_val=8, num_test=TEST_VIDEOS)

@@ -3,6 +3,8 @@
 A file in `configs/` starts from `default_config()` and changes what differs.
 """
 
+import json
+import os
 import re
 
 from ml_collections import ConfigDict, config_dict
@@ -210,6 +212,15 @@ def default_config() -> ConfigDict:
     config.mesh.data = -1
     config.mesh.model = 1
 
+    return config
+
+
+def read_config(path: str | os.PathLike[str]) -> ConfigDict:
+    """The configuration that a run wrote into its work folder, `config.json`; newer fields have their defaults."""
+    with open(path, encoding="utf-8") as file:
+        values = json.load(file)
+    config = default_config()
+    config.update(ConfigDict(values))
     return config
 
 

@@ -208,7 +208,7 @@ def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
         label = f"step {step}"
     results = setup.task.evaluate(params, label)
     if jax.process_index() == 0:
-        _report(setup, results, of_this_run=checkpoint is None)
+        _report(setup, results, of_this_run=workdir_of(path).absolute() == setup.workdir)
 
 
 def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import math
 import os
 import pathlib
@@ -16,7 +17,7 @@ from etils import epath
 
 from hbi_jax import build
 from hbi_jax.banzhaf.estimator import InteractionNet
-from hbi_jax.config import ConfigError, default_config, validate
+from hbi_jax.config import ConfigError, default_config, read_config, validate
 from hbi_jax.parallel import make_mesh
 from hbi_jax.pretrained import Pretrained, save
 from hbi_jax.tasks import make_task
@@ -188,6 +189,15 @@ def test_types_and_names_are_kept():
 def test_every_call_makes_its_own_defaults():
     default_config().model.clip.image_size = 1
     assert default_config().model.clip.image_size == 224
+
+
+def test_what_a_run_wrote_is_read_again(tmp_path):
+    """With the defaults of fields that it did not know."""
+    config = changed(train__batch_size=64, data__galleries={"own": "own.csv"})
+    values = json.loads(config.to_json())
+    del values["task"], values["loss"]["teacher"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert json.loads(read_config(tmp_path / "config.json").to_json()) == json.loads(config.to_json())
 
 
 def test_folders(tmp_path):
