@@ -123,6 +123,7 @@ def test_a_finished_run_says_so_and_evaluates_again(world, finished, caplog):
     assert after["training"] == before["training"]
 
 
+@pytest.mark.slow
 def test_one_device_gives_the_results_of_eight(world, finished, tmp_path):
     config = tiny_config(world)
     mesh = experiment.make_mesh
@@ -203,6 +204,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_videos(world, tmp_path):
         assert checkpoints.latest_step() in (None, 2)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_in_a_process_of_its_own(world, tmp_path):
     changes = [f"--config.{field}={value}" for field, value in TINY.items() if not field.startswith("data.world")]
     command = [

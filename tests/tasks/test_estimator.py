@@ -141,6 +141,17 @@ def test_retrieval_is_taught_by_every_teacher(world, finished, pretraining, tmp_
     assert json.loads((tmp_path / "report.json").read_text())["galleries"]
 
 
+@pytest.mark.slow
+def test_labels_may_be_sampled(world, finished, pretraining, tmp_path):
+    """Noisier ones: the first steps err more against them than against the exact labels, from the same start."""
+    run(tiny_estimator(world, finished, **{"estimator.labels": "sampled", "train.num_steps": 15}), tmp_path)
+    noisy, exact = (
+        json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) for folder in (tmp_path, pretraining)
+    )
+    assert noisy["step"] == exact["step"] == 15
+    assert noisy["loss/entity/squared_error"] > 2 * exact["loss/entity/squared_error"]
+
+
 def test_weights_of_another_kind_do_not_teach(world, finished, tmp_path):
     config = tiny_config(world, loss__teacher="estimator", loss__estimator=str(finished))
     setup = experiment.prepare(config, str(tmp_path))
