@@ -31,7 +31,7 @@ PROTOCOL = (
 
 
 class EstimatorTask(Task):
-    """An `InteractionNet` on the similarities of a frozen HBI model: that of `config.init`, or a fresh one."""
+    """An `InteractionNet` on the similarities of a frozen HBI model, that of `config.init`."""
 
     name = "estimator"
 
