@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from hbi_jax import build
+from hbi_jax.config import ConfigError
 from hbi_jax.data import shapes
 from hbi_jax.data.source import Source
 from hbi_jax.data.video import sample_indices
@@ -18,6 +19,7 @@ from hbi_jax.evaluate.pictures import WordTruth, draw_interactions
 from hbi_jax.evaluate.retrieval import gallery_metrics
 from hbi_jax.metrics import chance_metrics, group_chance
 from hbi_jax.tasks.task import Results, Task
+from hbi_jax.train.checkpoint import CheckpointError
 from hbi_jax.train.step import LossFn
 
 _log = logging.getLogger(__name__)
@@ -100,7 +102,7 @@ class RetrievalTask(Task):
         """What training started from; None, and a word, where that cannot be had any more."""
         try:
             return self.placed(self.load_init)
-        except ValueError as error:
+        except (ConfigError, CheckpointError) as error:
             _log.warning("the report has no row of the model before training: %s", error)
             return None
 
