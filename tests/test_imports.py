@@ -63,7 +63,8 @@ ROOMS[""] = _room("pretrained")  # hbi_jax.load, which imports when it is called
 ROOMS["build"] = _room(*ROOMS, packages=ARRAYS | {"ml_collections"})
 ROOMS["tasks"] = _room(*ROOMS, packages=ARRAYS | {"ml_collections", "etils"})
 ROOMS["experiment"] = _room(*ROOMS, packages=ARRAYS | {"ml_collections", "clu", "etils"})
-ROOMS["main"] = _room("config", "experiment", "train", packages=frozenset({"jax", "absl", "ml_collections"}))
+ROOMS["commands"] = _room("config", packages=frozenset({"absl", "ml_collections"}))
+ROOMS["main"] = _room("commands", "experiment", "train", packages=frozenset({"jax", "absl"}))
 
 
 def room_of(module: str) -> str | None:
