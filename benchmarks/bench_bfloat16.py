@@ -78,7 +78,7 @@ def compare_all(config: ConfigDict, workdir: pathlib.Path) -> dict:
             config.model.dtype = dtype
             evaluator = build.retrieval_evaluator(build.model(config), config, mesh)
             galleries.append(evaluator.encode(params, source, config.data.num_threads))
-            similarities.append(evaluator.similarity(galleries[-1]))
+            similarities.append(evaluator.similarity(params, galleries[-1]))
         results[name] = compare(galleries, similarities)
         print(name, results[name])
     return results

@@ -20,8 +20,8 @@ def default_config() -> ConfigDict:
 
     # What tables call the method.
     config.name = "HBI"
-    # What is trained: retrieval, answers (to questions about videos), or estimator (the network of
-    # loss.teacher=estimator).
+    # What is trained: retrieval, answers (to questions about videos), captions (of videos), or estimator (the network
+    # of loss.teacher=estimator).
     config.task = "retrieval"
     # Weights to start from: a folder of `python -m hbi_jax.pretrained convert`, or a work folder. Nothing: random.
     config.init = ""
@@ -53,6 +53,9 @@ def default_config() -> ConfigDict:
     # Hidden width of the token-weight MLPs: 128 in HBI V2, twice the embedding in V1. 0: all real tokens weigh the
     # same.
     config.model.weight_features = 1024
+    # Tokens are reconstructed for every pair of text and video (HBI V2), by gates of this hidden width.
+    config.model.reconstruction = False
+    config.model.gate_features = 128
     # The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
     config.model.pooled = False
     # Inverse temperature of the contrastive loss at the start, where no weights are loaded; learnt from there.
@@ -75,7 +78,8 @@ def default_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.data = ConfigDict()
-    # Layout of the annotation files: msrvtt, activitynet (paragraphs), or msrvtt_qa for task=answers.
+    # Layout of the annotation files: msrvtt, msvd, lsmdc, activitynet and didemo (paragraphs), folder (your own videos),
+    # msrvtt_caption for captioning, or msrvtt_qa, msvd_qa and activitynet_qa for task=answers (docs/data.md).
     config.data.dataset = "msrvtt"
     # Folders of the annotation files and of the video files. {workdir} stands for the work folder.
     config.data.annotations = config_dict.placeholder(str)
@@ -89,6 +93,9 @@ def default_config() -> ConfigDict:
     # File of the validation video ids, or nothing: then num_val_videos are held out of the training list.
     config.data.val_list = ""
     config.data.num_val_videos = 0
+    # What validates: held_out (val_list or num_val_videos, which no gallery may share videos with) or published (the
+    # first gallery itself, on whose videos published code selects; the report says so).
+    config.data.protocol = "held_out"
     # Text and video of the galleries that are evaluated at the end: name -> file. A file with a column
     # `group` also gets its in-group accuracy. Empty: the data set's own.
     config.data.galleries = ConfigDict()
@@ -97,6 +104,14 @@ def default_config() -> ConfigDict:
     # Frames of a video at most, and how many a second are candidates.
     config.data.num_frames = 12
     config.data.frames_per_second = 1.0
+    # What an epoch is: all captions, or one of every video, drawn anew in every epoch.
+    config.data.captions_per_video = "all"
+    # Folder of prepared videos (docs/data.md) that are read instead of the video files. {workdir} stands for the work
+    # folder. Nothing: the video files.
+    config.data.prepared = ""
+    # How `python -m hbi_jax.data prepare` writes them: short side of the frames, in pixels, at least
+    # model.clip.image_size (smaller videos keep their size), and quality of the JPEGs, in 1..100.
+    config.data.prepare = ConfigDict({"short_side": 224, "quality": 95})
     # Share of a split's videos that may be unreadable, in 0..1; above it the run stops with their names.
     config.data.max_unreadable_rate = 0.01
     # Decoded clips kept in memory, in GiB, so that each is decoded once and not once an epoch; 0: none.
@@ -115,8 +130,11 @@ def default_config() -> ConfigDict:
     config.loss = ConfigDict()
     # alpha of Eq. 14: weight of the interaction loss. 0: the interaction is not computed.
     config.loss.interaction_weight = 1.0
-    # beta of Eq. 16: weight of the distillation from the first level to each other.
+    # beta of Eq. 16: weight of the distillation between levels.
     config.loss.distillation_weight = 1.0
+    # Which level is distilled into which, such as (("entity", "action"), ("action", "event")). Empty: the first into
+    # each other (Table VII).
+    config.loss.distillation_paths = ()
     # Where the interaction comes from: exact (closed form), sampled (Monte Carlo) or estimator (a network).
     config.loss.teacher = "exact"
     # Coalitions a pair that `sampled` draws in every step.
@@ -133,10 +151,15 @@ def default_config() -> ConfigDict:
     config.loss.divergence = "paper"
     # Of task=answers: lambda of Eq. 16, the weight of every level's cross-entropy.
     config.loss.answer_weight = 2.5
-    # Of task=answers: weight of every level's contrast and interaction.
+    # Of task=answers: weight of every level's contrast and interaction. Of task=captions: of everything but the
+    # captions, distillation included (0: that is not computed).
     config.loss.alignment_weight = 1.0
     # Of task=answers: what is distilled, the similarity of question and video (V2) or the answers (V1).
     config.loss.distil = "similarity"
+    # Of task=captions: lambda of Eq. 16, the weight of the captions' cross-entropy; and the share of every target that
+    # is spread evenly over the vocabulary, in 0..1.
+    config.loss.caption_weight = 3.3
+    config.loss.label_smoothing = 0.0
 
     config.answers = ConfigDict()
     # What task=answers chooses among: a file of the annotation folder, {answer: number}; or nothing: the answers of the
@@ -148,6 +171,24 @@ def default_config() -> ConfigDict:
     config.answers.dropout_rate = 0.1
     # A model that never sees a frame, to know what the questions alone give away.
     config.answers.question_only = False
+
+    config.captions = ConfigDict()
+    # Layers of the decoder of task=captions, and the share of its sublayers' results that training drops.
+    config.captions.decoder_layers = 1
+    config.captions.dropout_rate = 0.1
+    # How captions are made: greedy, beam or sample.
+    config.captions.method = "beam"
+    # Tokens of a generated caption at most, start and end token included; at most data.num_words.
+    config.captions.max_words = 30
+    # Of beam: captions that the search keeps, and the power of their length that log-probabilities are divided by.
+    config.captions.num_beams = 5
+    config.captions.length_penalty = 1.0
+    # Of sample: captions a video, divisor of the logits, and which of the likeliest tokens are drawn from: so many (0:
+    # all), and those that have this probability together, in 0..1.
+    config.captions.num_samples = 1
+    config.captions.temperature = 1.0
+    config.captions.top_k = 0
+    config.captions.top_p = 1.0
 
     config.estimator = ConfigDict()
     # The network that task=estimator trains: its kind, as model.header, and its width.
@@ -200,8 +241,17 @@ def default_config() -> ConfigDict:
     # How much each level's similarity counts; 0: the level is not computed.
     config.eval.level_rates = (1.0, 0.0, 0.0)
     # Metric of the validation whose largest value marks the best checkpoint: t2v/R@1, v2t/R@10, Rsum, ... of
-    # retrieval; accuracy or in_vocabulary/accuracy of answers; correlation or top1 of the estimator.
+    # retrieval; accuracy or in_vocabulary/accuracy of answers; CIDEr, ROUGE-L or BLEU-4 of captions, or, where they
+    # are the embedded world's, first_event/accuracy or all_events/accuracy; correlation or top1 of the estimator.
     config.eval.best_metric = "t2v/R@1"
+    # Normalisations of retrieval's similarities that get rows of their own in the report, beside the plain ones:
+    # dual_softmax (over all test queries) and querybank (over training queries). Validation never uses them.
+    config.eval.normalize = ()
+    # What similarities are divided by in the softmax of each.
+    config.eval.dual_softmax_temperature = 0.01
+    config.eval.querybank_temperature = 0.05
+    # Training texts of the querybank at most, with their videos.
+    config.eval.querybank_size = 1000
     # The report's table also gets the same model untrained, and mean-pooled features.
     config.eval.baselines = True
     # Test videos drawn with their interaction.
@@ -238,11 +288,14 @@ _LEAST = {
     "model.clip.context_length": 3,
     "model.frame_layers": 0,
     "model.weight_features": 0,
+    "model.gate_features": 1,
     "model.merge_heads": 1,
     "model.frame_portions": 1,
     "model.header_features": 1,
     "data.num_val_videos": 0,
     "data.cache_gib": 0,
+    "data.prepare.short_side": 1,
+    "data.prepare.quality": 1,
     "data.num_workers": 0,
     "data.num_threads": 1,
     "data.rand_augment.num_ops": 0,
@@ -255,6 +308,13 @@ _LEAST = {
     "loss.distillation_weight": 0,
     "loss.answer_weight": 0,
     "loss.alignment_weight": 0,
+    "loss.caption_weight": 0,
+    "captions.decoder_layers": 1,
+    "captions.max_words": 3,
+    "captions.num_beams": 1,
+    "captions.length_penalty": 0,
+    "captions.num_samples": 1,
+    "captions.top_k": 0,
     "answers.top_answers": 0,
     "answers.min_count": 1,
     "optimizer.learning_rate": 0,
@@ -268,6 +328,7 @@ _LEAST = {
     "train.checkpoint_every": 1,
     "eval.batch_size": 1,
     "eval.video_block": 1,
+    "eval.querybank_size": 1,
     "eval.num_pictures": 0,
     "mesh.model": 1,
 }
@@ -280,6 +341,10 @@ _POSITIVE = (
     "data.crop_flip.min_area",
     "loss.interaction_scale",
     "loss.distillation_temperature",
+    "eval.dual_softmax_temperature",
+    "eval.querybank_temperature",
+    "captions.temperature",
+    "captions.top_p",
     "optimizer.eps",
     "optimizer.clip_norm",
     "optimizer.max_logit_scale",
@@ -294,6 +359,9 @@ _RATES = (
     "optimizer.b1",
     "optimizer.b2",
     "answers.dropout_rate",
+    "loss.label_smoothing",
+    "captions.dropout_rate",
+    "captions.top_p",
 )
 
 # Metrics of each task of which more is better.
@@ -301,9 +369,11 @@ _BEST_METRICS = {
     "retrieval": (*(f"{way}/R@{rank}" for way in ("t2v", "v2t") for rank in (1, 5, 10, 50)), "Rsum"),
     "estimator": ("correlation", "top1"),
     "answers": ("accuracy", "in_vocabulary/accuracy"),
+    "captions": ("CIDEr", "ROUGE-L", "BLEU-4", "first_event/accuracy", "all_events/accuracy"),
 }
 # Data sets of questions.
-_QUESTIONS = ("msrvtt_qa",)
+_QUESTIONS = ("activitynet_qa", "msrvtt_qa", "msvd_qa")
+_NORMALIZATIONS = ("dual_softmax", "querybank")
 _NETS = ("none", "mlp", "cnn", "mlp_sa", "cnn_sa")
 
 _CHOICES = {
@@ -315,11 +385,25 @@ _CHOICES = {
     "loss.teacher": ("exact", "sampled", "estimator"),
     "loss.divergence": ("paper", "published"),
     "loss.distil": ("similarity", "answers"),
+    "captions.method": ("greedy", "beam", "sample"),
     "optimizer.name": ("adamw", "bert_adam"),
     "estimator.kind": _NETS[1:],
     "estimator.labels": ("exact", "sampled"),
-    "data.dataset": ("activitynet", "msrvtt", "msrvtt_qa"),
+    "data.dataset": (
+        "activitynet",
+        "activitynet_qa",
+        "didemo",
+        "folder",
+        "lsmdc",
+        "msrvtt",
+        "msrvtt_caption",
+        "msrvtt_qa",
+        "msvd",
+        "msvd_qa",
+    ),
+    "data.protocol": ("held_out", "published"),
     "data.render": ("", "shapes"),
+    "data.captions_per_video": ("all", "one"),
     "data.augmentation": ("none", "rand_augment", "crop_flip"),
 }
 
@@ -363,6 +447,14 @@ def validate(config: ConfigDict) -> None:
         f"one of {', '.join(map(repr, _QUESTIONS))}, which have questions, where config.task='answers'",
         "choose one of them",
     )
+    captions = "a data set of captions, such as 'msrvtt_caption', where config.task='captions'"
+    _wanted(
+        config.task != "captions" or config.data.dataset not in _QUESTIONS,
+        "data.dataset",
+        config.data.dataset,
+        captions,
+        "choose one",
+    )
 
     clip, model, data, train = config.model.clip, config.model, config.data, config.train
     either = "change one of them"
@@ -383,20 +475,44 @@ def validate(config: ConfigDict) -> None:
 
     words = f"3 to config.model.clip.context_length={clip.context_length}"
     _wanted(3 <= data.num_words <= clip.context_length, "data.num_words", data.num_words, words, either)
+    length = f"at most config.data.num_words={data.num_words}, which is what training shows"
+    fits = config.task != "captions" or config.captions.max_words <= data.num_words
+    _wanted(fits, "captions.max_words", config.captions.max_words, length, either)
     frames = f"1 to config.model.max_frames={model.max_frames}"
     _wanted(1 <= data.num_frames <= model.max_frames, "data.num_frames", data.num_frames, frames, either)
     portions = f"a divisor of config.data.num_frames={data.num_frames}"
     _wanted(data.num_frames % model.frame_portions == 0, "model.frame_portions", model.frame_portions, portions, either)
+    quality = data.prepare.quality
+    _wanted(quality <= 100, "data.prepare.quality", quality, "100 or less", "lower it")
     magnitude = data.rand_augment.magnitude
     _wanted(magnitude <= 10, "data.rand_augment.magnitude", magnitude, "10 or less", "lower it")
     cached = "0 where config.data.augmentation is set: every clip is decoded anew"
     _wanted(data.augmentation == "none" or data.cache_gib == 0, "data.cache_gib", data.cache_gib, cached, "set it to 0")
+    held_out = f"'held_out' where config.data.val_list={data.val_list!r} and num_val_videos={data.num_val_videos}"
+    _wanted(
+        data.protocol == "held_out" or not (data.val_list or data.num_val_videos),
+        "data.protocol",
+        data.protocol,
+        held_out,
+        "empty those, or keep 'held_out'",
+    )
     _validate_levels(config)
 
+    for field, bad in (("pooled", model.pooled), ("padding", model.padding == "published")):
+        wanted = "reconstruction knows padding and has tokens to mix; turn config.model.reconstruction off"
+        _wanted(not (model.reconstruction and bad), f"model.{field}", model[field], "another", wanted)
     rates, names = tuple(config.eval.level_rates), [level[0] for level in model.levels]
+    for path in config.loss.distillation_paths:
+        wanted = f"(teacher, student), two different of the levels {names}"
+        good = len(path) == 2 and set(path) <= set(names) and path[0] != path[1]
+        _wanted(good, "loss.distillation_paths", path, wanted, "correct it")
     wanted = f"one rate for each of the levels {names}, not all 0"
     example = f"write for instance {(1.0,) + (0.0,) * (len(names) - 1)}"
     _wanted(len(rates) == len(names) and any(rates), "eval.level_rates", rates, wanted, example)
+    normalize = tuple(config.eval.normalize)
+    wanted = f"a tuple of {', '.join(map(repr, _NORMALIZATIONS))}, where config.task='retrieval' alone"
+    fits = set(normalize) <= set(_NORMALIZATIONS) and (config.task == "retrieval" or not normalize)
+    _wanted(fits, "eval.normalize", normalize, wanted, "write for instance ('dual_softmax',), or ()")
     _wanted(
         train.num_steps > 0 or train.num_epochs > 0,
         "train.num_epochs",

@@ -40,6 +40,21 @@ class Encoded(NamedTuple):
     pooled: Float[Array, "b d"]
 
 
+class Pair(NamedTuple):
+    """The tokens of one level of texts and videos whose row `i` belong together.
+
+    Attributes:
+      text, video: Words and frames.
+      text_gate, video_gate: delta and gamma, the shares of the single-modal tokens in the reconstructed ones (HBI V2,
+        Eq. 3 and 5); None without reconstruction.
+    """
+
+    text: WeightedTokens
+    video: WeightedTokens
+    text_gate: Float[Array, "b t"] | None = None
+    video_gate: Float[Array, "b v"] | None = None
+
+
 class Alignment(NamedTuple):
     """What one level says of a batch of texts and videos whose row `i` belong together.
 
@@ -47,8 +62,7 @@ class Alignment(NamedTuple):
       similarity: Cosine-based score of every text with every video, in [-1, 1] (Eq. 12).
       pair_similarity: Token-by-token cosines of the matched pairs; zero at padding.
       pair_prediction: What the prediction header makes of `pair_similarity`: logits of the interaction.
-      text: The words of this level.
-      video: The frames of this level.
+      text, video, text_gate, video_gate: The matched pairs' tokens at this level, as in `Pair`.
     """
 
     similarity: Float[Array, "a b"]
@@ -56,6 +70,8 @@ class Alignment(NamedTuple):
     pair_prediction: Float[Array, "b t v"]
     text: WeightedTokens
     video: WeightedTokens
+    text_gate: Float[Array, "b t"] | None = None
+    video_gate: Float[Array, "b v"] | None = None
 
 
 class Batch(NamedTuple):

@@ -14,7 +14,7 @@ from hbi_jax.data.datasets.records import Record
 from hbi_jax.data.pipeline import TextBatch, VideoBatch, text_batches, video_batches
 from hbi_jax.data.source import Source
 from hbi_jax.metrics.retrieval import group_accuracy, retrieval_metrics
-from hbi_jax.models.hbi import HBI, gallery_similarity
+from hbi_jax.models.hbi import HBI
 from hbi_jax.models.similarity import normalize
 from hbi_jax.parallel import DATA_AXIS, batch_sharding, put_batch, replicated
 from hbi_jax.progress import Progress
@@ -63,10 +63,11 @@ class RetrievalEvaluator:
 
             return jax.jit(encode, out_shardings=rows)
 
-        def levels(text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
-            return gallery_similarity(text, video, level_rates, video_block, model.config.padding)
+        def levels(params: PyTree, text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
+            return model.apply(params, text, video, level_rates, video_block, method="gallery_similarity")
 
-        def pooled(text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
+        def pooled(params: PyTree, text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
+            del params
             return normalize(text.pooled) @ normalize(video.pooled).T
 
         self._encode_text, self._encode_video = encoder("encode_text"), encoder("encode_video")
@@ -136,10 +137,11 @@ class RetrievalEvaluator:
             progress.update(int(parts[-1][2].sum()))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
-    def similarity(self, gallery: Gallery, pooled: bool = False) -> Float[np.ndarray, "a b"]:
+    def similarity(self, params: PyTree, gallery: Gallery, pooled: bool = False) -> Float[np.ndarray, "a b"]:
         """Similarity of every text with every video of a gallery.
 
         Args:
+          params: The model's variables, with which the gallery was encoded.
           gallery: Encoded by this object's model.
           pooled: The cosine of sentence vector and mean frame instead of the levels' similarities.
         """
@@ -151,7 +153,7 @@ class RetrievalEvaluator:
             # One shape for all blocks: the last one repeats its last row.
             block = np.minimum(np.arange(start, start + self._batch_size), num_texts - 1)
             text = jax.device_put(jax.tree.map(itemgetter(block), gallery.text), rows)
-            blocks.append(to_host(score(text, video)))
+            blocks.append(to_host(score(params, text, video)))
         return np.concatenate(blocks)[:num_texts]
 
 

@@ -90,10 +90,8 @@ class AnswerHBI(HBI):
         A level of rate 0 is not computed.
         """
         parts = [
-            rate * self.answer[level.name](words, frames)
-            for rate, level, words, frames in zip(
-                level_rates, self.config.levels, text.levels, video.levels, strict=True
-            )
+            rate * self.answer[level.name](pair.text, pair.video)
+            for rate, level, pair in zip(level_rates, self.config.levels, self.pairs(text, video), strict=True)
             if rate
         ]
         return sum(parts[1:], parts[0])

@@ -11,11 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.banzhaf.estimator import InteractionNet, InteractionNetKind
 from hbi_jax.models.clip import CLIPConfig, Remat, TextTower, VisionTower, normalize_pixels
-from hbi_jax.models.dense import dense
 from hbi_jax.models.frames import FrameTransformer
+from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, video_query
 from hbi_jax.models.similarity import Padding, pair_similarity, wti
 from hbi_jax.models.token_merge import TokenMerge
-from hbi_jax.types import Alignment, Batch, Encoded, Tokens, WeightedTokens
+from hbi_jax.models.token_mlp import TokenMLP, mlp_hidden, mlp_output
+from hbi_jax.types import Alignment, Batch, Encoded, Pair, Tokens, WeightedTokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,8 @@ class HBIConfig:
       frame_layers: Layers of the temporal transformer.
       max_frames: Rows of its position embedding.
       weight_features: Hidden width of the token-weight MLPs; 0: all real tokens weigh the same.
+      reconstruction: Tokens are reconstructed for every pair of text and video (HBI V2).
+      gate_features: Hidden width of the reconstruction's gates.
       pooled: The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
       initial_logit_scale: Inverse temperature of the contrastive loss at initialisation.
       merge_heads: Attention heads of a token merge.
@@ -59,6 +62,8 @@ class HBIConfig:
     frame_layers: int = 4
     max_frames: int = 77
     weight_features: int = 1024
+    reconstruction: bool = False
+    gate_features: int = 128
     pooled: bool = False
     initial_logit_scale: float = 1 / 0.07
     merge_heads: int = 8
@@ -70,20 +75,18 @@ class HBIConfig:
     dtype: jax.typing.DTypeLike = jnp.float32
 
 
-class TokenWeight(nn.Module):
+class TokenWeight(TokenMLP):
     """The logit of each token's weight: a two-layer MLP, or 0 where `num_features` is 0."""
 
-    num_features: int
     dtype: jax.typing.DTypeLike = jnp.float32
 
-    @nn.compact
     def __call__(self, tokens: Tokens) -> WeightedTokens:
         """Attaches float32 logits to the tokens."""
-        if not self.num_features:
-            return WeightedTokens(tokens.features, tokens.mask, jnp.zeros(tokens.mask.shape, jnp.float32))
-        h = nn.relu(dense(tokens.features, self.num_features, dtype=self.dtype, name="hidden"))
-        logits = dense(h, 1, dtype=jnp.float32, name="logit")[..., 0]
-        return WeightedTokens(tokens.features, tokens.mask, logits)
+        features, mask = tokens
+        mlp = self.mlp(features.shape[-1])
+        if mlp is None:
+            return WeightedTokens(features, mask, jnp.zeros(mask.shape, jnp.float32))
+        return WeightedTokens(features, mask, mlp_output(mlp, mlp_hidden(mlp, features, self.dtype)))
 
 
 class HBI(nn.Module):
@@ -115,6 +118,9 @@ class HBI(nn.Module):
         self.text_merge, self.video_merge = merges("words"), merges("frames")
         self.text_weight = per_level(lambda _: TokenWeight(config.weight_features, config.dtype))
         self.video_weight = per_level(lambda _: TokenWeight(config.weight_features, config.dtype))
+        self.text_gate, self.video_gate = (
+            per_level(lambda _: TokenMLP(config.gate_features)) if config.reconstruction else {} for _ in range(2)
+        )
         self.header = per_level(lambda _: InteractionNet(config.header, config.header_features))
 
     def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Encoded:
@@ -172,35 +178,59 @@ class HBI(nn.Module):
     def __call__(self, batch: Batch) -> dict[str, Alignment]:
         """Aligns a batch whose row `i` holds a text and its own video, at every level."""
         text = self.encode_text(batch.token_ids, batch.text_mask)
-        video = self.encode_video(batch.frames, batch.frame_mask)
+        return self.align(text, self.encode_video(batch.frames, batch.frame_mask))
+
+    def align(self, text: Encoded, video: Encoded) -> dict[str, Alignment]:
+        """Aligns texts and videos whose rows belong together, at every level."""
         padding, out = self.config.padding, {}
-        for level, words, frames in zip(self.config.levels, text.levels, video.levels, strict=True):
-            cosine = pair_similarity(words, frames)
-            cells = words.mask[:, :, None] & frames.mask[:, None, :] if padding == "masked" else None
-            out[level.name] = Alignment(
-                similarity=wti(words, frames, padding=padding),
-                pair_similarity=cosine,
-                pair_prediction=self.header[level.name](cosine, cells),
-                text=words,
-                video=frames,
-            )
+        similarities = self._similarities(text, video, range(len(self.config.levels)))
+        for level, similarity, pair in zip(self.config.levels, similarities, self.pairs(text, video), strict=True):
+            cosine = pair_similarity(pair.text, pair.video)
+            cells = pair.text.mask[:, :, None] & pair.video.mask[:, None, :] if padding == "masked" else None
+            prediction = self.header[level.name](cosine, cells)
+            out[level.name] = Alignment(similarity, cosine, prediction, *pair)
         return out
 
+    def pairs(self, text: Encoded, video: Encoded) -> list[Pair]:
+        """The tokens of texts and videos whose rows belong together, at every level: reconstructed, or as they are."""
+        out = []
+        for level, words, frames in zip(self.config.levels, text.levels, video.levels, strict=True):
+            if not self.config.reconstruction:
+                out.append(Pair(words, frames))
+                continue
+            text_mlps, video_mlps = self._side_mlps(level.name, words.features.shape[-1])
+            new_words = reconstruct(words, video_query(frames), text_mlps, self.config.dtype)
+            new_frames = reconstruct(frames, text.pooled, video_mlps, self.config.dtype)
+            out.append(Pair(new_words.tokens, new_frames.tokens, new_words.gate, new_frames.gate))
+        return out
 
-def gallery_similarity(
-    text: Encoded,
-    video: Encoded,
-    level_rates: Sequence[float],
-    video_block: int = 16,
-    padding: Padding = "masked",
-) -> Float[Array, "a b"]:
-    """Similarity of every text with every video: the levels' similarities, summed with the given rates.
+    def gallery_similarity(
+        self, text: Encoded, video: Encoded, level_rates: Sequence[float], video_block: int = 16
+    ) -> Float[Array, "a b"]:
+        """Similarity of every text with every video: the levels' similarities, summed with the given rates.
 
-    A level of rate 0 is not computed. Nothing of the interaction runs here. `padding` is that of the model.
-    """
-    parts = [
-        rate * wti(words, frames, video_block, padding)
-        for rate, words, frames in zip(level_rates, text.levels, video.levels, strict=True)
-        if rate
-    ]
-    return sum(parts[1:], parts[0])
+        A level of rate 0 is not computed. Nothing of the interaction runs here.
+        """
+        wanted = [number for number, rate in enumerate(level_rates) if rate]
+        similarities = self._similarities(text, video, wanted, video_block)
+        parts = [level_rates[number] * part for number, part in zip(wanted, similarities, strict=True)]
+        return sum(parts[1:], parts[0])
+
+    def _similarities(
+        self, text: Encoded, video: Encoded, levels: Sequence[int], video_block: int = 16
+    ) -> list[Float[Array, "a b"]]:
+        """Similarity of every text with every video at some of the levels."""
+        config, out = self.config, []
+        for number in levels:
+            words, frames = text.levels[number], video.levels[number]
+            if config.reconstruction:
+                mlps = self._side_mlps(config.levels[number].name, words.features.shape[-1])
+                out.append(reconstructed_wti(words, frames, text.pooled, *mlps, video_block, config.dtype))
+            else:
+                out.append(wti(words, frames, video_block, config.padding))
+        return out
+
+    def _side_mlps(self, level: str, num_inputs: int) -> tuple[SideMLPs, SideMLPs]:
+        """Gates and token weights of texts and of videos."""
+        text, video = (self.text_gate, self.text_weight), (self.video_gate, self.video_weight)
+        return tuple(SideMLPs(*(mlps[level].mlp(num_inputs) for mlps in side)) for side in (text, video))

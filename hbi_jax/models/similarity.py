@@ -33,7 +33,9 @@ def pair_similarity(text: WeightedTokens, video: WeightedTokens) -> Float[Array,
     return jnp.where(text.mask[:, :, None] & video.mask[:, None, :], cosine, 0)
 
 
-def _masked_max(x: Float[Array, "..."], mask: Bool[Array, "..."], axis: int, padding: Padding) -> Float[Array, "..."]:
+def masked_max(
+    x: Float[Array, "..."], mask: Bool[Array, "..."], axis: int, padding: Padding = "masked"
+) -> Float[Array, "..."]:
     """Maximum over the real entries, to which the published padding adds a 0; 0 where there are none."""
     best = jnp.max(jnp.where(mask, x, 0.0 if padding == "published" else -2.0), axis=axis)
     return jnp.where(best < -1.5, 0, best)
@@ -68,8 +70,8 @@ def wti(
         frames: Float[Array, "v d"], frame_weights: Float[Array, " v"], mask: Bool[Array, " v"]
     ) -> Float[Array, " a"]:
         cosine = jnp.einsum("atd,vd->atv", words, frames)
-        best_frame = _masked_max(cosine, mask, -1, padding)
-        best_word = _masked_max(cosine, text.mask[:, :, None], -2, padding)
+        best_frame = masked_max(cosine, mask, -1, padding)
+        best_word = masked_max(cosine, text.mask[:, :, None], -2, padding)
         return 0.5 * (jnp.einsum("at,at->a", best_frame, word_weights) + best_word @ frame_weights)
 
     rows = (normalize(video.features), token_weights(video.logits, video.mask), video.mask)

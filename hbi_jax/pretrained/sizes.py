@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.models.answer import AnswerHBI
+from hbi_jax.models.caption import CaptionHBI
 from hbi_jax.models.clip import CLIP, CLIPConfig
 from hbi_jax.models.hbi import HBI, HBIConfig, Level
 from hbi_jax.pretrained.errors import PretrainedError, listed
@@ -27,8 +28,16 @@ KINDS = {
     "clip": "CLIP",
     "hbi": "HBI (retrieval)",
     "answer": "HBI with an answer head",
+    "caption": "HBI with a caption decoder",
     "estimator": "estimator of the interaction",
 }
+# The modules of those kinds that are an HBI, and which of their fields are not of `config.model`.
+_MODULES = {
+    "hbi": (HBI, ()),
+    "answer": (AnswerHBI, ("num_answers", "dropout_rate")),
+    "caption": (CaptionHBI, ("decoder_layers", "dropout_rate")),
+}
+TASK_FIELDS = frozenset(field for _, fields in _MODULES.values() for field in fields)
 # Every released CLIP has attention heads of this width; shapes do not tell it. A merge's heads neither.
 HEAD_FEATURES = 64
 MERGE_HEADS = 8
@@ -59,8 +68,9 @@ def kind_of(paths: Sequence[str]) -> str:
     if "conv_in" in starts:
         return "estimator"
     if {"text_tower", "vision_tower"} <= starts:
-        heads = any(start.startswith("answer_") for start in starts)
-        return "answer" if heads else "hbi" if "frame_transformer" in starts else "clip"
+        if any(start.startswith("answer_") for start in starts):
+            return "answer"
+        return "caption" if "caption" in starts else "hbi" if "frame_transformer" in starts else "clip"
     raise PretrainedError(f"parameters {', '.join(sorted(starts)[:8])} are of no model of this library")
 
 
@@ -86,16 +96,21 @@ def model_config(kind: str, shapes: Shapes, first_level: str = "", head_features
         "clip": clip,
         "frame_layers": count_layers(shapes, "frame_transformer/transformer/resblocks_"),
         "max_frames": frames,
-        "weight_features": _weight_features(shapes, f"text_weight_{first_level}/hidden/kernel"),
+        "weight_features": _hidden_width(shapes, f"text_weight_{first_level}"),
         **_net(shapes, f"header_{first_level}/", "header", "header_features"),
     }
+    if gate := _hidden_width(shapes, f"text_gate_{first_level}"):
+        config |= {"reconstruction": True, "gate_features": gate}
     if kind == "answer":
         config["num_answers"] = _axes(shapes, f"answer_{first_level}/logits/kernel", 2)[1]
+    if kind == "caption":
+        config["decoder_layers"] = count_layers(shapes, "caption/resblocks_")
     return config
 
 
-def _weight_features(shapes: Shapes, kernel: str) -> int:
-    """0 where all tokens weigh the same, which takes no parameters."""
+def _hidden_width(shapes: Shapes, mlp: str) -> int:
+    """Of an MLP of tokens; 0 where it has no parameters."""
+    kernel = f"{mlp}/hidden/kernel"
     return _axes(shapes, kernel, 2)[1] if kernel in shapes else 0
 
 
@@ -131,10 +146,9 @@ def build_model(kind: str, config: Mapping) -> nn.Module:
         fields["clip"] = CLIPConfig(**config["clip"])
         fields["levels"] = tuple(Level(name, words or None, frames or None) for name, words, frames in config["levels"])
         fields["dtype"] = jnp.dtype(config.get("dtype", "float32"))
-        if kind == "hbi":
-            return HBI(HBIConfig(**fields))
-        heads = {name: fields.pop(name) for name in ("num_answers", "dropout_rate") if name in fields}
-        return AnswerHBI(HBIConfig(**fields), **heads)
+        module, names = _MODULES[kind]
+        task_fields = {name: fields.pop(name) for name in names if name in fields}
+        return module(HBIConfig(**fields), **task_fields)
     except (KeyError, TypeError, ValueError) as error:
         raise PretrainedError(
             f"the configuration of these {KINDS[kind]} weights is not one ({type(error).__name__}: {error}); "
@@ -214,7 +228,7 @@ def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mappin
         given = {"kind": model.kind, "num_features": model.num_features}
         found = model_config(kind, shapes)
     else:
-        given = dataclasses.asdict(model.config)
+        given = dataclasses.asdict(model.config) | {name: getattr(model, name, None) for name in TASK_FIELDS}
         clip, levels = (given, ()) if kind == "clip" else (given["clip"], model.config.levels)
         found = model_config(kind, shapes, next((level.name for level in levels), ""), clip["head_features"])
     # First the fields: they say more than shapes, and keep a wrong count of layers from being built.
@@ -267,6 +281,8 @@ def describe(kind: str, config: Mapping) -> list[str]:
         f"frame transformer of {hbi.frame_layers} layers for at most {hbi.max_frames} frames",
         f"token weights of {hbi.weight_features} features, header {hbi.header}",
     ]
+    if kind == "caption":
+        lines.append(f"caption decoder of {model.decoder_layers} layers")
     return [*lines, f"{model.num_answers} answers"] if kind == "answer" else lines
 
 

@@ -1,23 +1,27 @@
 """Text-video retrieval: contrastive, interaction and distillation losses; ranks over galleries."""
 
+import dataclasses
 import functools
 import logging
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 from ml_collections import ConfigDict
 
 from hbi_jax import build
 from hbi_jax.config import ConfigError
 from hbi_jax.data import shapes
+from hbi_jax.data.datasets import Split
 from hbi_jax.data.source import Source
 from hbi_jax.data.video import sample_indices
 from hbi_jax.evaluate import report as reports
 from hbi_jax.evaluate.pictures import WordTruth, draw_interactions
-from hbi_jax.evaluate.retrieval import gallery_metrics
-from hbi_jax.metrics import chance_metrics, group_chance
+from hbi_jax.evaluate.retrieval import Gallery, gallery_metrics
+from hbi_jax.metrics import Directed, chance_metrics, dual_softmax, group_chance, querybank
+from hbi_jax.metrics.retrieval import RSUM_RECALLS
 from hbi_jax.tasks.task import Results, Task
 from hbi_jax.train.checkpoint import CheckpointError
 from hbi_jax.train.step import LossFn
@@ -29,6 +33,13 @@ PROTOCOL = (
     "Rsum is the sum of R@1, R@5 and R@10 of both directions.",
     "In-group accuracy: how often the right video beats the near-twins of its group, which share its entities.",
 )
+# What a normalised row is, by what its name holds.
+NORMALIZATIONS = {
+    "dual softmax": "Dual softmax looks at the whole test set: a similarity is multiplied by its softmax over all test "
+    "queries of the direction, so that what one query finds depends on the others.",
+    "querybank": "Querybank (QB-Norm, dynamic inverted softmax) looks at training queries: similarities to a video are "
+    "divided by how close it is to training texts, those to a text by how close it is to training videos.",
+}
 
 
 class RetrievalTask(Task):
@@ -49,7 +60,7 @@ class RetrievalTask(Task):
 
     def validate(self, params: PyTree, source: Source) -> dict[str, float]:  # noqa: D102
         gallery = self.evaluator.encode(params, source, self.config.data.num_threads)
-        metrics = gallery_metrics(self.evaluator.similarity(gallery), gallery)
+        metrics = gallery_metrics(self.evaluator.similarity(params, gallery), gallery)
         for direction in ("t2v", "v2t"):
             metrics |= {f"{direction}/{name}": value for name, value in metrics.pop(direction).items()}
         return metrics
@@ -57,21 +68,25 @@ class RetrievalTask(Task):
     def evaluate(self, params: PyTree, label: str) -> Results:  # noqa: D102
         config = self.config
         baseline = self._baseline() if config.eval.baselines else None
+        bank = self._querybank(params) if "querybank" in config.eval.normalize else None
         galleries, dataset, unreadable, pictures = [], {}, {}, []
         for name in self.galleries:
             source = self.source(name)
             encoded = self.evaluator.encode(params, source, config.data.num_threads)
-            scores = {f"{config.name}, {label}": self.evaluator.similarity(encoded)}
+            plain = self.evaluator.similarity(params, encoded)
+            own = f"{config.name}, {label}"
+            normalized = self._normalized(params, encoded, plain, bank)
+            scores = {own: plain, **{f"{own}, {how}": directed for how, directed in normalized.items()}}
             if config.eval.baselines:
-                scores["its towers, mean-pooled"] = self.evaluator.similarity(encoded, pooled=True)
+                scores["its towers, mean-pooled"] = self.evaluator.similarity(params, encoded, pooled=True)
             if baseline is not None:
                 method = "before training" if config.init else "untrained"
                 scores[method] = self.evaluator.similarity(
-                    self.evaluator.encode(baseline, source, config.data.num_threads)
+                    baseline, self.evaluator.encode(baseline, source, config.data.num_threads)
                 )
             rows = []
             for method, similarity in scores.items():
-                metrics = gallery_metrics(similarity, encoded)
+                metrics = _metrics(similarity, encoded)
                 rows.append(reports.Row(method, metrics, metrics.pop("group_accuracy", None)))
             groups, num_videos = encoded.groups, len(encoded.video.pooled)
             galleries.append(
@@ -96,7 +111,36 @@ class RetrievalTask(Task):
                     self.workdir / "pictures",
                     self._word_truths() if config.data.render else None,
                 )
-        return Results(dataset, unreadable, galleries=galleries, pictures=pictures, protocol=PROTOCOL)
+        explained = [said for how, said in NORMALIZATIONS.items() if how.replace(" ", "_") in config.eval.normalize]
+        protocol = (*PROTOCOL, *explained)
+        return Results(dataset, unreadable, galleries=galleries, pictures=pictures, protocol=protocol)
+
+    def _querybank(self, params: PyTree) -> Gallery:
+        """Training texts, evenly spread over the split, with their videos."""
+        split = build.split(self.config, "train", str(self.workdir))
+        few = min(self.config.eval.querybank_size, len(split.records))
+        chosen = np.linspace(0, len(split.records) - 1, few).astype(int)
+        bank = Split("querybank", tuple(split.records[row] for row in chosen))
+        return self.evaluator.encode(params, build.source(self.config, bank), self.config.data.num_threads)
+
+    def _normalized(
+        self, params: PyTree, gallery: Gallery, similarity: Float[np.ndarray, "a b"], bank: Gallery | None
+    ) -> dict[str, Directed]:
+        """The similarities of a gallery by every way of `config.eval.normalize`."""
+        found, settings = {}, self.config.eval
+        if "dual_softmax" in settings.normalize:
+            found["dual softmax (uses all test queries)"] = dual_softmax(similarity, settings.dual_softmax_temperature)
+        if bank is not None:
+            texts = dataclasses.replace(gallery, text=bank.text, record_index=bank.record_index)
+            videos = dataclasses.replace(gallery, video=bank.video)
+            name = f"querybank (uses {len(bank.record_index):,} training texts and their videos)"
+            found[name] = querybank(
+                similarity,
+                self.evaluator.similarity(params, texts),
+                self.evaluator.similarity(params, videos),
+                settings.querybank_temperature,
+            )
+        return found
 
     def _baseline(self) -> PyTree | None:
         """What training started from; None, and a word, where that cannot be had any more."""
@@ -119,3 +163,12 @@ class RetrievalTask(Task):
             frames = truth.word_frames()
             out[video_id] = WordTruth([word.text for word in truth.words], frames[:, sample(frames.shape[1])])
         return out
+
+
+def _metrics(similarity: Float[np.ndarray, "a b"] | Directed, gallery: Gallery) -> dict:
+    """As `gallery_metrics`, of scores that differ between the directions, too."""
+    if not isinstance(similarity, Directed):
+        return gallery_metrics(similarity, gallery)
+    found = gallery_metrics(similarity.t2v, gallery)
+    found["v2t"] = gallery_metrics(similarity.v2t, gallery)["v2t"]
+    return found | {"Rsum": sum(found[way][name] for way in ("t2v", "v2t") for name in RSUM_RECALLS)}

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from hbi_jax import losses
 from hbi_jax.models.answer import AnswerHBI
-from hbi_jax.train.objective import LossConfig, Terms, alignment_terms, total
+from hbi_jax.train.objective import LossConfig, Terms, alignment_terms, gate_means, total
 from hbi_jax.train.teacher import Teacher
 from hbi_jax.types import AnswerBatch
 
@@ -61,4 +61,4 @@ def answer_loss(
         if by_answers and config.distillation_weight and name in coarser:
             distillation = losses.answer_distillation_loss(logits, answers[finest], rows, config.divergence)
             terms[f"{name}/distillation"] = (config.distillation_weight, distillation)
-    return total(terms, scale)
+    return total(terms, scale, gate_means(alignments, batch.batch))

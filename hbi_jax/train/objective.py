@@ -23,6 +23,7 @@ class LossConfig:
     interaction_weight: float = 1.0
     distillation_weight: float = 1.0
     distillation_temperature: float = 1.0
+    distillation_paths: tuple[tuple[str, str], ...] = ()
     mask_same_video: bool = True
     divergence: losses.Divergence = "paper"
 
@@ -36,7 +37,8 @@ def retrieval_loss(
     """
     alignments: dict[str, Alignment] = model.apply(params, batch)
     scale = jnp.exp(params["params"]["logit_scale"])
-    return total(alignment_terms(config, teacher, alignments, scale, batch, key), scale)
+    terms = alignment_terms(config, teacher, alignments, scale, batch, key)
+    return total(terms, scale, gate_means(alignments, batch))
 
 
 def alignment_terms(
@@ -53,7 +55,7 @@ def alignment_terms(
     Args:
       config: The weights; a term of weight 0 is not computed.
       teacher: Of the interaction.
-      alignments: From fine to coarse; the first is the one that the others are distilled from.
+      alignments: From fine to coarse.
       scale: Inverse temperature of the contrastive loss.
       batch: The global batch that was aligned.
       key: For a teacher that samples.
@@ -64,7 +66,8 @@ def alignment_terms(
     """
     rows = batch.example_mask
     mask = losses.negatives_mask(batch.video_index, rows, config.mask_same_video)
-    finest = next(iter(alignments.values()))
+    finest, *coarser = alignments
+    paths = config.distillation_paths or tuple((finest, name) for name in coarser)
 
     terms = {}
     for number, (name, alignment) in enumerate(alignments.items()):
@@ -78,23 +81,41 @@ def alignment_terms(
                 config.divergence,
             )
             terms[f"{name}/interaction"] = (config.interaction_weight, interaction)
-        if config.distillation_weight and alignment is not finest:
-            distillation = losses.distillation_loss(
-                alignment.similarity,
-                finest.similarity,
-                mask,
-                rows,
-                config.distillation_temperature,
-                config.divergence,
+        teachers = [teacher_name for teacher_name, student in paths if student == name]
+        if config.distillation_weight and teachers:
+            distillation = sum(
+                losses.distillation_loss(
+                    alignment.similarity,
+                    alignments[teacher_name].similarity,
+                    mask,
+                    rows,
+                    config.distillation_temperature,
+                    config.divergence,
+                )
+                for teacher_name in teachers
             )
             terms[f"{name}/distillation"] = (config.distillation_weight, distillation)
     return terms
 
 
-def total(terms: WeightedTerms, scale: Float[Array, ""]) -> tuple[Float[Array, ""], Terms]:
-    """The weighted sum of the terms, and what is logged of them: every value before its weight."""
+def total(terms: WeightedTerms, scale: Float[Array, ""], others: Terms) -> tuple[Float[Array, ""], Terms]:
+    """The weighted sum of the terms, and what is logged: every value before its weight, and `others`."""
     loss = jnp.zeros(())
     for weight, value in terms.values():
         loss += weight * value
     logged = {f"loss/{name}": value for name, (_, value) in terms.items()}
-    return loss, {"loss/total": loss, "logit_scale": scale, **logged}
+    return loss, {"loss/total": loss, "logit_scale": scale, **logged, **others}
+
+
+def gate_means(alignments: dict[str, Alignment], batch: Batch) -> Terms:
+    """Mean of delta (words) and gamma (frames) over the real tokens of matched pairs, by level (HBI V2, Fig. 9).
+
+    Nothing where nothing is reconstructed.
+    """
+    out = {}
+    for name, alignment in alignments.items():
+        for side, tokens in (("text", alignment.text), ("video", alignment.video)):
+            gate = getattr(alignment, f"{side}_gate")
+            if gate is not None:
+                out[f"gate/{name}/{side}"] = losses.masked_mean(gate, tokens.mask & batch.example_mask[:, None])
+    return out

@@ -16,7 +16,7 @@ import pytest
 from hbi_jax import pretrained
 from hbi_jax.clustering import dpc_knn
 from hbi_jax.models.answer import AnswerHBI
-from hbi_jax.models.hbi import HBI, gallery_similarity
+from hbi_jax.models.hbi import HBI
 from hbi_jax.train.answers import AnswerBatch, AnswerLossConfig, answer_loss
 from hbi_jax.train.objective import LossConfig, retrieval_loss
 from hbi_jax.train.teacher import estimator_teacher
@@ -45,7 +45,9 @@ def compute(golden, padding):
     def run(params, batch):
         text = model.apply(params, batch.token_ids, batch.text_mask, method=HBI.encode_text)
         video = model.apply(params, batch.frames, batch.frame_mask, method=HBI.encode_video)
-        gallery = {name: gallery_similarity(text, video, rate, padding=padding) for name, rate in RATES.items()}
+        gallery = {
+            name: model.apply(params, text, video, rate, method="gallery_similarity") for name, rate in RATES.items()
+        }
         alignments, state = model.apply(
             params, batch, capture_intermediates=lambda module, _: module.name == "norm", mutable=["intermediates"]
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hbi_jax.models.clip import normalize_pixels
-from hbi_jax.models.hbi import HBI, Level, TokenWeight, gallery_similarity
+from hbi_jax.models.hbi import HBI, Level, TokenWeight
 from hbi_jax.types import Tokens, WeightedTokens
 from tests.tiny_hbi import CONFIG, END, FRAMES, make_batch, random_params
 
@@ -165,18 +165,20 @@ def test_pooled_vectors(encoded):
     np.testing.assert_allclose(video.pooled, wanted, atol=1e-6)
 
 
-def test_gallery_similarity_sums_the_levels(encoded, aligned):
+def gallery_similarity(params, text, video, rates, video_block):
+    return HBI(CONFIG).apply(params, text, video, rates, video_block, method="gallery_similarity")
+
+
+def test_gallery_similarity_sums_the_levels(params, encoded, aligned):
     entity, action = (aligned[level].similarity for level in LEVELS)
-    compute = jax.jit(gallery_similarity, static_argnums=(2, 3))
-    np.testing.assert_allclose(compute(*encoded, (1.0, 0.0), 16), entity, atol=1e-6)
-    np.testing.assert_allclose(compute(*encoded, (0.5, 2.0), 3), 0.5 * entity + 2 * action, atol=2e-6)
+    compute = jax.jit(gallery_similarity, static_argnums=(3, 4))
+    np.testing.assert_allclose(compute(params, *encoded, (1.0, 0.0), 16), entity, atol=1e-6)
+    np.testing.assert_allclose(compute(params, *encoded, (0.5, 2.0), 3), 0.5 * entity + 2 * action, atol=2e-6)
 
 
-def test_a_level_of_rate_zero_is_not_computed(encoded):
-    text, video = encoded
-
+def test_a_level_of_rate_zero_is_not_computed(params, encoded):
     def loops(rates):
-        return str(jax.make_jaxpr(lambda t, v: gallery_similarity(t, v, rates, 2))(text, video)).count("scan[")
+        return str(jax.make_jaxpr(lambda t, v: gallery_similarity(params, t, v, rates, 2))(*encoded)).count("scan[")
 
     assert (loops((0.5, 0.5)), loops((0.0, 1.0)), loops((1.0, 0.0))) == (2, 1, 1)
 

@@ -1,0 +1,213 @@
+"""Representation reconstruction (HBI V2, Eq. 2 to 5): each side's tokens mixed with what the other side asks of them.
+
+The tokens of a video are reconstructed anew for every text, and those of a text for every video. The similarity of all
+texts with all videos is computed from the inner products of tokens, without the reconstructed tokens themselves: those
+are combinations of a side's own tokens, and cosines and first layers of MLPs follow the combinations.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from hbi_jax.models.similarity import masked_max, token_weights
+from hbi_jax.models.token_mlp import MLP, mlp_hidden, mlp_output
+from hbi_jax.types import WeightedTokens
+
+
+class SideMLPs(NamedTuple):
+    """What the reconstruction of one side, at one level, is parametrised by.
+
+    Attributes:
+      gate: From token minus cross-modal token to the share of the single-modal one: gamma of frames, delta of words.
+      weight: From reconstructed token to the logit of its weight; None where all weigh the same.
+    """
+
+    gate: MLP
+    weight: MLP | None
+
+
+class Reconstructed(NamedTuple):
+    """One side's tokens of matched pairs, and the gates that made them.
+
+    Attributes:
+      tokens: The reconstructed tokens; padding is zero.
+      gate: gamma of frames, delta of words (Eq. 3 and 5); anything at padding.
+    """
+
+    tokens: WeightedTokens
+    gate: Float[Array, "b n"]
+
+
+class _Side(NamedTuple):
+    """What the similarity needs of a text or a video, computed once for all that it is compared with."""
+
+    features: Float[Array, "*b n d"]
+    mask: Bool[Array, "*b n"]
+    gram: Float[Array, "*b n n"]
+    gate_hidden: Float[Array, "*b h n"]
+    weight_hidden: Float[Array, "*b w n"] | None
+
+
+class _Mixture(NamedTuple):
+    """How a pair mixes one side's tokens: `gate` of each itself and the rest of `attention`'s mean of all."""
+
+    gate: Float[Array, " n"]
+    attention: Float[Array, " n"]
+
+
+def video_query(video: WeightedTokens) -> Float[Array, "b d"]:
+    """The mean of a level's real video tokens, which asks for words (Eq. 4); 0 where there are none."""
+    real = video.mask[..., None].astype(jnp.float32)
+    return (video.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
+
+
+def reconstruct(
+    tokens: WeightedTokens, query: Float[Array, "b d"], mlps: SideMLPs, dtype: jax.typing.DTypeLike = jnp.float32
+) -> Reconstructed:
+    """The reconstructed tokens of matched pairs (HBI V2, Eq. 2 and 3, or 4 and 5).
+
+    Args:
+      tokens: Single-modal tokens of one side.
+      query: What the other side of each pair asks: sentence vector, or mean of the video's tokens.
+      mlps: Of this side and level.
+      dtype: Of the MLPs' first layers.
+    """
+    features, mask = jnp.where(tokens.mask[..., None], tokens.features, 0).astype(jnp.float32), tokens.mask
+    attention = token_weights(jnp.einsum("bd,bnd->bn", query.astype(jnp.float32), features), mask)
+    cross = jnp.einsum("bn,bnd->bd", attention, features)[:, None]
+    gate = mlp_output(mlps.gate, mlp_hidden(mlps.gate, features - cross, dtype))
+    mixed = jnp.where(mask[..., None], cross + gate[..., None] * (features - cross), 0)
+    logits = jnp.zeros_like(gate)
+    if mlps.weight is not None:
+        logits = mlp_output(mlps.weight, mlp_hidden(mlps.weight, mixed, dtype))
+    return Reconstructed(WeightedTokens(mixed, mask, logits), gate)
+
+
+def reconstructed_wti(
+    text: WeightedTokens,
+    video: WeightedTokens,
+    sentence: Float[Array, "a d"],
+    text_mlps: SideMLPs,
+    video_mlps: SideMLPs,
+    video_block: int = 16,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> Float[Array, "a b"]:
+    """Similarity of every text with every video, by the tokens reconstructed for the pair (HBI V2, Eq. 2 to 5 and 12).
+
+    What `wti` gives for the reconstructed tokens, without them: of a pair there are inner products, gates and the
+    hidden values of the MLPs, for `video_block` videos at a time, forward and backward.
+
+    Args:
+      text, video: Single-modal tokens of `a` texts and `b` videos.
+      sentence: The sentence vector of each text, which asks for frames.
+      text_mlps, video_mlps: Of this level.
+      video_block: Videos a block.
+      dtype: Of the MLPs' first layers.
+
+    Raises:
+      ValueError: If `video_block` is less than 1.
+    """
+    if video_block < 1:
+        raise ValueError(f"video_block={video_block}; use a positive number of videos")
+    texts, videos = _side(text, text_mlps, dtype), _side(video, video_mlps, dtype)
+
+    def similarity(words: _Side, sentence: Float[Array, " d"], frames: _Side) -> Float[Array, ""]:
+        return _pair(words, frames, sentence, text_mlps, video_mlps)
+
+    @jax.checkpoint
+    def similarity_of_video(frames: _Side) -> Float[Array, " a"]:
+        return jax.vmap(similarity, in_axes=(0, 0, None))(texts, sentence.astype(jnp.float32), frames)
+
+    return jax.lax.map(similarity_of_video, videos, batch_size=video_block).T
+
+
+def _side(tokens: WeightedTokens, mlps: SideMLPs, dtype: jax.typing.DTypeLike) -> _Side:
+    features = jnp.where(tokens.mask[..., None], tokens.features, 0).astype(jnp.float32)
+
+    def hidden(mlp: MLP) -> Float[Array, "b h n"]:
+        return jnp.swapaxes(mlp_hidden(mlp, features, dtype).astype(jnp.float32), 1, 2)
+
+    return _Side(
+        features,
+        tokens.mask,
+        # Lengths are differences of these: they must be exact where a device's default product is not.
+        jnp.einsum("bnd,bkd->bnk", features, features, precision="highest"),
+        hidden(mlps.gate),
+        None if mlps.weight is None else hidden(mlps.weight),
+    )
+
+
+def _pair(
+    words: _Side, frames: _Side, sentence: Float[Array, " d"], text_mlps: SideMLPs, video_mlps: SideMLPs
+) -> Float[Array, ""]:
+    """The similarity of one text with one video."""
+    products = words.features @ frames.features.T
+    # The mean frame asks for words: its products with them are the mean of the frames'.
+    asked = jnp.sum(products, axis=1) / jnp.maximum(jnp.sum(frames.mask), 1)
+    text = _mixture(words, asked, text_mlps)
+    video = _mixture(frames, frames.features @ sentence, video_mlps)
+
+    # Both sides of every product mixed: x_j . y_i of x = d T_j + (1 - d) t and y = g V_i + (1 - g) v.
+    # By rows of words and columns of frames.
+    delta, gamma = text.gate[:, None], video.gate[None]
+    with_text = jnp.sum(text.attention[:, None] * products, axis=0, keepdims=True)
+    with_video = jnp.sum(video.attention[None] * products, axis=1, keepdims=True)
+    means = jnp.sum(video.attention[None] * with_text)
+    cosine = gamma * (delta * products + (1 - delta) * with_text)
+    cosine += (1 - gamma) * (delta * with_video + (1 - delta) * means)
+    cosine *= _inverse_length(text, words)[:, None] * _inverse_length(video, frames)[None]
+
+    best_frame = masked_max(cosine, frames.mask[None], 1)
+    best_word = masked_max(cosine, words.mask[:, None], 0)
+    word_weights, frame_weights = _weights(text, words, text_mlps), _weights(video, frames, video_mlps)
+    return 0.5 * (jnp.sum(word_weights * best_frame) + jnp.sum(frame_weights * best_word))
+
+
+def _mixture(side: _Side, asked: Float[Array, " n"], mlps: SideMLPs) -> _Mixture:
+    attention = token_weights(asked, side.mask)
+    # The gate's MLP sees a difference of two tokens, in which the bias of its affine first layer cancels.
+    mean = side.gate_hidden @ attention - mlps.gate.hidden_bias
+    return _Mixture(_output(mlps.gate, lambda hidden, mean: hidden - mean, side.gate_hidden, mean), attention)
+
+
+def _inverse_length(mixture: _Mixture, side: _Side) -> Float[Array, " n"]:
+    """One over the lengths of the reconstructed tokens."""
+    gate, products = mixture.gate, side.gram @ mixture.attention
+    mean_square = jnp.sum(mixture.attention * products)
+    # |c + g (x - c)|^2 with c the mean; the square of x - c is not negative but for rounding.
+    square = jnp.maximum(jnp.diagonal(side.gram) - 2 * products + mean_square, 0)
+    square = mean_square + 2 * gate * (products - mean_square) + gate**2 * square
+    return jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def _weights(mixture: _Mixture, side: _Side, mlps: SideMLPs) -> Float[Array, " n"]:
+    """Softmax of the logits that the MLP gives the reconstructed tokens, over the real ones."""
+    logits = jnp.zeros_like(mixture.gate)
+    if mlps.weight is not None:
+        # The MLP sees a combination of tokens, and so its affine first layer gives that of their hidden values.
+        mean = side.weight_hidden @ mixture.attention
+        logits = _output(
+            mlps.weight, lambda hidden, mean: mean + mixture.gate * (hidden - mean), side.weight_hidden, mean
+        )
+    return token_weights(logits, side.mask)
+
+
+def _output(
+    mlp: MLP,
+    combine: Callable[[Float[Array, " n"], Float[Array, ""]], Float[Array, " n"]],
+    hidden: Float[Array, "h n"],
+    mean: Float[Array, " h"],
+) -> Float[Array, " n"]:
+    """ReLU and second layer of an MLP on the tokens' hidden values, each combined with the mean of all."""
+
+    def add(total: Float[Array, " n"], feature: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        hidden, mean, weight = feature
+        return total + weight * nn.relu(combine(hidden, mean)), None
+
+    # A feature at a time: what the ReLU makes of all features never exists.
+    start = jnp.full(hidden.shape[1:], mlp.bias[0])
+    return jax.lax.scan(add, start, (hidden, mean, mlp.kernel[:, 0]))[0]

@@ -1,0 +1,63 @@
+"""A two-layer MLP from a token to a number: the logit of a token's weight, the gate of its reconstruction."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hbi_jax.types import ArrayLike
+
+
+class MLP(NamedTuple):
+    """Parameters of Linear - ReLU - Linear with one output."""
+
+    hidden_kernel: Float[ArrayLike, "d h"]
+    hidden_bias: Float[ArrayLike, " h"]
+    kernel: Float[ArrayLike, "h 1"]
+    bias: Float[ArrayLike, " 1"]
+
+
+class _Affine(nn.Module):
+    """The parameters of an `nn.Dense`, under its names."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, num_inputs: int) -> tuple[Float[ArrayLike, "d h"], Float[ArrayLike, " h"]]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (num_inputs, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+
+
+class TokenMLP(nn.Module):
+    """Owns the parameters of an MLP; what is computed with them is up to the functions below.
+
+    Attributes:
+      num_features: Hidden width; 0: there is no MLP.
+    """
+
+    num_features: int
+
+    @nn.compact
+    def mlp(self, num_inputs: int) -> MLP | None:
+        """The parameters for tokens of `num_inputs` features."""
+        if not self.num_features:
+            return None
+        return MLP(*_Affine(self.num_features, name="hidden")(num_inputs), *_Affine(1, name="logit")(self.num_features))
+
+
+def mlp_hidden(mlp: MLP, x: Float[Array, "*b d"], dtype: jax.typing.DTypeLike = jnp.float32) -> Float[Array, "*b h"]:
+    """The first layer before its ReLU.
+
+    It is affine: of a combination of tokens whose coefficients add up to 1, it is that combination of its values.
+    """
+    kernel, bias = mlp.hidden_kernel.astype(dtype), mlp.hidden_bias.astype(dtype)
+    # One axis of rows, so that the kernel's gradient is one plain matrix product (see `dense`).
+    hidden = x.astype(dtype).reshape(-1, x.shape[-1]) @ kernel + bias[None]
+    return hidden.reshape(*x.shape[:-1], -1)
+
+
+def mlp_output(mlp: MLP, hidden: Float[Array, "*b h"]) -> Float[Array, "*b"]:
+    """ReLU and second layer, in float32."""
+    return jnp.einsum("...h,h->...", nn.relu(hidden.astype(jnp.float32)), mlp.kernel[:, 0]) + mlp.bias[0]
