@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -58,6 +59,12 @@ def time_jitted(function: Callable, *args, calls: int = 50, warmup: int = 3) -> 
     p10, median, p90 = np.percentile(milliseconds, [10, 50, 90])
     rounded = (round(float(x), 4) for x in (compile_s, median, p10, p90))
     return Timing(*rounded, calls, compiled.memory_analysis().temp_size_in_bytes)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had at a time; Linux."""
+    # Not getrusage: what that tells survives fork and exec.
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 
 
 def environment() -> dict:

@@ -84,9 +84,9 @@ def panels(series: dict[str, Series]) -> list[Panel]:
     """Arranges metrics by their names.
 
     `loss/total` and other one-part losses share the first panel; `loss/<level>/<term>` gives a panel a term
-    with a line a level; `learning_rate` and `learning_rate/<group>` share one; `val/<gallery and
-    direction>/R@<k>` gives a panel a direction with a line a recall; `val/.../<...>accuracy` share one. Other
-    names are not drawn.
+    with a line a level; `gate/<level>/<side>` gives a panel a side with a line a level (HBI V2, Fig. 9);
+    `learning_rate` and `learning_rate/<group>` share one; `val/<gallery and direction>/R@<k>` gives a panel a
+    direction with a line a recall; `val/.../<...>accuracy` share one. Other names are not drawn.
 
     Args:
       series: As `read_metrics` gives it.
@@ -98,6 +98,10 @@ def panels(series: dict[str, Series]) -> list[Panel]:
     rates = Panel("learning rate", "learning rate", {})
     accuracies = Panel("validation accuracy", "percent", {})
     terms: dict[str, Panel] = {}
+    gates = {
+        "video": Panel("video gate gamma", "mean over real frames", {}),
+        "text": Panel("text gate delta", "mean over real words", {}),
+    }
     recalls: dict[str, Panel] = {}
     for name, line in series.items():
         first, *rest = name.split("/")
@@ -106,6 +110,9 @@ def panels(series: dict[str, Series]) -> list[Panel]:
         elif first == "loss" and len(rest) == 2:
             level, term = rest
             terms.setdefault(term, Panel(f"{term} loss", "loss", {})).lines[level] = line
+        elif first == "gate" and len(rest) == 2 and rest[1] in gates:
+            level, side = rest
+            gates[side].lines[level] = line
         elif first == "learning_rate":
             rates.lines["/".join(rest) or ALL_PARAMETERS] = line
         elif first == "val" and len(rest) > 1 and re.fullmatch(r"R@\d+", rest[-1]):
@@ -113,7 +120,7 @@ def panels(series: dict[str, Series]) -> list[Panel]:
             recalls.setdefault(title, Panel(title, "recall, percent", {})).lines[rest[-1]] = line
         elif first == "val" and name.endswith("accuracy"):
             accuracies.lines[_readable("/".join(rest))] = line
-    everything = [losses, *terms.values(), rates, *recalls.values(), accuracies]
+    everything = [losses, *terms.values(), *gates.values(), rates, *recalls.values(), accuracies]
     return [panel for panel in everything if panel.lines]
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamNotFoundError
 
 from hbi_jax.models.clip import normalize_pixels
 from hbi_jax.models.hbi import HBI, Level, TokenWeight
@@ -181,6 +182,24 @@ def test_a_level_of_rate_zero_is_not_computed(params, encoded):
         return str(jax.make_jaxpr(lambda t, v: gallery_similarity(params, t, v, rates, 2))(*encoded)).count("scan[")
 
     assert (loops((0.5, 0.5)), loops((0.0, 1.0)), loops((1.0, 0.0))) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("reconstruction", [False, True])
+def test_retrieval_runs_nothing_of_the_interaction(reconstruction):
+    """The header's parameters are not there: what needs them could not even be traced."""
+    model = HBI(dataclasses.replace(CONFIG, reconstruction=reconstruction))
+    whole = jax.eval_shape(model.init, jax.random.key(0), on_device(BATCH))["params"]
+    without = {"params": {name: leaf for name, leaf in whole.items() if not name.startswith("header")}}
+    assert len(without["params"]) == len(whole) - len(LEVELS)
+
+    def score(params, batch):
+        text = model.apply(params, batch.token_ids, batch.text_mask, method="encode_text")
+        video = model.apply(params, batch.frames, batch.frame_mask, method="encode_video")
+        return model.apply(params, text, video, (1.0, 1.0), method="gallery_similarity")
+
+    assert jax.eval_shape(score, without, on_device(BATCH)).shape == (ROWS, ROWS)
+    with pytest.raises(ScopeParamNotFoundError, match="header"):
+        jax.eval_shape(model.apply, without, on_device(BATCH))
 
 
 def test_the_pooled_baseline_is_the_cosine_of_two_vectors(params, encoded):

@@ -63,6 +63,14 @@ def test_figure_holds_the_values_of_the_run(tmp_path):
     assert legend == ["R@1", "R@5"]
 
 
+def test_gates_have_a_panel_a_side_and_a_line_a_level():
+    names = [f"gate/{level}/{side}" for level in ("entity", "action") for side in ("text", "video")]
+    video, text = panels({name: series(number, 1.4) for number, name in enumerate(names)})
+    assert (video.title, text.title) == ("video gate gamma", "text gate delta")
+    assert {level: line.values[0] for level, line in video.lines.items()} == {"entity": 1, "action": 3}
+    assert {level: line.values[0] for level, line in text.lines.items()} == {"entity": 0, "action": 2}
+
+
 def test_axes_are_labelled_and_fit_the_values(tmp_path):
     write_run(tmp_path / "metrics.jsonl")
     figure = training_figure(read_metrics(tmp_path / "metrics.jsonl"))
