@@ -1,4 +1,5 @@
-"""The losses of HBI: contrastive (Eq. 13), interaction (Eq. 8), distillation between levels (Eq. 15), answers.
+"""The losses of HBI: contrastive (Eq. 13), interaction (Eq. 8), distillation between levels (Eq. 15), answers,
+captions.
 
 Every loss takes masks; a masked row or class takes no part in numerator, denominator or gradient.
 """
@@ -151,6 +152,30 @@ def answer_cross_entropy(
     """
     right = jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), answer[:, None], axis=1)[:, 0]
     return masked_mean(-right, example_mask & (answer >= 0))
+
+
+def caption_cross_entropy(
+    logits: Float[Array, "b t n"],
+    targets: Int[Array, "b t"],
+    mask: Bool[Array, "b t"],
+    example_mask: Bool[Array, " b"],
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Cross-entropy of the right tokens, in nats; the mean over the real tokens of the real rows.
+
+    Args:
+      logits: One for each token of the vocabulary, given the tokens before.
+      targets: The right tokens.
+      mask: True at those that are no padding.
+      example_mask: False at rows to leave out.
+      label_smoothing: Share of every target that is spread evenly over the vocabulary.
+    """
+    logits = logits.astype(jnp.float32)
+    right = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    wanted = (1 - label_smoothing) * right
+    if label_smoothing:
+        wanted += label_smoothing * logits.mean(axis=-1)
+    return masked_mean(jax.nn.logsumexp(logits, axis=-1) - wanted, mask & example_mask[:, None])
 
 
 def answer_distillation_loss(

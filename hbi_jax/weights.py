@@ -15,7 +15,7 @@ from hbi_jax.pretrained import Pretrained, PretrainedError
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 
 # What a work folder's task leaves behind, in the words of `hbi_jax.pretrained`.
-KINDS = {"retrieval": "hbi", "estimator": "estimator", "answers": "answer"}
+KINDS = {"retrieval": "hbi", "estimator": "estimator", "answers": "answer", "captions": "caption"}
 
 
 def workdir_of(path: str) -> epath.Path:
@@ -73,6 +73,8 @@ def load_weights(path: str) -> Pretrained:
         fields = json.loads((config.estimator if kind == "estimator" else config.model).to_json())
         if kind == "answer":
             fields["dropout_rate"] = config.answers.dropout_rate
+        if kind == "caption":
+            fields |= {name: config.captions[name] for name in ("decoder_layers", "dropout_rate")}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{workdir}/config.json does not tell what the checkpoints are of ({error}); give a folder that "

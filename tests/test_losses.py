@@ -8,6 +8,7 @@ import pytest
 from hbi_jax.losses import (
     answer_cross_entropy,
     answer_distillation_loss,
+    caption_cross_entropy,
     contrastive_loss,
     distillation_loss,
     interaction_loss,
@@ -299,3 +300,30 @@ def test_answer_distillation(divergence):
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     assert (np.abs(gradient[ROW_KEPT]).max() > 1e-3) == (divergence == "published")
     np.testing.assert_array_equal(gradient[~ROW_KEPT], 0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_captions_are_a_mean_over_real_tokens(smoothing):
+    """Of rows of 3 and 1 real tokens; the third row stands for nothing. What is masked gets no gradient."""
+    rng = np.random.default_rng(4)
+    logits = rng.normal(size=(3, 3, ROWS)).astype(np.float32)
+    targets = rng.integers(0, ROWS, (3, 3)).astype(np.int32)
+    mask, rows = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0]], bool), np.array([True, True, False])
+    logits[~mask] = 1e4
+    value, gradient = jax.jit(jax.value_and_grad(caption_cross_entropy), static_argnums=4)(
+        logits, targets, mask, rows, smoothing
+    )
+    wanted = []
+    for row, place in ((0, 0), (0, 1), (0, 2), (1, 0)):
+        right = np.full(ROWS, smoothing / ROWS)
+        right[targets[row, place]] += 1 - smoothing
+        wanted.append(-(right * np.log(softmax(logits[row, place]))).sum())
+        part = (softmax(logits[row, place]) - right) / 4
+        np.testing.assert_allclose(gradient[row, place], part, atol=1e-6)
+    np.testing.assert_allclose(value, np.mean(wanted), rtol=1e-5)
+    np.testing.assert_array_equal(gradient[~(mask & rows[:, None])], 0)
+
+
+def test_captions_of_nothing_are_zero():
+    nothing, row = jnp.zeros((1, 2), bool), jnp.ones(1, bool)
+    assert caption_cross_entropy(jnp.ones((1, 2, 3)), jnp.zeros((1, 2), int), nothing, row) == 0

@@ -36,7 +36,7 @@ class Pretrained:
     """Weights and what they are weights of.
 
     Attributes:
-      kind: `clip`, `hbi` (retrieval), `answer` or `estimator`.
+      kind: `clip`, `hbi` (retrieval), `answer`, `caption` or `estimator`.
       config: Fields of `config.model`, of its `clip` for kind `clip`, of `config.estimator` for kind `estimator`.
       params: The model's variables, `{"params": ...}`.
       estimator: The estimator that a published checkpoint carries beside the model.

@@ -10,24 +10,25 @@ from jaxtyping import Float, PyTree
 
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.folder import Pretrained
-from hbi_jax.pretrained.sizes import KINDS, build_model, differences, kind_of, leaves_of, model_config
+from hbi_jax.pretrained.sizes import KINDS, TASK_FIELDS, build_model, differences, kind_of, leaves_of, model_config
 from hbi_jax.types import ArrayLike
 
 _log = logging.getLogger(__name__)
 
 Leaves = Mapping[str, ArrayLike]  # by path
 
-_FRAMES, _TEXT, _LEVEL, _HEAD = "frame_transformer/", "text_tower/", "text_weight_", "answer_"
+_FRAMES, _TEXT, _LEVEL, _HEADS = "frame_transformer/", "text_tower/", "text_weight_", ("answer_", "caption/")
 _TOWERS = (_TEXT, "vision_tower/", "logit_scale")
 
 
 def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None) -> PyTree:
     """Fresh parameters with those of `source` in their place.
 
-    A source of the parameters' own kind gives every one of them. An HBI gives an HBI with answer head all that the two
-    share. A CLIP gives an HBI, with or without answer head, its towers and logit scale; and, as published, the frame
-    transformer starts as the first layers of the text tower and the frame positions as the text positions, where their
-    widths are the same: the first rows, or as many as wanted, linearly interpolated. All else stays as it is.
+    A source of the parameters' own kind gives every one of them. An HBI gives an HBI with answer head or caption
+    decoder all that the two share. A CLIP gives an HBI, with or without these, its towers and logit scale; and, as
+    published, the frame transformer starts as the first layers of the text tower and the frame positions as the text
+    positions, where their widths are the same: the first rows, or as many as wanted, linearly interpolated. All else
+    stays as it is.
 
     Args:
       params: A model's variables, `{"params": ...}`.
@@ -44,14 +45,14 @@ def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None
     """
     ours, given = leaves_of(params), leaves_of(source.params)
     kind = kind_of(list(ours))
-    parts = {"hbi": ("clip",), "answer": ("hbi", "clip")}.get(kind, ())
+    parts = {"hbi": ("clip",), "answer": ("hbi", "clip"), "caption": ("hbi", "clip")}.get(kind, ())
     if source.kind not in (kind, *parts):
         others = {"clip": " or a CLIP for its towers", "hbi": " or an HBI for all but its heads"}
         raise PretrainedError(
             f"the weights are of kind {source.kind!r} ({KINDS.get(source.kind, 'unknown')}), wanted {kind!r} "
             f"({KINDS[kind]}){''.join(others[part] for part in parts)}; choose other weights"
         )
-    shared = {"clip": lambda name: name.startswith(_TOWERS), "hbi": lambda name: not name.startswith(_HEAD)}
+    shared = {"clip": lambda name: name.startswith(_TOWERS), "hbi": lambda name: not name.startswith(_HEADS)}
     wanted = {name: leaf for name, leaf in ours.items() if source.kind == kind or shared[source.kind](name)}
     _check(source.kind, given, wanted)
     if config is not None and kind != "estimator":
@@ -98,8 +99,8 @@ def _check_settings(source: Pretrained, config: Mapping) -> None:
     if source.kind == "clip":
         given = {"clip": given}
     given["clip"] = {"head_features": given["clip"]["head_features"]}
-    # The heads for answers are not compared.
-    fields = {name: value for name, value in config.items() if name not in ("num_answers", "dropout_rate")}
+    # Heads for answers and decoders of captions are not compared.
+    fields = {name: value for name, value in config.items() if name not in TASK_FIELDS}
     wanted = dataclasses.asdict(build_model("hbi", fields).config)
 
     def compare(*names: str) -> list[str]:

@@ -99,6 +99,21 @@ def test_an_hbi_gives_an_answer_model_all_but_its_heads(hbi):
     assert list(heads) == ["answer_action", "answer_entity", "answer_event"]
 
 
+def test_a_caption_model_starts_from_a_retrieval_model_a_clip_or_its_own_kind(clip, hbi):
+    """Its decoder stays fresh but for its own kind, whose layers have to be as many."""
+    caption = weights("caption", {**HBI, "decoder_layers": 2})
+    fresh = shifted(caption.params)
+    for source in (clip, hbi):
+        got, shared = initialize(fresh, source, HBI)["params"], source.params["params"]
+        assert_same({name: got[name] for name in shared}, shared)
+        assert_same(got["caption"], fresh["params"]["caption"])
+    assert_same(initialize(fresh, caption, HBI), caption.params)
+    with pytest.raises(PretrainedError, match="decoder_layers is 1, wanted 2"):
+        initialize(fresh, weights("caption", {**HBI, "decoder_layers": 1}))
+    with pytest.raises(PretrainedError, match="of kind 'caption' \\(HBI with a caption decoder\\), wanted 'hbi'"):
+        initialize(hbi.params, caption)
+
+
 NARROW = {**CLIP, "head_features": 16}
 
 

@@ -1,0 +1,258 @@
+"""Captions: HBI with a transformer decoder that reads a video and says one word after the other (HBI V2, Sec. 3.3)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from hbi_jax.models.clip import quick_gelu
+from hbi_jax.models.dense import dense
+from hbi_jax.models.hbi import HBI
+from hbi_jax.types import Alignment, Batch, WeightedTokens
+
+
+class KeyValue(NamedTuple):
+    """What attention looks at: a key and a value for every token and head."""
+
+    key: Float[Array, "b n h e"]
+    value: Float[Array, "b n h e"]
+
+
+class Context(NamedTuple):
+    """Tokens as each layer of the decoder looks at them: a video's, or the words so far with room for more."""
+
+    layers: tuple[KeyValue, ...]
+    mask: Bool[Array, "b n"]
+
+
+class KeptAttention(nn.Module):
+    """Multi-head attention to keys and values that are kept from call to call."""
+
+    num_heads: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b q d"],
+        kept: KeyValue,
+        mask: Bool[Array, "b _ n"],
+        position: int | Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b q d"], KeyValue]:
+        """Attends; `mask[b, query, key]` is True where the query may look.
+
+        Args:
+          x: Queries.
+          kept: Keys and values.
+          mask: Which of them.
+          position: Where among them the queries' own take their place first; None: nowhere.
+
+        Returns:
+          What was found, and all keys and values.
+        """
+        d = x.shape[-1]
+        parts = 1 if position is None else 3
+        projected = dense(x, parts * d, dtype=self.dtype, name="in_proj")
+        query, *own = jnp.split(projected.reshape(*x.shape[:-1], parts * self.num_heads, -1), parts, axis=-2)
+        if own:
+            new = (jax.lax.dynamic_update_slice_in_dim(*pair, position, axis=1) for pair in zip(kept, own, strict=True))
+            kept = KeyValue(*new)
+        mixed = jax.nn.dot_product_attention(query, kept.key, kept.value, mask=mask[:, None])
+        return dense(mixed.reshape(x.shape), d, dtype=self.dtype, name="out_proj"), kept
+
+
+class DecoderBlock(nn.Module):
+    """Pre-norm attention to the words before, attention to the video, and CLIP's MLP."""
+
+    num_heads: int
+    dropout_rate: float
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b q d"],
+        words: KeyValue,
+        words_mask: Bool[Array, "b q n"],
+        position: int | Int[Array, ""],
+        video: KeyValue,
+        video_mask: Bool[Array, "b _ v"],
+        deterministic: bool,
+    ) -> tuple[Float[Array, "b q d"], KeyValue]:
+        """One layer for the words at `position` and after; returns the words' keys and values with theirs."""
+        d = x.shape[-1]
+        drop = nn.Dropout(self.dropout_rate, deterministic=deterministic, name="dropout")
+
+        def norm(name: str) -> Float[Array, "b q d"]:
+            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)(x)
+
+        h, words = KeptAttention(self.num_heads, self.dtype, name="attn")(norm("ln_1"), words, words_mask, position)
+        x = x + drop(h)
+        h, _ = KeptAttention(self.num_heads, self.dtype, name="video_attn")(norm("ln_2"), video, video_mask)
+        x = x + drop(h)
+        h = quick_gelu(dense(norm("ln_3"), 4 * d, dtype=self.dtype, name="mlp_fc"))
+        return x + drop(dense(h, d, dtype=self.dtype, name="mlp_proj")), words
+
+
+class CaptionDecoder(nn.Module):
+    """From a video's tokens and the words so far to logits of the next word.
+
+    Training and decoding are one function, `advance`: training takes a whole caption in one call, decoding a word
+    in each.
+
+    Attributes:
+      num_features: Width, that of the video's tokens.
+      vocab_size: Tokens of CLIP's vocabulary, the last two of which are start and end.
+      max_words: Rows of the position embedding.
+      dropout_rate: Share of embeddings and of every sublayer's result that training drops.
+    """
+
+    num_layers: int
+    num_heads: int
+    num_features: int
+    vocab_size: int
+    max_words: int
+    dropout_rate: float = 0.1
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @property
+    def start_token(self) -> int:
+        """What every caption starts with."""
+        return self.vocab_size - 2
+
+    @property
+    def end_token(self) -> int:
+        """What a complete caption ends with."""
+        return self.vocab_size - 1
+
+    def setup(self):  # noqa: D102
+        d, layers = self.num_features, range(self.num_layers)
+        self.token_embedding = nn.Embed(
+            self.vocab_size, d, embedding_init=nn.initializers.normal(0.02), dtype=self.dtype
+        )
+        self.positional_embedding = self.param(
+            "positional_embedding", nn.initializers.normal(0.01), (self.max_words, d)
+        )
+        self.dropout = nn.Dropout(self.dropout_rate)
+        self.ln_video = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        self.video_proj = [nn.Dense(2 * d, dtype=self.dtype) for _ in layers]
+        self.resblocks = [DecoderBlock(self.num_heads, self.dropout_rate, self.dtype) for _ in layers]
+        self.ln_final = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
+
+    def look(self, video: WeightedTokens) -> Context:
+        """The videos as `advance` reads them; computed once for a caption."""
+        b, v, d = video.features.shape
+        x = self.ln_video(video.features).reshape(b * v, d)
+        heads = (b, v, 2 * self.num_heads, d // self.num_heads)
+        layers = tuple(KeyValue(*jnp.split(proj(x).reshape(heads), 2, axis=-2)) for proj in self.video_proj)
+        return Context(layers, video.mask)
+
+    def blank(self, rows: int, length: int) -> Context:
+        """Room for captions of `length` tokens.
+
+        Raises:
+          ValueError: If the position embedding is shorter.
+        """
+        if length > self.max_words:
+            raise ValueError(
+                f"captions of {length} tokens, but the decoder has positions for {self.max_words}; "
+                f"use config.captions.max_words and config.data.num_words <= {self.max_words}"
+            )
+        zeros = jnp.zeros((rows, length, self.num_heads, self.num_features // self.num_heads), self.dtype)
+        return Context((KeyValue(zeros, zeros),) * self.num_layers, jnp.zeros((rows, length), bool))
+
+    def advance(
+        self,
+        token_ids: Int[Array, "b q"],
+        mask: Bool[Array, "b q"],
+        video: Context,
+        words: Context,
+        position: int | Int[Array, ""] = 0,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "b q vocab"], Context]:
+        """Takes the next tokens of captions.
+
+        Args:
+          token_ids: Tokens at `position` and after.
+          mask: True at real ones; no other is attended to.
+          video: From `look`.
+          words: From `blank` or an earlier call, with the tokens before `position`.
+          position: Place of the first token within its caption.
+          deterministic: Otherwise dropout draws from the generator `dropout`.
+
+        Returns:
+          Logits of what follows each token, in float32, and the words with the new ones.
+        """
+        places = position + jnp.arange(token_ids.shape[1])
+        known = jax.lax.dynamic_update_slice_in_dim(words.mask, mask, position, axis=1)
+        causal = jnp.arange(known.shape[1])[None, :] <= places[:, None]
+        visible = known[:, None, :] & causal[None]
+        x = self.token_embedding(token_ids) + jnp.asarray(self.positional_embedding, self.dtype)[places][None]
+        x = self.dropout(x, deterministic=deterministic)
+        layers = []
+        for block, layer_words, layer_video in zip(self.resblocks, words.layers, video.layers, strict=True):
+            x, layer_words = block(
+                x, layer_words, visible, position, layer_video, video.mask[:, None, :], deterministic
+            )
+            layers.append(layer_words)
+        x = self.ln_final(x)
+        # One plain matrix product, as `dense` explains.
+        embedding = self.token_embedding.embedding.astype(self.dtype)
+        rows = x.reshape(-1, self.num_features)
+        logits = jnp.einsum("rd,nd->rn", rows, embedding, preferred_element_type=jnp.float32)
+        return logits.reshape(*x.shape[:-1], self.vocab_size), Context(tuple(layers), known)
+
+    def __call__(
+        self,
+        token_ids: Int[Array, "b t"],
+        mask: Bool[Array, "b t"],
+        video: WeightedTokens,
+        deterministic: bool = True,
+    ) -> Float[Array, "b t vocab"]:
+        """Logits of what follows each token of captions that are known (teacher forcing); see `advance`."""
+        words = self.blank(*token_ids.shape)
+        return self.advance(token_ids, mask, self.look(video), words, deterministic=deterministic)[0]
+
+
+class CaptionHBI(HBI):
+    """HBI with a caption decoder; all else has the names that it has in `HBI`.
+
+    The decoder reads the single-modal frames of the first level, in training as where there is no text.
+
+    Attributes:
+      decoder_layers: Layers of the decoder.
+      dropout_rate: That of the decoder.
+    """
+
+    decoder_layers: int = 1
+    dropout_rate: float = 0.1
+
+    def setup(self):  # noqa: D102
+        super().setup()
+        clip = self.config.clip
+        self.caption = CaptionDecoder(
+            self.decoder_layers,
+            clip.embed_features // clip.head_features,
+            clip.embed_features,
+            clip.vocab_size,
+            clip.context_length,
+            self.dropout_rate,
+            self.config.dtype,
+        )
+
+    def __call__(
+        self, batch: Batch, deterministic: bool = True
+    ) -> tuple[dict[str, Alignment], Float[Array, "b t vocab"]]:
+        """Alignments of the matched rows, and logits of every token of the texts but the first, given those before."""
+        text = self.encode_text(batch.token_ids, batch.text_mask)
+        video = self.encode_video(batch.frames, batch.frame_mask)
+        logits = self.caption(batch.token_ids[:, :-1], batch.text_mask[:, :-1], video.levels[0], deterministic)
+        return self.align(text, video), logits
+
+    def caption_logits(
+        self, video: WeightedTokens, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]
+    ) -> Float[Array, "b t vocab"]:
+        """Logits of what follows each token of captions, by the first level's frames of their videos."""
+        return self.caption(token_ids, mask, video)

@@ -1,0 +1,212 @@
+"""Captions word by word: greedy, beam search and sampling, with static shapes and keys and values kept."""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from hbi_jax.models.caption import CaptionHBI, Context
+from hbi_jax.types import WeightedTokens
+
+PADDING = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How captions are made.
+
+    Attributes:
+      method: `greedy`, the likeliest word each time; `beam`, a search that keeps `num_beams` captions; `sample`.
+      max_words: Length of a row, start and end token included: a caption that has not ended there is cut.
+      num_beams: Captions that a beam search keeps.
+      length_penalty: A caption of `n` generated tokens, its end among them, scores log p / n^length_penalty: 0
+        prefers short captions, 1 compares means over tokens.
+      num_samples: Captions that are sampled for a video.
+      temperature: Divides the logits that are sampled from.
+      top_k: Sample from so many of the likeliest tokens only; 0: from all.
+      top_p: Sample from the fewest likeliest tokens that together have this probability; 1: from all.
+    """
+
+    method: str = "beam"
+    max_words: int = 30
+    num_beams: int = 5
+    length_penalty: float = 1.0
+    num_samples: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        """Checks the fields.
+
+        Raises:
+          ValueError: Names field, got, wanted and remedy.
+        """
+        methods = ("greedy", "beam", "sample")
+        for field, valid, wanted in (
+            ("method", self.method in methods, "one of " + ", ".join(map(repr, methods))),
+            ("max_words", self.max_words >= 2, "2 or more: the start token and another"),
+            ("num_beams", self.num_beams >= 1, "1 or more"),
+            ("length_penalty", 0 <= self.length_penalty < math.inf, "0 or more"),
+            ("num_samples", self.num_samples >= 1, "1 or more"),
+            ("temperature", 0 < self.temperature < math.inf, "more than 0; method='greedy' is what 0 would be"),
+            ("top_k", self.top_k >= 0, "a number of tokens, or 0 for all"),
+            ("top_p", 0 < self.top_p <= 1, "a share above 0 and at most 1"),
+        ):
+            if not valid:
+                raise ValueError(f"decoding: {field}={getattr(self, field)!r}: wanted {wanted}; change it")
+
+    @property
+    def num_captions(self) -> int:
+        """Captions that every video gets."""
+        return {"greedy": 1, "beam": self.num_beams, "sample": self.num_samples}[self.method]
+
+
+class Generated(NamedTuple):
+    """Captions of videos, those of each by falling score (`Decoding.length_penalty`).
+
+    Attributes:
+      token_ids: Start token, words, end token, zeros, as the tokenizer makes them.
+      mask: True at start token, words and end token.
+      log_probability: Of all tokens after the first, by the model, whatever the method. -inf where there is no
+        caption: fewer are possible than were asked for, or the video has no real token.
+    """
+
+    token_ids: Int[Array, "b n t"]
+    mask: Bool[Array, "b n t"]
+    log_probability: Float[Array, "b n"]
+
+
+class _Captions(NamedTuple):
+    """Captions so far, with what the next word needs; see `Generated`."""
+
+    token_ids: Int[Array, "b n t"]
+    mask: Bool[Array, "b n t"]
+    log_probability: Float[Array, "b n"]
+    ended: Bool[Array, "b n"]
+    words: Context  # of b * n rows
+
+
+def generate(
+    model: CaptionHBI,
+    params: PyTree,
+    video: WeightedTokens,
+    decoding: Decoding,
+    key: Key[Array, ""] | None = None,
+) -> Generated:
+    """Captions of videos. Pure; compile it with `model` and `decoding` static.
+
+    Every step computes one word of every caption: the keys and values of the video are computed once, those of
+    the words before are kept. It stops where all captions have ended.
+
+    Args:
+      model: The model.
+      params: Its variables.
+      video: Tokens of the first level, `encode_video(...).levels[0]`.
+      decoding: How.
+      key: For sampling; row `i` draws the same whatever the other rows are.
+
+    Raises:
+      ValueError: If there is no key to sample with, captions may get longer than the model's positions, or there are
+        fewer tokens than `top_k`.
+    """
+    if decoding.method == "sample" and key is None:
+        raise ValueError("decoding: method='sample' draws: wanted a key; pass key=jax.random.key(seed)")
+    decoder, variables = model.bind(params).caption.unbind()
+    apply = functools.partial(decoder.apply, variables)
+    b, n, t, vocab = video.mask.shape[0], decoding.num_captions, decoding.max_words, decoder.vocab_size
+    if decoding.top_k > vocab:
+        wanted = f"at most the {vocab} tokens of the vocabulary"
+        raise ValueError(f"decoding: top_k={decoding.top_k}: wanted {wanted}; lower it")
+    context = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), apply(video, method="look"))
+    # A caption that has ended goes on with padding, which costs nothing.
+    stay = jnp.where(jnp.arange(vocab) == PADDING, 0.0, -jnp.inf)[None, None]
+
+    def choose(
+        captions: _Captions, log_p: Float[Array, "b n vocab"], position: Int[Array, ""]
+    ) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
+        """Which captions go on, and their next tokens."""
+        if decoding.method == "beam":
+            total = captions.log_probability[..., None] + log_p
+            score = _score(decoding, total, (_length(captions.mask) + ~captions.ended)[..., None])
+            _, best = jax.lax.top_k(score.reshape(b, n * vocab), n)
+            return best // vocab, best % vocab
+        itself = jnp.broadcast_to(jnp.arange(n), (b, n))
+        if decoding.method == "greedy":
+            return itself, jnp.argmax(log_p, axis=-1)
+        keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), position))(jnp.arange(b * n))
+        return itself, _sample(decoding, keys.reshape(b, n), log_p)
+
+    def step(state: tuple[Int[Array, ""], _Captions]) -> tuple[Int[Array, ""], _Captions]:
+        """One more token for every caption."""
+        position, captions = state
+        last = functools.partial(jax.lax.dynamic_index_in_dim, index=position, axis=2)
+        inputs = (last(x).reshape(b * n, 1) for x in (captions.token_ids, captions.mask))
+        logits, words = apply(*inputs, context, captions.words, position, method="advance")
+        log_p = jax.nn.log_softmax(logits[:, 0]).reshape(b, n, vocab)
+        log_p = jnp.where(captions.ended[..., None], stay, log_p)
+        parent, token = choose(captions, log_p, position)
+        gain = jnp.take_along_axis(log_p.reshape(b, n * vocab), parent * vocab + token, axis=1)
+        captions = jax.tree.map(functools.partial(_take, parent), captions._replace(words=words))
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=position + 1, axis=2)
+        return position + 1, captions._replace(
+            token_ids=put(captions.token_ids, jnp.where(captions.ended, PADDING, token)),
+            mask=put(captions.mask, ~captions.ended),
+            log_probability=captions.log_probability + gain,
+            ended=captions.ended | (token == decoder.end_token),
+        )
+
+    absent = jnp.broadcast_to(~video.mask.any(axis=1)[:, None], (b, n))
+    if decoding.method == "beam":
+        # The search starts from one caption: equal ones would stay equal.
+        absent |= (jnp.arange(n) > 0)[None]
+    first = (jnp.arange(t) == 0)[None, None]
+    start = _Captions(
+        token_ids=jnp.broadcast_to(jnp.where(first, decoder.start_token, PADDING), (b, n, t)),
+        mask=jnp.broadcast_to(first, (b, n, t)),
+        log_probability=jnp.where(absent, -jnp.inf, 0.0),
+        ended=absent,
+        words=decoder.blank(b * n, t),
+    )
+    _, captions = jax.lax.while_loop(
+        lambda state: (state[0] + 1 < t) & ~state[1].ended.all(), step, (jnp.zeros((), jnp.int32), start)
+    )
+    log_probability = captions.log_probability
+    _, order = jax.lax.top_k(_score(decoding, log_probability, _length(captions.mask)), n)
+    impossible = jnp.isneginf(log_probability)[..., None]
+    token_ids, mask = (jnp.where(impossible, *pair) for pair in zip(start[:2], captions[:2], strict=True))
+    return Generated(*(_take(order, x) for x in (token_ids, mask, log_probability)))
+
+
+def _length(mask: Bool[Array, "b n t"]) -> Int[Array, "b n"]:
+    """Tokens that were generated: all but the start token."""
+    return mask.sum(axis=-1) - 1
+
+
+def _score(
+    decoding: Decoding, log_probability: Float[Array, "b n *v"], length: Int[Array, "b n *#v"]
+) -> Float[Array, "b n *v"]:
+    """What captions are ranked by: log p / length^length_penalty. Equal ones keep their order."""
+    return log_probability / jnp.maximum(length, 1).astype(jnp.float32) ** decoding.length_penalty
+
+
+def _sample(decoding: Decoding, keys: Key[Array, "b n"], log_p: Float[Array, "b n vocab"]) -> Int[Array, "b n"]:
+    """A token of every row, drawn from its likeliest; of equally likely ones, those of lower number are kept."""
+    best, tokens = jax.lax.top_k(log_p / decoding.temperature, decoding.top_k or log_p.shape[-1])
+    if decoding.top_p < 1:
+        probability = jax.nn.softmax(best)
+        before = jnp.cumsum(probability, axis=-1) - probability
+        best = jnp.where(before < decoding.top_p, best, -jnp.inf)
+    drawn = jax.vmap(jax.vmap(jax.random.categorical))(keys, best)
+    return jnp.take_along_axis(tokens, drawn[..., None], axis=-1)[..., 0]
+
+
+def _take(parent: Int[Array, "b n"], x: Array) -> Array:
+    """Of each video the captions of these numbers, whether they are on an axis of their own or not."""
+    b, n = parent.shape
+    rows = x.reshape(b, n, -1)
+    return jax.vmap(lambda rows, parent: rows[parent])(rows, parent).reshape(x.shape)
