@@ -5,7 +5,7 @@ Command:  python -m hbi_jax.main --config=configs/activitynet_v1.py --workdir=ru
           with the folders of CLIP's weights and of the estimator's (docs/pretrained.md, configs/estimator_v1.py)
 Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
 Expected: the paper's HBI has text-to-video R@1 42.2, R@5 73.0, R@10 84.6, MnR 6.6. Its code takes the best step by
-          the test videos; this takes the last one (docs/differences.md).
+          the test videos, and so does this (config.data.protocol).
 """
 
 import pathlib

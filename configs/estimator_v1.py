@@ -15,6 +15,7 @@ def get_config():
     """That of configs/estimator.py on the published preset, with sampled labels."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("estimator.py")))["get_config"]("msrvtt_v1")
     config.name = "estimator V1"
+    config.data.protocol = "held_out"
     config.loss.teacher = "exact"
     config.estimator.labels = "sampled"
     config.estimator.num_samples = 1000

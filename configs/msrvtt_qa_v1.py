@@ -24,7 +24,7 @@ def get_config():
 
     data = config.data
     data.dataset = "msrvtt_qa"
-    data.val_list = "val.jsonl"
+    data.val_list, data.protocol = "val.jsonl", "held_out"
     data.num_words = 32
     data.augmentation = "none"
     config.answers.vocabulary = "train_ans2label.json"

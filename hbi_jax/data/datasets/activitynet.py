@@ -4,9 +4,9 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from hbi_jax.data.datasets import splits
-from hbi_jax.data.datasets.readers import folder, read_json
+from hbi_jax.data.datasets.readers import folder, read_json, shown
 from hbi_jax.data.datasets.records import DataError, Record, Split
+from hbi_jax.data.datasets.splits import Lists, distinct
 from hbi_jax.data.datasets.videos import VideoFiles
 
 GALLERIES: Mapping[str, str] = {"test": "val_ids.json"}
@@ -34,7 +34,7 @@ def load(
     The text is the video's sentences, joined; the clip lasts from the beginning to the duration, rounded up to a
     second. `train` has the videos of the train list that `val` does not take: those of `val_list`, or else the
     last `num_val_videos` of the train list. Any other split is a gallery. (The published code validates on the
-    test videos; with `val_list="val_ids.json"`, so does this.)
+    test videos.)
 
     Args:
       annotations: Folder of the lists and captions.
@@ -55,14 +55,9 @@ def load(
         if no video of the split has a file.
     """
     annotations, files = folder("annotations", annotations), VideoFiles(videos, _PREFIX)
-    lists = (lambda name: _ids(annotations / name)), train_list, val_list, num_val_videos
-    if split == "train":
-        ids = splits.train_ids(*lists)
-    elif split == "val":
-        ids = splits.val_ids(*lists)
-    else:
-        ids = _ids(annotations / splits.gallery_file(split, galleries))
-    trained = split == "train" or (split == "val" and not val_list)
+    lists = Lists(train_list, val_list, num_val_videos, galleries)
+    ids = lists.ids(split, lambda name: _ids(annotations / name))
+    trained = split in ("train", "val") and lists.name(split) == train_list
     records = _paragraphs(annotations / (train_captions if trained else captions), ids, files)
     files.check(records)
     return Split(split, tuple(records))
@@ -74,8 +69,8 @@ def _ids(path: pathlib.Path) -> Sequence[str]:
         raise DataError(f"{path}", f"a {type(ids).__name__}", "a list of ids", "check that it is the list of videos")
     for number, video_id in enumerate(ids):
         if not isinstance(video_id, str):
-            raise DataError(f"{path}, [{number}]", repr(video_id), "an id (text)", "correct the list")
-    return splits.distinct(path, ids)
+            raise DataError(f"{path}, [{number}]", shown(video_id), "an id (text)", "correct the list")
+    return distinct(path, ids)
 
 
 def _paragraphs(path: pathlib.Path, ids: Sequence[str], files: VideoFiles) -> list[Record]:
@@ -98,5 +93,5 @@ def _paragraphs(path: pathlib.Path, ids: Sequence[str], files: VideoFiles) -> li
                 records.append(Record(text, video_id, file, start=0, end=end, source=source))
             case entry:
                 wanted = f"duration (above 0 to {_LONGEST:.0f} s) and sentences (a list of text)"
-                raise DataError(source, repr(entry), wanted, "correct the file")
+                raise DataError(source, shown(entry), wanted, "correct the file")
     return records

@@ -1,18 +1,21 @@
 """MSR-VTT as it is distributed: lists of videos (CSV), all captions (JSON) and one video file an id.
 
-Any other data becomes readable by writing it in this layout, as the embedded data set does.
+Two data sets are in it: retrieval, by lists and a gallery of one sentence a video, and captioning, by the splits that
+the caption file itself states. The embedded data set is written in this layout.
 """
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hbi_jax.data.datasets import splits
-from hbi_jax.data.datasets.readers import folder, read_csv, read_json
+from hbi_jax.data.datasets.readers import folder, read_csv, read_json, shown
 from hbi_jax.data.datasets.records import DataError, Record, Split
+from hbi_jax.data.datasets.splits import Lists, distinct
 from hbi_jax.data.datasets.videos import VideoFiles
 
 GALLERIES: Mapping[str, str] = {"test": "MSRVTT_JSFUSION_test.csv"}
+# What the caption file calls its splits.
+CAPTION_GALLERIES: Mapping[str, str] = {"test": "test"}
 
 
 def load(
@@ -27,7 +30,7 @@ def load(
     captions: str = "MSRVTT_data.json",
     max_captions_per_video: int | None = None,
 ) -> Split:
-    """Reads one split.
+    """Reads one split for retrieval.
 
     `train` has a record for every caption of every video of the train list that `val` does not take. `val`
     has one record a video, with its first caption: the videos of `val_list`, or else the last
@@ -38,7 +41,7 @@ def load(
       annotations: Folder of the lists and captions.
       videos: Folder of the video files, `<video_id>.mp4` or another of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
-      train_list: CSV file with a column video_id.
+      train_list: CSV file with a column video_id; as distributed also MSRVTT_train.7k.csv.
       val_list: CSV file with a column video_id; empty for none.
       num_val_videos: How many videos of the train list are for validation where there is no `val_list`.
       galleries: CSV file of each gallery: columns video_id and sentence, and group where it has near-twins.
@@ -53,19 +56,74 @@ def load(
         file name, or if no video of the split has a file.
     """
     annotations, files = folder("annotations", annotations), VideoFiles(videos)
-    lists = (lambda name: _ids(annotations / name)), train_list, val_list, num_val_videos
-    if split == "train":
-        records = _captions(annotations / captions, splits.train_ids(*lists), max_captions_per_video, files)
-    elif split == "val":
-        records = _captions(annotations / captions, splits.val_ids(*lists), 1, files)
+    lists = Lists(train_list, val_list, num_val_videos, galleries)
+    if split in ("train", "val"):
+        path, limit = annotations / captions, max_captions_per_video if split == "train" else 1
+        ids = lists.ids(split, lambda name: _ids(annotations / name))
+        records = _captions(path, _list(path, read_json(path), "sentences"), ids, limit, files)
     else:
-        records = _gallery(annotations / splits.gallery_file(split, galleries), files)
+        records = _gallery(annotations / lists.name(split), files)
+    files.check(records)
+    return Split(split, tuple(records))
+
+
+def load_captioning(
+    annotations: str | pathlib.Path,
+    videos: str | pathlib.Path,
+    split: str,
+    *,
+    train_list: str = "train",
+    val_list: str = "",
+    num_val_videos: int = 0,
+    galleries: Mapping[str, str] = CAPTION_GALLERIES,
+    captions: str = "MSRVTT_data.json",
+) -> Split:
+    """Reads one split for captioning: a record a caption, those of a video by sen_id.
+
+    The caption file says of each video which split it is of: as distributed, 6,513 are "train", 497 "validate" and
+    2,990 "test". These names stand where other data sets have lists.
+
+    Args:
+      annotations: Folder of the captions.
+      videos: Folder of the video files, `<video_id>.mp4` or another of `videos.EXTENSIONS`.
+      split: "train", "val" or a key of `galleries`.
+      train_list: What the file calls the training split.
+      val_list: What it calls the validation split, "validate"; empty for none.
+      num_val_videos: How many training videos are for validation where there is no `val_list`.
+      galleries: What it calls each gallery.
+      captions: JSON file {"videos": [{"video_id", "split"}, ...], "sentences": [...]}, sentences as in `load`.
+
+    Returns:
+      The split. Videos without a file are in it, with the path where the file was expected.
+
+    Raises:
+      DataError: If a folder, file, key or caption is missing or malformed, if an id is not a plain file name, or if
+        no video of the split has a file.
+    """
+    path, files = folder("annotations", annotations) / captions, VideoFiles(videos)
+    lists, data = Lists(train_list, val_list, num_val_videos, galleries), read_json(path)
+    ids = lists.ids(split, lambda name: _ids_of_split(path, data, name))
+    records = _captions(path, _list(path, data, "sentences"), ids, None, files)
     files.check(records)
     return Split(split, tuple(records))
 
 
 def _ids(path: pathlib.Path) -> Sequence[str]:
-    return splits.distinct(path, (row["video_id"] for _, row in read_csv(path, ("video_id",))))
+    return distinct(path, (row["video_id"] for _, row in read_csv(path, ("video_id",))))
+
+
+def _ids_of_split(path: pathlib.Path, data: Any, name: str) -> Sequence[str]:
+    """The videos that the caption file says are of a split."""
+    ids = []
+    for number, video in enumerate(_list(path, data, "videos")):
+        match video:
+            case {"video_id": str(video_id), "split": str(split)}:
+                if split == name:
+                    ids.append(video_id)
+            case _:
+                source, wanted = f"{path}, videos[{number}]", "video_id and split (text)"
+                raise DataError(source, shown(video), wanted, "correct the file")
+    return distinct(path, ids)
 
 
 def _gallery(path: pathlib.Path, files: VideoFiles) -> list[Record]:
@@ -75,19 +133,21 @@ def _gallery(path: pathlib.Path, files: VideoFiles) -> list[Record]:
     ]
 
 
-def _captions(path: pathlib.Path, ids: Iterable[str], limit: int | None, files: VideoFiles) -> list[Record]:
+def _captions(
+    path: pathlib.Path, sentences: Sequence[Any], ids: Iterable[str], limit: int | None, files: VideoFiles
+) -> list[Record]:
     """The first `limit` captions by sen_id of each video, in the order of `ids`."""
     if limit is not None and limit < 1:
         raise DataError("max_captions_per_video", str(limit), "at least 1, or None for all", "raise it")
     captions: dict[str, list[tuple[int, str]]] = {video_id: [] for video_id in ids}
-    for number, sentence in enumerate(_sentences(path)):
+    for number, sentence in enumerate(sentences):
         match sentence:
             case {"caption": str(caption), "video_id": str(video_id), "sen_id": int(sen_id)}:
                 if video_id in captions:
                     captions[video_id].append((sen_id, caption))
             case _:
                 wanted = "caption and video_id (text) and sen_id (a whole number)"
-                raise DataError(f"{path}, sentences[{number}]", repr(sentence), wanted, "correct the file")
+                raise DataError(f"{path}, sentences[{number}]", shown(sentence), wanted, "correct the file")
     for video_id, found in captions.items():
         if not found:
             raise DataError(f"{path}, {video_id!r}", "no caption", "at least one", "add one or unlist the video")
@@ -98,14 +158,13 @@ def _captions(path: pathlib.Path, ids: Iterable[str], limit: int | None, files: 
     ]
 
 
-def _sentences(path: pathlib.Path) -> Sequence[Any]:
-    """The list under "sentences" of a JSON file."""
-    data = read_json(path)
-    sentences = data.get("sentences") if isinstance(data, dict) else None
-    if not isinstance(sentences, list):
-        got = f"the keys {sorted(data)}" if isinstance(data, dict) else f"a {type(data).__name__}"
-        raise DataError(f"{path}", got, 'an object with a list "sentences"', "check that it is the caption file")
-    return sentences
+def _list(path: pathlib.Path, data: Any, key: str) -> Sequence[Any]:
+    """What the caption file has under a key."""
+    found = data.get(key) if isinstance(data, dict) else None
+    if not isinstance(found, list):
+        got = f"the keys {shown(sorted(data))}" if isinstance(data, dict) else f"a {type(data).__name__}"
+        raise DataError(f"{path}", got, f'an object with a list "{key}"', "check that it is the caption file")
+    return found
 
 
 def _record(video_id: str, text: str, source: str, files: VideoFiles, group: str | None = None) -> Record:

@@ -1,18 +1,18 @@
 """MSRVTT-QA as it is distributed: a file of questions a split (JSON lines) about the videos of MSR-VTT."""
 
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from hbi_jax.data.datasets import splits
-from hbi_jax.data.datasets.readers import folder, read_json, read_json_lines
-from hbi_jax.data.datasets.records import DataError, Record, Split
+from hbi_jax.data.datasets.questions import Question, question_type, read_entries, split_of_questions
+from hbi_jax.data.datasets.readers import folder
+from hbi_jax.data.datasets.records import Split
+from hbi_jax.data.datasets.splits import Lists
 from hbi_jax.data.datasets.videos import VideoFiles
 
 GALLERIES: Mapping[str, str] = {"test": "test.jsonl"}
 
-_QUESTION_WORDS = ("what", "who", "how", "when", "where", "which", "why")
+_WANTED = "answer (not empty), question, video_id and, if there is one, answer_type, all of them text"
 
 
 def load(
@@ -48,39 +48,14 @@ def load(
         file name, or if no video of the split has a file.
     """
     annotations, files = folder("annotations", annotations), VideoFiles(videos)
-    if num_val_videos:
-        remedy = "set it to 0 and name the file of validation questions in val_list"
-        raise DataError("num_val_videos", str(num_val_videos), "0, as questions are not held out", remedy)
-    lists = {**galleries, "train": train_list, "val": val_list}
-    records = []
-    for source, question in _questions(annotations / splits.gallery_file(split, lists)):
-        match question:
-            case {"answer": str(answer), "question": str(text), "video_id": str(video_id)} if (
-                answer.strip() and isinstance(answer_type := question.get("answer_type", question_type(text)), str)
-            ):
-                path = files.find(video_id, source)
-                records.append(Record(text, video_id, path, source=source, answer=answer, answer_type=answer_type))
-            case _:
-                wanted = "answer (not empty), question, video_id and, if there is one, answer_type, all of them text"
-                raise DataError(source, repr(question), wanted, "correct the file")
-    files.check(records)
-    return Split(split, tuple(records))
+    lists = Lists(train_list, val_list, num_val_videos, galleries)
+    return split_of_questions(split, lists, lambda name: read_entries(annotations / name), _parse, _WANTED, files)
 
 
-def question_type(question: str) -> str:
-    """The kind of a question as MSRVTT-QA names it: its first word if that asks for something, or else "other"."""
-    first = re.search(r"\w+", question.lower())
-    return first[0] if first and first[0] in _QUESTION_WORDS else "other"
-
-
-def _questions(path: pathlib.Path) -> list[tuple[str, Any]]:
-    """The entries of a file of questions, each with file and row."""
-    if path.suffix == ".jsonl" and not path.exists() and path.with_suffix(".json").exists():
-        path = path.with_suffix(".json")
-    if path.suffix != ".json":
-        return [(f"{path}, line {line}", question) for line, question in read_json_lines(path)]
-    questions = read_json(path)
-    if not isinstance(questions, list):
-        remedy = "check that it is a file of questions"
-        raise DataError(f"{path}", f"a {type(questions).__name__}", "a list of questions", remedy)
-    return [(f"{path}, [{number}]", question) for number, question in enumerate(questions)]
+def _parse(entry: Any) -> Question | None:
+    match entry:
+        case {"answer": str(answer), "question": str(text), "video_id": str(video_id)} if isinstance(
+            kind := entry.get("answer_type", question_type(text)), str
+        ):
+            return Question(text, answer, kind, video_id)
+    return None

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,39 @@ def folder(field: str, path: str | pathlib.Path) -> pathlib.Path:
     if not path.is_dir():
         raise DataError(f"{field} {path}", "no such folder", "a folder", "correct the path or get the data")
     return path
+
+
+# Enough of a value to find it in its file.
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxstring, _REPR.maxother = 3, 12, 12, 160, 160
+
+
+def shown(value: Any) -> str:
+    """A value of an annotation file as messages show it: cut where it is long or deep."""
+    return _REPR.repr(value)
+
+
+def content(path: os.PathLike[str]) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+      DataError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{path}", reason.lower(), "a readable file", "correct the name or get the file") from error
+
+
+def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, without the space around them, each with its number.
+
+    Raises:
+      DataError: If the file cannot be read.
+    """
+    # Not `splitlines`: that also cuts at separators that may stand within a JSON string or a sentence.
+    return [(number, line.strip()) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
 
 
 def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
@@ -64,12 +98,9 @@ def read_json_lines(path: pathlib.Path) -> list[tuple[int, Any]]:
     Raises:
       DataError: If the file or one of its lines cannot be read.
     """
-    # Not `splitlines`: that also cuts at separators that may stand within a JSON string.
-    lines = enumerate(_text(path).split("\n"), 1)
     return [
         (number, _parse(line, f"{path}, line {number}", "a JSON value a line", "correct the line"))
-        for number, line in lines
-        if line.strip()
+        for number, line in read_lines(path)
     ]
 
 
@@ -91,9 +122,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _text(path: os.PathLike[str]) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise DataError(f"{path}", reason.lower(), "a readable file", "correct the name or get the file") from error
+        return content(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}", "bytes that are not UTF-8", "a text file", "get the file again") from error

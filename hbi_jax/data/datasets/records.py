@@ -10,6 +10,10 @@ from jaxtyping import Int
 from hbi_jax.data.text import clean
 
 
+# Of an id or value that goes on and on, this many characters are enough to find it.
+_SHOWN = 600
+
+
 class DataError(ValueError):
     """Annotations or videos that are not what a data set needs.
 
@@ -21,11 +25,16 @@ class DataError(ValueError):
     """
 
     def __init__(self, field: str, got: str, wanted: str, remedy: str):
+        field, got = _cut(field), _cut(got)
         super().__init__(field, got, wanted, remedy)
         self.field, self.got, self.wanted, self.remedy = field, got, wanted, remedy
 
     def __str__(self) -> str:
         return f"{self.field}: got {self.got}, wanted {self.wanted}; {self.remedy}."
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 2 :]}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which videos a split has, for data sets that list them: training, held-out validation, galleries."""
 
 import collections
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -10,32 +11,52 @@ from hbi_jax.data.datasets.records import DataError
 ReadIds = Callable[[str], Sequence[str]]
 
 
-def train_ids(read_ids: ReadIds, train_list: str, val_list: str, num_val_videos: int) -> Sequence[str]:
-    """The videos of the train list that validation does not take.
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """The lists of videos that the splits of a data set are made of.
 
-    Raises:
-      DataError: As `val_ids`, if anything is held out.
+    `train` has the videos of the train list that `val` does not take, `val` those of `val_list`, or else the last
+    `num_val_videos` of the train list; any other split is a gallery with a list of its own.
+
+    Attributes:
+      train_list: Name of the train list.
+      val_list: Name of the validation list; empty for none.
+      num_val_videos: How many videos of the train list are for validation where there is no `val_list`.
+      galleries: Name of the list of each gallery.
     """
-    ids = read_ids(train_list)
-    if not val_list and num_val_videos == 0:
+
+    train_list: str
+    val_list: str
+    num_val_videos: int
+    galleries: Mapping[str, str]
+
+    def name(self, split: str) -> str:
+        """The list that the videos of a split are taken from.
+
+        Raises:
+          DataError: If there is no such split.
+        """
+        if split == "train" or (split == "val" and not self.val_list):
+            return self.train_list
+        return self.val_list if split == "val" else gallery_file(split, self.galleries)
+
+    def ids(self, split: str, read_ids: ReadIds) -> Sequence[str]:
+        """The videos of a split.
+
+        Raises:
+          DataError: If there is no such split, or if `num_val_videos`, where it is needed, leaves nothing for
+            validation or for training.
+        """
+        ids = read_ids(self.name(split))
+        if split == "train" and (self.val_list or self.num_val_videos):
+            taken = set(self.ids("val", read_ids))
+            return [video_id for video_id in ids if video_id not in taken]
+        if split == "val" and not self.val_list:
+            if not 0 < self.num_val_videos < len(ids):
+                wanted = f"a val_list, or a number below the {len(ids)} videos of {self.train_list}"
+                raise DataError("num_val_videos", str(self.num_val_videos), wanted, "set one of them")
+            return ids[-self.num_val_videos :]
         return ids
-    taken = set(val_ids(read_ids, train_list, val_list, num_val_videos))
-    return [video_id for video_id in ids if video_id not in taken]
-
-
-def val_ids(read_ids: ReadIds, train_list: str, val_list: str, num_val_videos: int) -> Sequence[str]:
-    """The videos of `val_list` or else the last `num_val_videos` of the train list.
-
-    Raises:
-      DataError: If there is no `val_list`, and the number leaves nothing for validation or for training.
-    """
-    if val_list:
-        return read_ids(val_list)
-    ids = read_ids(train_list)
-    if not 0 < num_val_videos < len(ids):
-        wanted = f"a val_list, or a number below the {len(ids)} videos of {train_list}"
-        raise DataError("num_val_videos", str(num_val_videos), wanted, "set one of them")
-    return ids[-num_val_videos:]
 
 
 def gallery_file(split: str, galleries: Mapping[str, str]) -> str:

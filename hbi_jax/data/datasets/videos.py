@@ -1,58 +1,127 @@
 """The video files of a data set, found by the id that the annotations use."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 
-from hbi_jax.data.datasets.readers import folder
+from hbi_jax.data.datasets.readers import folder, shown
 from hbi_jax.data.datasets.records import DataError, Record
 
 # Where an id has several files, the first of these wins; a missing file is expected to have the first.
-EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".3gp", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
+# Longer names than this are those of no file.
+_LONGEST_NAME = 250
+_RANK = {extension: number for number, extension in enumerate(EXTENSIONS)}
+
+
+def list_videos(videos: str | pathlib.Path, recursive: bool = True) -> list[pathlib.Path]:
+    """The video files of a folder, those with the first of `EXTENSIONS` first.
+
+    Links to files are followed. Links to folders are not: they could lead out of the folder, or in circles.
+
+    Args:
+      videos: The folder.
+      recursive: Also those in folders below it.
+
+    Raises:
+      DataError: If there is no such folder.
+    """
+    top = folder("videos", videos)
+    found = []
+    for parent, _, names in os.walk(top):
+        found += [pathlib.Path(parent, name) for name in names if _extension(name)]
+        if not recursive:
+            break
+    return sorted(found, key=lambda path: (_RANK[path.suffix.lower()], path))
 
 
 class VideoFiles:
     """The video files of one folder."""
 
-    def __init__(self, videos: str | pathlib.Path, prefix: str = ""):
+    def __init__(self, videos: str | pathlib.Path, prefix: str = "", recursive: bool = False):
         """Lists the folder.
 
         Args:
-          videos: The folder; what is below it in other folders is not looked at.
+          videos: The folder.
           prefix: The beginning of an id that the names of the files may lack.
+          recursive: Also lists the folders below; an id may then be a path within the folder, "film/clip", or the
+            name alone where only one of those folders has it.
 
         Raises:
           DataError: If there is no such folder.
         """
-        self._folder, self._prefix = folder("videos", videos), prefix
+        self._folder, self._prefix, self._recursive = pathlib.Path(videos), prefix, recursive
         self._files: dict[str, pathlib.Path] = {}
-        rank = {extension: number for number, extension in enumerate(EXTENSIONS)}
-        for path in sorted(self._folder.iterdir(), key=lambda path: rank.get(path.suffix.lower(), len(rank))):
-            if path.suffix.lower() in rank:
-                self._files.setdefault(path.stem, path)
+        self._names: dict[str, dict[pathlib.Path, pathlib.Path]] = {}  # name alone -> parent -> file
+        for path in list_videos(videos, recursive):
+            name = path.relative_to(self._folder).as_posix()
+            for video_id in (name, *_stems(name)):
+                self._files.setdefault(video_id, path)
+                self._names.setdefault(video_id.rpartition("/")[2], {}).setdefault(path.parent, path)
 
     def find(self, video_id: str, source: str) -> pathlib.Path:
         """The file of a video or, where there is none, the path where it was expected.
 
         Args:
-          video_id: The id.
+          video_id: The id, which may end on one of `EXTENSIONS`: the file need not have the same.
           source: File and row of the id, for messages.
 
         Raises:
-          DataError: If the id is not a plain file name.
+          DataError: If the id is not a plain file name (where folders below are listed: a path within the folder), or
+            if several of those folders have it.
         """
         # An id becomes a part of a path: it must be one that can be, and must not lead out of the folder.
-        if video_id in ("", ".", "..") or any(c in "/\\\0" or "\ud800" <= c <= "\udfff" for c in video_id):
-            raise DataError(f"{source}, video_id", repr(video_id), "a plain file name", "correct the id")
-        expected = self._folder / (video_id + EXTENSIONS[0])
-        return self._files.get(video_id) or self._files.get(video_id.removeprefix(self._prefix), expected)
+        parts = video_id.split("/") if self._recursive else [video_id]
+        if any(part in ("", ".", "..") or _unfit(part) for part in parts):
+            wanted = "a path within the folder of the videos" if self._recursive else "a plain file name"
+            raise DataError(f"{source}, video_id", shown(video_id), wanted, "correct the id")
+        for name in (video_id, *_stems(video_id), *_stems(video_id.removeprefix(self._prefix))):
+            if name in self._files:
+                return self._files[name]
+            if self._recursive and (found := self._names.get(name)):
+                if len(found) > 1:
+                    got, remedy = " and ".join(sorted(map(str, found.values()))), "write the id with its folder"
+                    raise DataError(f"{source}, video_id {video_id!r}", got, "one file", remedy)
+                return next(iter(found.values()))
+        return self._folder / (video_id if _extension(video_id) else video_id + EXTENSIONS[0])
 
     def check(self, records: Sequence[Record]) -> None:
-        """Refuses records of which no video has a file: then it is the folder that is wrong.
+        """Refuses records of which no video has a file: then it is the folder that is wrong. And links to folders.
 
         Raises:
-          DataError: If none has.
+          DataError: If none has, or if the way to one leads through a link to a folder.
         """
         found = set(self._files.values())
         if records and not any(record.path in found for record in records):
             got, wanted = "none of the split's videos", f"{records[0].path} and others"
             raise DataError(f"videos {self._folder}", got, wanted, "correct the path")
+        for record in records:
+            # It is there but was not listed, so the way to it is not one of folders.
+            if record.path not in found and record.path.parent != self._folder and record.path.exists():
+                got, wanted = f"{record.path}, through a link", "a file below the folder of the videos"
+                raise DataError(f"{record.source}, video_id", got, wanted, "copy the folder that the link is to")
+
+
+def without_extension(name: str) -> str:
+    """What the endings of a video's name do not change: "clip.mov", "clip.mov.mp4" and "clip" are one video."""
+    return _stems(name)[-1]
+
+
+def _extension(name: str) -> str:
+    """The ending of a name if it is one of `EXTENSIONS`."""
+    extension = os.path.splitext(name)[1]
+    return extension if extension.lower() in _RANK else ""
+
+
+def _stems(name: str) -> list[str]:
+    """What a file or an id may be called: without its ending; converted copies have two, "clip.mov.mp4"."""
+    stems = []
+    while len(stems) < 2 and (extension := _extension(name)):
+        name = name.removesuffix(extension)
+        stems.append(name)
+    return stems or [name]
+
+
+def _unfit(part: str) -> bool:
+    strange = (character in "/\\\0" or "\ud800" <= character <= "\udfff" for character in part)
+    return len(part) > _LONGEST_NAME or any(strange)

@@ -10,6 +10,7 @@ docs/shapes.md describes the world and its files. Nothing here imports JAX.
 from hbi_jax.data.shapes.config import ShapesError, WorldConfig
 from hbi_jax.data.shapes.contact_sheet import preview
 from hbi_jax.data.shapes.entities import ACTIONS, COLORS, SHAPES, SIZES, Entity, Event
+from hbi_jax.data.shapes.exports import export
 from hbi_jax.data.shapes.generator import Summary, generate
 from hbi_jax.data.shapes.grammar import Word, canonical_sentence, parse_caption
 from hbi_jax.data.shapes.truth import GroundTruth, load_ground_truth
@@ -27,6 +28,7 @@ __all__ = [
     "Word",
     "WorldConfig",
     "canonical_sentence",
+    "export",
     "generate",
     "load_ground_truth",
     "parse_caption",

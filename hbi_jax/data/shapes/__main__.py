@@ -1,10 +1,11 @@
-"""Commands: `python -m hbi_jax.data.shapes generate FOLDER` and `... preview [FOLDER] --out sheet.png`."""
+"""Commands of `python -m hbi_jax.data.shapes`: generate FOLDER, preview [FOLDER], export WORLD FOLDER."""
 
 import argparse
 import dataclasses
 import sys
 
-from hbi_jax.data.shapes import ShapesError, WorldConfig, generate, preview
+from hbi_jax.data.shapes import ShapesError, WorldConfig, export, generate, preview
+from hbi_jax.data.shapes.exports import LAYOUTS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,6 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "generate":
             _generate(options)
+        elif options.command == "export":
+            export(options.world, options.folder, options.layout)
+            print(f"{options.folder}: the videos and annotations of {options.world} as {options.layout}")
         else:
             path = preview(options.folder, options.out, options.num_videos, options.boxes)
             print(f"saved {path}")
@@ -55,6 +59,14 @@ def _parser() -> argparse.ArgumentParser:
         generation.add_argument(
             f"--{field.name}", type=type(field.default), default=field.default, help=field.metadata["help"]
         )
+    exporting = commands.add_parser(
+        "export",
+        help="write a world in the layout of another data set",
+        description="Writes annotation files into a folder and video files into its `videos`.",
+    )
+    exporting.add_argument("world", help="a finished world")
+    exporting.add_argument("folder", help="where it goes; made if absent")
+    exporting.add_argument("--layout", required=True, choices=LAYOUTS, help="the data set")
     sheet = commands.add_parser(
         "preview",
         formatter_class=formatter,

@@ -1,6 +1,7 @@
-"""Frames to the bytes of an mp4 file and back."""
+"""Frames to the bytes of an mp4 file and back, and such a file to another container."""
 
 import io
+import shutil
 from pathlib import Path
 
 import av
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hbi_jax.data.shapes.config import WorldConfig
+from hbi_jax.data.shapes.files import cannot_write, write_atomically
 
 
 def encode_video(frames: UInt8[np.ndarray, "f h w 3"], config: WorldConfig) -> bytes:
@@ -24,6 +26,35 @@ def encode_video(frames: UInt8[np.ndarray, "f h w 3"], config: WorldConfig) -> b
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return file.getvalue()
+
+
+def convert_video(source: Path, target: Path) -> None:
+    """Copies a video; into another container than its own it is compressed anew, as MPEG-4, as old collections are.
+
+    Args:
+      source: The video.
+      target: The copy, whose extension tells the container. Its folder is made if absent.
+
+    Raises:
+      ShapesError: If it cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == target.suffix:
+            shutil.copyfile(source, target)
+            return
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    file = io.BytesIO()
+    container = {".m4v": "mp4"}.get(target.suffix, target.suffix.removeprefix("."))
+    with av.open(str(source)) as given, av.open(file, "w", format=container) as made:
+        pictures = given.streams.video[0]
+        stream = made.add_stream("mpeg4", rate=pictures.average_rate, options={"qmin": "2", "qmax": "2"})
+        stream.height, stream.width, stream.pix_fmt = pictures.height, pictures.width, "yuv420p"
+        for frame in given.decode(pictures):
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+    write_atomically(target, file.getvalue())
 
 
 def decode_video(source: Path | bytes) -> UInt8[np.ndarray, "f h w 3"]:

@@ -1,0 +1,119 @@
+"""Your own videos: a folder of them, whatever folders are below, and a table of captions (CSV or JSON lines)."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hbi_jax.data.datasets.readers import folder, read_csv, read_json_lines, shown
+from hbi_jax.data.datasets.records import DataError, Record, Split
+from hbi_jax.data.datasets.splits import Lists
+from hbi_jax.data.datasets.videos import VideoFiles
+
+# What the column `split` calls the gallery.
+GALLERIES: Mapping[str, str] = {"test": "test"}
+
+# In seconds; beyond, a time is in another unit or damaged.
+_LONGEST = 1e6
+_OPTIONAL = ("start", "end", "split", "group")
+
+# A row of the table, with its file and line.
+_Row = tuple[str, Mapping[str, Any]]
+
+
+def load(
+    annotations: str | pathlib.Path,
+    videos: str | pathlib.Path,
+    split: str,
+    *,
+    train_list: str = "train",
+    val_list: str = "",
+    num_val_videos: int = 0,
+    galleries: Mapping[str, str] = GALLERIES,
+    captions: str = "captions.csv",
+) -> Split:
+    """Reads one split: a record a row, in the order of the table.
+
+    A row has `video`, a file's path from the folder of the videos or, where no other file has it, its name alone,
+    with or without extension, and `caption`. It may have `start` and `end`, in seconds, of the clip that the
+    caption is about; `group`, where near-twins are to be told apart; and `split`. The values of `split` stand where
+    other data sets have lists. A table without it is a gallery, whatever its name, and cannot be trained on.
+
+    Args:
+      annotations: Folder of the table.
+      videos: Folder of the video files, which may be in folders below it; any of `videos.EXTENSIONS`.
+      split: "train", "val" or a key of `galleries`.
+      train_list: What the table calls the training split.
+      val_list: What it calls the validation split; empty for none.
+      num_val_videos: How many training videos are for validation where there is no `val_list`.
+      galleries: What it calls each gallery.
+      captions: The table: CSV with a line of names or, ending on .jsonl, a JSON object a line. Where there is no
+        `<name>.csv`, a `<name>.jsonl` is read.
+
+    Returns:
+      The split. Videos without a file are in it, with the path where the file was expected.
+
+    Raises:
+      DataError: If a folder, file, column or value is missing or malformed, if a video is no path that stays in its
+        folder, or if no video of the split has a file.
+    """
+    path, files = folder("annotations", annotations) / captions, VideoFiles(videos, recursive=True)
+    lists, rows = Lists(train_list, val_list, num_val_videos, galleries), _rows(path)
+    name = lists.name(split)
+    if any(row["split"] for _, row in rows):
+        kept = set(lists.ids(split, lambda name: _videos(rows, name)))
+        rows = [(source, row) for source, row in rows if row["split"] == name and row["video"] in kept]
+    elif split in ("train", "val"):
+        wanted = f"a column 'split' that says which rows are {name!r}"
+        raise DataError(f"{rows[0][0] if rows else path}", "no split", wanted, "add it: train, val, test")
+    records = [_record(source, row, files, pathlib.Path(videos)) for source, row in rows]
+    files.check(records)
+    return Split(split, tuple(records))
+
+
+def _rows(path: pathlib.Path) -> Sequence[_Row]:
+    """The rows; every one has all columns, with `None` where nothing is said."""
+    if path.suffix == ".csv" and not path.exists() and path.with_suffix(".jsonl").exists():
+        path = path.with_suffix(".jsonl")
+    read = read_json_lines(path) if path.suffix == ".jsonl" else read_csv(path, ("video", "caption"))
+    rows = []
+    for line, row in read:
+        source = f"{path}, line {line}"
+        match row:
+            case {"video": str(video), "caption": str(caption)}:
+                given = {name: None if row.get(name) == "" else row.get(name) for name in _OPTIONAL}
+            case _:
+                raise DataError(source, shown(row), "video and caption (text)", "correct the file")
+        if not all(given[name] is None or isinstance(given[name], str) for name in ("split", "group")):
+            raise DataError(source, shown(row), "split and group, where there are any, as text", "correct the file")
+        rows.append((source, {**given, "video": video, "caption": caption}))
+    return rows
+
+
+def _videos(rows: Sequence[_Row], split: str) -> Sequence[str]:
+    """The videos of a split. Of several clips of one video, either all are held out or none."""
+    return list(dict.fromkeys(row["video"] for _, row in rows if row["split"] == split))
+
+
+def _record(source: str, row: Mapping[str, Any], files: VideoFiles, videos: pathlib.Path) -> Record:
+    start, end = _seconds(source, row, "start"), _seconds(source, row, "end")
+    if end is not None and end <= (start or 0):
+        raise DataError(source, f"start {start}, end {end}", "a clip that ends after it starts", "correct the times")
+    path = files.find(row["video"], source)
+    # However the table spells it.
+    video_id = path.relative_to(videos).as_posix()
+    if start is not None or end is not None:
+        video_id += f" {start or 0:g}-{'' if end is None else format(end, 'g')} s"
+    return Record(row["caption"], video_id, path, start, end, row["group"], source)
+
+
+def _seconds(source: str, row: Mapping[str, Any], field: str) -> float | None:
+    value = row[field]
+    try:
+        # Numbers in CSV are text.
+        seconds = float(value) if isinstance(value, str) else value
+    except ValueError:
+        seconds = value
+    if seconds is not None and not (type(seconds) in (int, float) and 0 <= seconds <= _LONGEST):
+        wanted = f"seconds (0 to {_LONGEST:.0f}) or nothing"
+        raise DataError(f"{source}, {field}", shown(value), wanted, "correct the time")
+    return None if seconds is None else float(seconds)

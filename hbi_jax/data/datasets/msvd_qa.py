@@ -1,0 +1,89 @@
+"""MSVD-QA as it is distributed: a file of questions a split, and what the clips that they number are called."""
+
+import functools
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hbi_jax.data.datasets.questions import Question, question_type, read_entries, split_of_questions
+from hbi_jax.data.datasets.readers import folder, read_lines, shown
+from hbi_jax.data.datasets.records import DataError, Split
+from hbi_jax.data.datasets.splits import Lists
+from hbi_jax.data.datasets.videos import VideoFiles
+
+GALLERIES: Mapping[str, str] = {"test": "test_qa.json"}
+
+_WANTED = "answer (not empty) and question (text), and video_id (a number, or the name of a file)"
+
+
+def load(
+    annotations: str | pathlib.Path,
+    videos: str | pathlib.Path,
+    split: str,
+    *,
+    train_list: str = "train_qa.json",
+    val_list: str = "val_qa.json",
+    num_val_videos: int = 0,
+    galleries: Mapping[str, str] = GALLERIES,
+    mapping: str = "youtube_mapping.txt",
+) -> Split:
+    """Reads one split: a record a question, in the order of its file.
+
+    A file is a list of objects with the keys answer and question (text) and video_id: the number k of the clip
+    `vid<k>`, or a name as text. Where instead of `<name>.json` there is a `<name>.jsonl`, that is read: the same
+    objects, one a line. A question's type is its `question_type`.
+
+    Args:
+      annotations: Folder of the questions and of the mapping.
+      videos: Folder of the video files: `vid<k>.avi`, or the name that the mapping gives `vid<k>`, or another of
+        `videos.EXTENSIONS`.
+      split: "train", "val" or a key of `galleries`.
+      train_list: File of the training questions.
+      val_list: File of the validation questions.
+      num_val_videos: 0: validation has questions of its own.
+      galleries: File of each other set of questions.
+      mapping: File with a line `<name> vid<k>` for each clip; it need not be there where files are called `vid<k>`.
+
+    Returns:
+      The split. Videos without a file are in it, with the path where the file was expected.
+
+    Raises:
+      DataError: If a folder, file or entry is missing or malformed, if an answer is empty, if an id is not a plain file
+        name, or if no video of the split has a file.
+    """
+    annotations, files = folder("annotations", annotations), VideoFiles(videos)
+    other_names = _other_names(annotations / mapping)
+
+    def find(video_id: str, source: str) -> pathlib.Path:
+        path = files.find(video_id, source)
+        if video_id in other_names and not path.exists():
+            other = files.find(other_names[video_id], f"{annotations / mapping}, {video_id!r}")
+            return other if other.exists() else path
+        return path
+
+    lists = Lists(train_list, val_list, num_val_videos, galleries)
+    return split_of_questions(
+        split, lists, lambda name: read_entries(annotations / name), _parse, _WANTED, files, functools.cache(find)
+    )
+
+
+def _parse(entry: Any) -> Question | None:
+    match entry:
+        case {"answer": str(answer), "question": str(text), "video_id": video} if type(video) in (int, str):
+            return Question(text, answer, question_type(text), video if isinstance(video, str) else f"vid{video}")
+    return None
+
+
+def _other_names(path: pathlib.Path) -> dict[str, str]:
+    """The two names of every clip, each by the other; nothing where there is no such file."""
+    names: dict[str, str] = {}
+    for number, line in read_lines(path) if path.exists() else ():
+        field = f"{path}, line {number}"
+        if not re.fullmatch(r"\S+\s+vid\d+", line):
+            raise DataError(field, shown(line), 'a name and "vid<number>", with a blank between', "correct the line")
+        for one, other in (pair := line.split()), pair[::-1]:
+            if one in names:
+                raise DataError(field, f"{one!r} once more", "each clip once", "remove the repetition")
+            names[one] = other
+    return names

@@ -1,0 +1,90 @@
+"""What data sets of questions share: files of questions, entry by entry, become splits."""
+
+import pathlib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from hbi_jax.data.datasets.readers import read_json, read_json_lines, shown
+from hbi_jax.data.datasets.records import DataError, Record, Split
+from hbi_jax.data.datasets.splits import Lists
+from hbi_jax.data.datasets.videos import VideoFiles
+
+# An entry of a file, with the file and row that it comes from.
+Entries = Iterable[tuple[str, Any]]
+
+_QUESTION_WORDS = ("what", "who", "how", "when", "where", "which", "why")
+_OTHER_SUFFIX = {".json": ".jsonl", ".jsonl": ".json"}
+
+
+class Question(NamedTuple):
+    """What an entry says."""
+
+    text: str
+    answer: str
+    answer_type: str
+    video_id: str
+
+
+def split_of_questions(
+    split: str,
+    lists: Lists,
+    read: Callable[[str], Entries],
+    parse: Callable[[Any], Question | None],
+    wanted: str,
+    files: VideoFiles,
+    find: Callable[[str, str], pathlib.Path] | None = None,
+) -> Split:
+    """A record for each question, in the order of their file.
+
+    Args:
+      split: Name of the split.
+      lists: The files of questions.
+      read: The entries of a file, by its name.
+      parse: What an entry says; None where it is not what it should be.
+      wanted: What an entry should be, for messages.
+      files: The videos.
+      find: The file of a video, by its id and the source that names it, where it is not just `files.find`.
+
+    Raises:
+      DataError: If there is no such split, if an entry is malformed or an answer empty, or if no video has a file.
+    """
+    if lists.num_val_videos:
+        remedy = "set it to 0 and name the file of validation questions in val_list"
+        raise DataError("num_val_videos", str(lists.num_val_videos), "0, as questions are not held out", remedy)
+    records = []
+    for source, entry in read(lists.name(split)):
+        question = parse(entry)
+        if question is None or not question.answer.strip():
+            raise DataError(source, shown(entry), wanted, "correct the file")
+        text, answer, answer_type, video_id = question
+        path = (find or files.find)(video_id, source)
+        records.append(Record(text, video_id, path, source=source, answer=answer, answer_type=answer_type))
+    files.check(records)
+    return Split(split, tuple(records))
+
+
+def read_entries(path: pathlib.Path) -> Entries:
+    """The entries of a file that has one a line (`.jsonl`), or of a list in a file (`.json`).
+
+    Where there is only the other of the two, that is read.
+
+    Raises:
+      DataError: If the file is malformed.
+    """
+    other = path.with_suffix(_OTHER_SUFFIX.get(path.suffix, path.suffix))
+    if not path.exists() and other.exists():
+        path = other
+    if path.suffix != ".json":
+        return [(f"{path}, line {line}", entry) for line, entry in read_json_lines(path)]
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        remedy = "check that it is a file of questions or answers"
+        raise DataError(f"{path}", f"a {type(entries).__name__}", "a list of questions or answers", remedy)
+    return [(f"{path}, [{number}]", entry) for number, entry in enumerate(entries)]
+
+
+def question_type(question: str) -> str:
+    """The kind of a question as MSRVTT-QA names it: its first word if that asks for something, or else "other"."""
+    first = re.search(r"\w+", question.lower())
+    return first[0] if first and first[0] in _QUESTION_WORDS else "other"
