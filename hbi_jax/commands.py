@@ -4,7 +4,7 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from absl import app, flags
@@ -49,12 +49,16 @@ def start_logging(verbose: bool) -> None:
     package.propagate = False
 
 
-def run(command: Callable[[], int | None], module: str, doc: str) -> None:
+# Does the work; gives the exit code, None for 0.
+Command = Callable[[], int | None]
+
+
+def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None:
     """Parses the command line and runs a command; what cannot work ends in one message and exit code 1.
 
     Args:
-      command: Does the work; gives the exit code, None for 0. What a user can mend it raises as a ValueError or OSError
-        that names field, got, wanted and remedy.
+      command: Does the work, or several commands by name, of which the first argument chooses. What a user can mend it
+        raises as a ValueError or OSError that names field, got, wanted and remedy.
       module: `__name__` of the command's module; `--help` shows its flags and those of this module.
       doc: Its docstring, for `--help`.
     """
@@ -67,11 +71,18 @@ def run(command: Callable[[], int | None], module: str, doc: str) -> None:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def main(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
-            fail(f"unexpected argument {argv[1]!r}; fields are set as --config.field=value")
+        chosen, rest = command, argv[1:]
+        if isinstance(command, Mapping):
+            name, rest = (rest[0] if rest else None), rest[1:]
+            if name not in command:
+                got = "no command" if name is None else f"unknown command {name!r}"
+                fail(f"{got}; wanted one of {', '.join(command)}; write it before the flags")
+            chosen = command[name]
+        if rest:
+            fail(f"unexpected argument {rest[0]!r}; fields are set as --config.field=value")
         start_logging(_VERBOSE.value)
         try:
-            sys.exit(command())
+            sys.exit(chosen())
         except (ValueError, OSError) as error:
             if _TRACEBACK.value:
                 raise

@@ -1,41 +1,30 @@
-"""Frames of a video file: which ones to take, and decoding them.
+"""Frames of a video file: which ones to take, and reading them.
 
 A file that cannot give the frames it promises raises `VideoError`; nothing is ever replaced by black frames.
 """
 
+import functools
 import pathlib
 import sys
-from collections.abc import Sequence
-from fractions import Fraction
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-import av
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
 from hbi_jax.data.augment import Transform
+from hbi_jax.data.decode import TIMEOUT, TOO_SHORT, OpenVideo, VideoError
 from hbi_jax.data.images import resize_and_crop
+
+__all__ = ["VideoError", "map_windows", "read_frames", "sample_indices"]
+
+T = TypeVar("T")
+# Beginning and end of a clip, in seconds, both included; `None` means those of the file.
+Window = tuple[float | int | None, float | int | None]
 
 # Pictures may end before the sound does; but a second before this share of the length, the file is truncated.
 _SHORTEST_VIDEO = 0.9
-
-
-class VideoError(ValueError):
-    """A video that cannot be read.
-
-    Attributes:
-      path: The file.
-      reason: What is wrong with it, without the path.
-    """
-
-    def __init__(self, path: str | pathlib.Path, reason: str):
-        super().__init__(str(path), reason)
-        self.path = str(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 def sample_indices(
@@ -66,10 +55,12 @@ def sample_indices(
     """
     if max_frames < 1:
         raise ValueError(f"max_frames: got {max_frames}, wanted at least 1.")
-    grid = np.asarray(_grid(num_frames, fps, start, end, frames_per_second), np.int64)
-    if len(grid) > max_frames:
-        grid = grid[np.linspace(0, len(grid) - 1, max_frames, dtype=np.int64)]
-    return grid
+    grid = _grid(num_frames, fps, start, end, frames_per_second)
+    # The grid itself is not made: a damaged header may promise thousands of millions of frames.
+    places = (
+        np.arange(len(grid)) if len(grid) <= max_frames else np.linspace(0, len(grid) - 1, max_frames, dtype=np.int64)
+    )
+    return grid.start + grid.step * places
 
 
 def read_frames(
@@ -80,13 +71,9 @@ def read_frames(
     end: float | int | None = None,
     frames_per_second: float = 1.0,
     transform: Transform | None = None,
+    timeout: float | int = TIMEOUT,
 ) -> UInt8[np.ndarray, "n {image_size} {image_size} 3"]:
     """Decodes the frames that `sample_indices` names and gives them CLIP's size.
-
-    The file is decoded from its beginning up to the last frame that is needed (seeking is faster only where
-    key frames are many); only the frames that are kept become RGB. The number of frames is what the container
-    declares. Where it declares none, or shows fewer (an edit list hides some), the frames are counted
-    instead. A file that ends before what it declares, when a frame from there is needed, is unreadable.
 
     Args:
       path: The file.
@@ -95,41 +82,115 @@ def read_frames(
       start, end: The clip, in seconds; `None` means the beginning and the end of the file.
       frames_per_second: Density of the sampling grid.
       transform: Changes each frame before it is resized.
+      timeout: As `map_windows`.
 
     Returns:
       RGB in 0..255, between 1 and `max_frames` frames. Never filled up.
 
     Raises:
-      VideoError: If the file is missing, empty, damaged, truncated or no video, or ends before the clip.
+      VideoError: If the file is missing, empty, damaged, truncated, too large, too slow or no video, or ends before
+        the clip.
       ValueError: As `sample_indices` and `resize_and_crop`.
     """
+
+    def keep(picture: Image.Image) -> UInt8[np.ndarray, "s s 3"]:
+        return resize_and_crop(picture if transform is None else transform(picture), image_size)
+
+    (found,) = map_windows(keep, path, [(start, end)], max_frames, frames_per_second, timeout)
+    if isinstance(found, VideoError):
+        raise found
+    return np.stack(found)
+
+
+def map_windows(
+    keep: Callable[[Image.Image], T],
+    path: str | pathlib.Path,
+    windows: Sequence[Window],
+    max_frames: int,
+    frames_per_second: float = 1.0,
+    timeout: float | int = TIMEOUT,
+) -> list[list[T] | VideoError]:
+    """Applies a function to the frames that `sample_indices` names, of several clips of a file that is decoded once.
+
+    The number of frames is what the container declares. Where it declares none, or shows fewer (an edit list hides
+    some), the frames are counted instead. A file that ends before what it declares, when a frame from there is
+    needed, is unreadable.
+
+    Args:
+      keep: Makes of an RGB picture what is wanted of it; called once for a frame, whichever clips it is in.
+      path: The file.
+      windows: The clips of it.
+      max_frames: Most frames of a clip.
+      frames_per_second: Density of the sampling grid.
+      timeout: Processor time that decoding may take, in seconds; 0: any.
+
+    Returns:
+      For each clip what `keep` gave for its frames, at least one, or why it cannot be read. It does not depend on the
+      other clips.
+
+    Raises:
+      ValueError: As `sample_indices`.
+    """
+    read = functools.partial(_read, keep, path, max_frames, frames_per_second, timeout)
     try:
-        with _open(path) as container:
-            stream = _video_stream(path, container)
-            fps = _frame_rate(path, stream.average_rate, stream.guessed_rate)
-            declared = stream.frames
-            if declared > 0:
-                indices = sample_indices(declared, fps, max_frames, start, end, frames_per_second)
-                decoded = _decode(path, container, stream, indices.tolist(), image_size, transform)
-                if len(decoded.pictures) == len(indices):
-                    return _stack(decoded, indices)
-                if decoded.packets < declared:
-                    raise VideoError(
-                        path, f"truncated: {decoded.packets} of the {declared} frames it declares are there"
-                    )
-        # Only decoding tells how many frames there are: keep every frame of the grid, then choose among them.
-        with _open(path) as container:
-            grid = _grid(sys.maxsize, fps, start, end, frames_per_second)
-            decoded = _decode(path, container, _video_stream(path, container), grid, image_size, transform)
-            length = (container.duration or 0) / av.time_base
-        if not decoded.pictures:
-            raise VideoError(path, f"no frame of the clip can be decoded, of {decoded.frames} in the file")
-        if decoded.frames <= grid[-1] and decoded.seconds < length * _SHORTEST_VIDEO - 1:
-            raise VideoError(path, f"truncated at {decoded.seconds:.1f} of the declared {length:.1f} s")
-        indices = sample_indices(decoded.frames, fps, max_frames, start, end, frames_per_second)
-        return _stack(decoded, indices)
-    except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(path, error.strerror or str(error)) from error
+        return read(windows)
+    except VideoError as error:
+        if len(windows) == 1:
+            return [error]
+    # What is wrong may lie where only one of the clips reaches.
+    return [
+        found
+        for window in windows
+        for found in map_windows(keep, path, [window], max_frames, frames_per_second, timeout)
+    ]
+
+
+def _read(
+    keep: Callable[[Image.Image], T],
+    path: str | pathlib.Path,
+    max_frames: int,
+    frames_per_second: float,
+    timeout: float | int,
+    windows: Sequence[Window],
+) -> list[list[T]]:
+    def sampled(num_frames: int) -> list[list[int]]:
+        found = [
+            sample_indices(num_frames, fps, max_frames, start, end, frames_per_second).tolist()
+            for start, end in windows
+        ]
+        if not all(found):
+            raise VideoError(path, TOO_SHORT)
+        return found
+
+    def picture(pixels: UInt8[np.ndarray, "h w 3"]) -> T:
+        return keep(Image.fromarray(pixels))
+
+    with OpenVideo(path, timeout) as video:
+        fps, length = video.frame_rate, video.seconds
+        # Where only decoding tells how many frames there are, every frame of these is kept, then chosen among.
+        grids = [_grid(sys.maxsize, fps, start, end, frames_per_second) for start, end in windows]
+        last = max(grid[-1] for grid in grids)
+
+        def check_length(frames: int, seconds: float) -> None:
+            if frames <= last and seconds < length * _SHORTEST_VIDEO - 1:
+                raise VideoError(path, f"truncated at {seconds:.1f} of the declared {length:.1f} s")
+
+        num_frames = declared = video.declared
+        if not declared:
+            num_frames, seconds = video.count(last + 1)
+            check_length(num_frames or sys.maxsize, seconds)
+        if num_frames:
+            clips = sampled(num_frames)
+            decoded = video.decode(sorted(set().union(*clips)), picture)
+            if all(number in decoded.kept for clip in clips for number in clip):
+                return [[decoded.kept[number] for number in clip] for clip in clips]
+            if decoded.packets < declared:
+                raise VideoError(path, f"truncated: {decoded.packets} of the {declared} frames it declares are there")
+        decoded = video.decode_all(lambda number: any(number in grid for grid in grids), last, picture)
+        if not decoded.frames:
+            raise VideoError(path, "no frame can be decoded")
+        check_length(decoded.frames, decoded.seconds)
+        return [[decoded.kept[number] for number in clip] for clip in sampled(decoded.frames)]
 
 
 def _grid(
@@ -144,73 +205,3 @@ def _grid(
     first = 0 if start is None else int(start * fps)
     last = num_frames - 1 if end is None else min(int(end * fps), num_frames - 1)
     return range(first, last + 1, max(1, round(fps / frames_per_second)))
-
-
-class _Decoded(NamedTuple):
-    """Frames that were kept, by number; how many frames and packets went by; the time of the last frame."""
-
-    pictures: dict[int, UInt8[np.ndarray, "s s 3"]]
-    frames: int
-    packets: int
-    seconds: float
-
-
-def _open(path: str | pathlib.Path) -> av.container.InputContainer:
-    # A title in an unknown encoding is no reason to refuse a video.
-    return av.open(str(path), metadata_errors="ignore")
-
-
-def _video_stream(path: str | pathlib.Path, container: av.container.InputContainer) -> av.VideoStream:
-    if not container.streams.video:
-        raise VideoError(path, "holds no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        raise VideoError(path, "no decoder for its video stream")
-    stream.thread_type = "SLICE"
-    # Clips are read several at once; threads within a small one then only get in the way of the others.
-    stream.codec_context.thread_count = 1
-    return stream
-
-
-def _frame_rate(path: str | pathlib.Path, average: Fraction | None, guessed: Fraction | None) -> float:
-    """Frames a second: the average or, where there is none (some .3gp, .mpg files), the demuxer's guess."""
-    if not average and not guessed:
-        raise VideoError(path, "states no frame rate")
-    return float(average or guessed)
-
-
-def _decode(
-    path: str | pathlib.Path,
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    wanted: Sequence[int],
-    image_size: int,
-    transform: Transform | None,
-) -> _Decoded:
-    """Decodes until the last wanted frame or the end of the file; keeps the wanted frames, changed and resized."""
-    if not wanted:
-        raise VideoError(path, "ends before the wanted clip starts")
-    pictures: dict[int, np.ndarray] = {}
-    frames = packets = 0
-    seconds = 0.0
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise VideoError(path, f"truncated or damaged after {packets} packets")
-        packets += packet.size > 0  # the last, empty one only drains the decoder
-        for frame in packet.decode():
-            if frames in wanted:
-                if frame.is_corrupt:
-                    raise VideoError(path, f"frame {frames} is damaged")
-                picture = frame.to_ndarray(format="rgb24")
-                if transform is not None:
-                    picture = transform(Image.fromarray(picture))
-                pictures[frames] = resize_and_crop(picture, image_size)
-            frames += 1
-            seconds = frame.time or seconds
-            if frames > wanted[-1]:
-                return _Decoded(pictures, frames, packets, seconds)
-    return _Decoded(pictures, frames, packets, seconds)
-
-
-def _stack(decoded: _Decoded, indices: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n s s 3"]:
-    return np.stack([decoded.pictures[index] for index in indices.tolist()])

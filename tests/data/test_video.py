@@ -1,15 +1,17 @@
 import json
 import pathlib
 import pickle
+import sys
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from hbi_jax.data import video
-from hbi_jax.data.video import VideoError, read_frames, sample_indices
+from hbi_jax.data.decode import OpenVideo
+from hbi_jax.data.video import VideoError, map_windows, read_frames, sample_indices
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 GREYS = [10 + 10 * number for number in range(24)]
@@ -189,14 +191,113 @@ def test_a_file_that_ends_before_the_clip_is_unreadable(clip):
         read_frames(clip, 12, 16, start=3.5)
 
 
-def test_a_missing_frame_rate_is_guessed_or_an_error():
-    assert video._frame_rate("a.3gp", Fraction(30000, 1001), Fraction(30)) == 30000 / 1001
-    assert video._frame_rate("a.3gp", Fraction(0), Fraction(15)) == 15.0
-    with pytest.raises(VideoError, match=r"a\.3gp: states no frame rate"):
-        video._frame_rate("a.3gp", None, None)
+@pytest.mark.parametrize(
+    ("average", "guessed", "rate"),
+    [(Fraction(30000, 1001), Fraction(30), 30000 / 1001), (Fraction(0), Fraction(15), 15.0), (None, None, 8.0)],
+)
+def test_a_missing_frame_rate_is_guessed_or_measured(clip, average, guessed, rate):
+    with OpenVideo(clip) as video:
+        stream, video._stream = video._stream, SimpleNamespace(average_rate=average, guessed_rate=guessed)
+        video._stream.time_base, video._demux = stream.time_base, lambda: video._container.demux(stream)
+        assert video.frame_rate == pytest.approx(rate)
+
+
+def test_no_frame_rate_at_all_is_an_error(clip):
+    with OpenVideo(clip) as video:
+        video._stream = SimpleNamespace(average_rate=None, guessed_rate=None, time_base=Fraction(1, 8))
+        video._demux = lambda: iter(())
+        with pytest.raises(VideoError, match=r"clip\.mp4: states no frame rate"):
+            _ = video.frame_rate
 
 
 def test_the_error_survives_pickling():
     """Worker processes send errors as pickles."""
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "broken")))
     assert (error.path, error.reason, str(error)) == ("a.mp4", "broken", "a.mp4: broken")
+
+
+def _moving(path, codec, options, fps=8):
+    """40 frames of a moving texture: each is predicted from others."""
+    texture = np.kron(np.random.default_rng(0).integers(0, 255, (30, 40, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options=options)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 12
+        for number in range(40):
+            x = int(40 + 40 * np.sin(number / 3))
+            pixels = np.ascontiguousarray(texture[number : number + 48, x : x + 64])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+@pytest.mark.parametrize(
+    ("codec", "options", "in_groups"),
+    [
+        ("libx264", {}, True),
+        ("libx264", {"x264-params": "bframes=8:b-pyramid=strict:b-adapt=0"}, True),
+        ("libx264", {"x264-params": "open-gop=1:b-adapt=0:scenecut=0"}, False),
+        ("libx264", {"x264-params": "intra-refresh=1"}, False),
+        ("libx265", {"x265-params": "log-level=none:open-gop=0"}, True),
+        ("libx265", {"x265-params": "log-level=none:open-gop=1:scenecut=0:b-adapt=0"}, False),
+        ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "1", "lag-in-frames": "16"}, True),
+        ("mpeg4", {"bf": "2"}, False),
+    ],
+)
+def test_what_is_passed_over_changes_no_pixel(tmp_path, codec, options, in_groups, ending):
+    """Frames read alone or in any company are those of decoding everything."""
+    path = _moving(tmp_path / f"clip.{ending}", codec, options)
+    with OpenVideo(path) as opened:
+        everything = opened.decode_all(lambda number: True, sys.maxsize, np.asarray)
+    assert list(everything.kept) == list(range(40))
+    for wanted in ([0], [39], [11, 12, 13], list(range(5, 40, 7))):
+        with OpenVideo(path) as opened:
+            decoded = opened.decode(wanted, np.asarray)
+        assert sorted(decoded.kept) == wanted
+        for number in wanted:
+            np.testing.assert_array_equal(decoded.kept[number], everything.kept[number])
+    with OpenVideo(path) as opened:
+        alone = opened._is_indexed() and opened._decode_groups([30], np.asarray)
+    assert bool(alone) == in_groups
+
+
+def test_little_is_decoded(tmp_path, monkeypatch):
+    """Of three groups of pictures, one, and of that what the wanted frame needs."""
+    path = _moving(tmp_path / "clip.mp4", "libx264", {"x264-params": "b-adapt=0:bframes=3:b-pyramid=none:scenecut=0"})
+    sent = []
+    with OpenVideo(path) as opened:
+        group = opened._decode_group
+        monkeypatch.setattr(
+            opened, "_decode_group", lambda packets, times: sent.append(len(packets)) or group(packets, times)
+        )
+        opened.decode([30], np.asarray)
+    assert sent == [12]
+
+
+def test_several_clips_of_a_file_are_decoded_once(clip):
+    windows = [(None, None), (1.0, 2.0), (1.5, None), (9.0, None), (0.0, 0.5)]
+    calls = []
+
+    def keep(picture):
+        calls.append(picture.getpixel((0, 0))[0])
+        return len(calls)
+
+    found = map_windows(keep, clip, windows[:3], 4, 8.0)
+    assert [_grey_number(calls[number - 1]) for number in found[0]] == [0, 7, 15, 23]
+    assert len(calls) == len({number for numbers in found for number in numbers})
+    everything = map_windows(np.asarray, clip, windows, 4, 8.0)
+    for (start, end), frames in zip(windows, everything, strict=True):
+        if start == 9.0:
+            assert isinstance(frames, VideoError)
+        else:
+            expected = read_frames(clip, 4, 16, start, end, 8.0)
+            np.testing.assert_array_equal(np.stack(frames), expected)
+
+
+def _grey_number(grey):
+    return round((grey - 10) / 10)
+
+
+def test_a_header_that_promises_everything_costs_nothing():
+    """Not even the memory of the numbers of the frames."""
+    assert sample_indices(2**40, 25.0, 3).tolist() == [0, 25 * ((2**40 - 1) // 50), 25 * ((2**40 - 1) // 25)]
