@@ -108,14 +108,15 @@ def train_batches(
     prefetch: int = 4,
     augmentation: Augmentation | None = None,
 ) -> Batches[Batch]:
-    """Endless training batches: a new order of all records every epoch, batches running on across epochs.
+    """Endless training batches: a new order every epoch, batches running on across epochs.
 
-    Rows of unreadable videos have `example_mask` False, keep their indices, and are zero otherwise.
+    An epoch visits all records, or all videos with one record each (`Source.captions_per_video`). Rows of unreadable
+    videos have `example_mask` False, keep their indices, and are zero otherwise.
 
     Args:
       source: The records.
       batch_size: Rows of the global batch.
-      seed: Sets the order of the records and what the augmentation draws, in [0, 2**32).
+      seed: Sets the order of the records, and what is drawn of captions and by the augmentation, in [0, 2**32).
       start_step: The step whose batch comes first.
       process_index: Which of the processes this is; it gets the rows of that part of the global batch.
       process_count: How many processes share a batch.
@@ -129,13 +130,14 @@ def train_batches(
       An iterator to be closed after use.
 
     Raises:
-      ValueError: If the batch has more rows than the split has records, if the processes cannot share it
+      ValueError: If the batch has more rows than an epoch, if the processes cannot share it
         evenly, if the seed or the first step is out of range, or if an augmentation meets a cache of clips.
     """
-    num_records = len(source.split.records)
-    if not 0 < batch_size <= num_records:
+    num_rows = source.num_rows
+    if not 0 < batch_size <= num_rows:
+        rows = "records" if source.captions_per_video == "all" else "videos"
         raise ValueError(
-            f"batch_size: got {batch_size}, wanted 1 to {num_records}, the records of split "
+            f"batch_size: got {batch_size}, wanted 1 to {num_rows}, the {rows} of split "
             f"{source.split.name!r}; lower it or use more data."
         )
     if start_step < 0 or not 0 <= seed < 2**32:
@@ -147,8 +149,8 @@ def train_batches(
         )
     mine = _rows_of_process(batch_size, process_index, process_count)
     rows = functools.partial(_matched_rows, source, mine, augmentation, seed)
-    records = grain.MapDataset.range(num_records).seed(seed).shuffle().repeat()
-    steps = records.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).map_with_index(rows)
+    order = grain.MapDataset.range(num_rows).seed(seed).shuffle().repeat()
+    steps = order.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).map_with_index(rows)
     # Elements are made when asked for: what lies before the first step is not decoded.
     return Batches(steps[start_step:], source, num_workers, num_threads, prefetch)
 
@@ -215,10 +217,11 @@ def _matched_rows(
     augmentation: Augmentation | None,
     seed: int,
     step: int,
-    records: Int[np.ndarray, " n"],
+    rows: Int[np.ndarray, " n"],
 ) -> Batch:
-    """The rows `mine` of the global batch of a step, which has the given records."""
-    record_index = records[mine].astype(np.int32)
+    """The rows `mine` of the global batch of a step, which visits the given rows of an epoch."""
+    epoch = (step * len(rows) + np.arange(len(rows))) // source.num_rows
+    record_index = source.draw_records(rows[mine], epoch[mine], seed).astype(np.int32)
     token_ids, text_mask = source.text_rows(record_index)
     video_index = source.split.video_index[record_index]
     transforms = None

@@ -166,6 +166,50 @@ def test_the_caption_of_the_row_decides_on_mirroring(split, make, monkeypatch):
     assert texts == [split.records[record].text for record in batch.record_index]
 
 
+@pytest.fixture(scope="module")
+def single(split):
+    """Seven global batches of four rows: four epochs of seven videos, each with one of its captions."""
+    source = Source(split, Tokenizer(8), 16, max_frames=3, max_unreadable_rate=0.2, captions_per_video="one")
+    return _take(train_batches(source, 4, seed=3, num_threads=0), 7)
+
+
+def test_with_one_caption_an_epoch_visits_every_video_once(split, single):
+    videos = np.concatenate([batch.video_index for batch in single])
+    epochs = [videos[start : start + 7].tolist() for start in (0, 7, 14, 21)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    records = np.concatenate([batch.record_index for batch in single])
+    np.testing.assert_array_equal(split.video_index[records], videos)
+    # Captions 5, 6 and 7 are of video 4: it has not the same one in all epochs.
+    assert len({record for record, video in zip(records.tolist(), videos.tolist(), strict=True) if video == 4}) > 1
+    for batch in single:
+        for row, number in enumerate(batch.record_index):
+            if batch.example_mask[row]:
+                assert Tokenizer(8).decode(batch.token_ids[row]) == split.records[number].text
+                assert abs(batch.frames[row, 0].mean() - 30 * batch.video_index[row]) < 3
+
+
+@pytest.mark.parametrize(
+    ("start", "workers", "count"), [(0, 0, 1), (0, 0, 2), (0, 0, 4), (2, 0, 1), (5, 0, 2), (3, 2, 1)], ids=str
+)
+def test_with_one_caption_nothing_but_seed_and_step_matters(make, single, start, workers, count):
+    options = {"start_step": start, "num_workers": workers, "num_threads": 1, "prefetch": 1, "process_count": count}
+    parts = [
+        _take(train_batches(make(captions_per_video="one"), 4, 3, process_index=p, **options), 7 - start)
+        for p in range(count)
+    ]
+    merged = [
+        type(batches[0])(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
+        for batches in zip(*parts, strict=True)
+    ]
+    _assert_equal(merged, single[start:])
+
+
+def test_with_one_caption_a_batch_has_no_more_rows_than_there_are_videos(make):
+    with pytest.raises(ValueError, match="batch_size: got 8, wanted 1 to 7, the videos of split 'tiny'"):
+        train_batches(make(captions_per_video="one"), 8, 0)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_change_nothing(make, reference, threads):
     _assert_equal(_take(train_batches(make(), 4, 3, num_threads=threads, prefetch=2 * threads), 8), reference)

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from hbi_jax.data import source as source_module
 from hbi_jax.data.datasets import DataError, Record, Split
@@ -39,12 +39,12 @@ def decoded(monkeypatch):
     """The names of the files that are read, in order."""
     names = []
 
-    def read_frames(path, *args):
+    def map_windows(keep, path, *args):
         names.append(path.stem)
-        return original(path, *args)
+        return original(keep, path, *args)
 
-    original = source_module.read_frames
-    monkeypatch.setattr(source_module, "read_frames", read_frames)
+    original = source_module.map_windows
+    monkeypatch.setattr(source_module, "map_windows", map_windows)
     return names
 
 
@@ -123,14 +123,61 @@ def test_transforms_belong_to_rows_and_leave_the_cache_alone(make, decoded):
     decoded.clear()
     transforms = [ImageOps.invert, ImageOps.invert, ImageOps.invert, lambda picture: picture]
     frames, changed_mask, readable = source.video_rows(index, transforms)
-    assert decoded == ["b", "b"]
+    assert decoded == ["b"]
     assert readable.tolist() == [True, False, False, True]
     np.testing.assert_array_equal(changed_mask, mask)
     np.testing.assert_array_equal(frames[0, :3], 255 - plain[0, :3])
     np.testing.assert_array_equal(frames[1:], plain[1:])
     assert not frames[~mask].any()
     np.testing.assert_array_equal(source.video_rows(index)[0], plain)
-    assert decoded == ["b", "b"]
+    assert decoded == ["b"]
+
+
+def test_rows_of_a_video_decode_it_once(make, decoded):
+    index = np.asarray([0, 2, 0, 0, 2], np.int32)
+    frames, _, _ = make().video_rows(index)
+    assert decoded == ["a", "b"]
+    np.testing.assert_array_equal(frames[[1, 2, 3]], frames[[4, 0, 0]])
+
+
+def test_clips_of_a_file_decode_it_once_and_do_not_meddle(split, decoded):
+    """The last of them begins after the end of the file: the others do not suffer."""
+    windows = ((0, 1), (None, None), (2, 4), (1, 1), (7, 9))
+    path = split.videos[0].path
+    records = [Record("a", f"{n}", path, start, end) for n, (start, end) in enumerate(windows)]
+    source = Source(Split("clips", tuple(records)), Tokenizer(8), SIZE, max_frames=4, max_unreadable_rate=0.2)
+    index = np.asarray([3, 0, 1, 2, 4, 2], np.int32)
+    transforms = [Image.Image.copy, ImageOps.invert, *[Image.Image.copy] * 3, ImageOps.invert]
+    frames, mask, readable = source.video_rows(index, transforms)
+    assert decoded == ["a"]
+    greys = [[20], [245, 235], [10, 20, 30, 50], [30, 40, 50], [], [225, 215, 205]]
+    assert mask.sum(axis=1).tolist() == [len(row) for row in greys]
+    for row, expected in zip(frames.astype(float).mean(axis=(2, 3, 4)), greys, strict=True):
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=2)
+    assert readable.tolist() == [True, True, True, True, False, True]
+    assert list(source.unreadable) == ["4"]
+
+
+def test_one_caption_a_video_is_drawn_by_seed_epoch_and_video(split):
+    records = tuple(Record(f"{n}", f"v{n % 3}", split.videos[n % 3].path) for n in range(10))
+    source = Source(Split("ten", records), Tokenizer(8), SIZE, max_frames=4, captions_per_video="one")
+    assert source.num_rows == 3
+    videos, epochs = np.tile(np.arange(3), 200), np.repeat(np.arange(200), 3)
+    drawn = source.draw_records(videos, epochs, seed=5)
+    np.testing.assert_array_equal(source.split.video_index[drawn], videos)
+    # Neither the order nor what else is asked for matters.
+    np.testing.assert_array_equal(source.draw_records(videos[::-7], epochs[::-7], 5), drawn[::-7])
+    assert (source.draw_records(videos, epochs, 6) != drawn).any()
+    # Every caption has its turn: four of video 0, three of each other, 200 draws a video.
+    counts = np.bincount(drawn, minlength=10)
+    np.testing.assert_allclose(counts, np.where(np.arange(10) % 3 == 0, 50, 66.7), atol=30)
+
+
+def test_all_captions_are_the_rows_of_an_epoch(make):
+    source = make()
+    assert source.num_rows == 5
+    rows = np.asarray([4, 0, 2])
+    np.testing.assert_array_equal(source.draw_records(rows, np.asarray([0, 3, 9]), seed=1), rows)
 
 
 def test_threads_agree(make):
@@ -204,6 +251,8 @@ def test_a_copy_starts_with_an_empty_cache(make, decoded):
         ({"frames_per_second": 0.0}, "frames_per_second"),
         ({"cache_gib": -1.0}, "cache_gib"),
         ({"max_unreadable_rate": 2.0}, "max_unreadable_rate"),
+        ({"video_timeout": -1.0}, "video_timeout"),
+        ({"captions_per_video": "two"}, "captions_per_video: got 'two', wanted 'all' or 'one'"),
     ],
 )
 def test_options_out_of_range_are_refused(make, options, message):

@@ -66,7 +66,7 @@ def test_decode_inverts_encode():
     texts = ["a café, naïve!", "你好 world 🐶", "it's 3 dogs"]
     token_ids, _ = Tokenizer(32).encode(texts)
     decoded = [Tokenizer(32).decode(row) for row in token_ids]
-    assert decoded == ["a café , naïve !", "你好 world 🐶", "it 's 3 dogs"]
+    assert decoded == ["a café, naïve!", "你好 world 🐶", "it's 3 dogs"]
 
 
 def test_a_control_token_written_out_in_a_caption_is_text():
@@ -91,3 +91,12 @@ def test_clean(text, cleaned):
 def test_a_row_has_room_for_a_word():
     with pytest.raises(ValueError, match="num_words: got 2, wanted at least 3"):
         Tokenizer(2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a red circle spins, then a dog's ball rolls.", "they're here; who isn't?", "3 . 5", "a - b ( c )", "wow!", ""],
+)
+def test_decode_puts_blanks_where_english_has_them(text):
+    (ids,), _ = Tokenizer(24).encode([text])
+    assert Tokenizer(24).decode(ids) == text.replace("3 . 5", "3. 5")

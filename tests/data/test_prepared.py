@@ -1,0 +1,251 @@
+"""Reading prepared videos: the frames that video files give, but for the JPEGs; folders that cannot be read."""
+
+import dataclasses
+import itertools
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from PIL import ImageOps
+
+from hbi_jax import build
+from hbi_jax.data.augment import CropFlip, RandAugment
+from hbi_jax.data.datasets import DataError, Record, Split
+from hbi_jax.data.pipeline import train_batches
+from hbi_jax.data.prepare import prepare
+from hbi_jax.data.prepared import LOSSLESS, MANIFEST, Manifest, Prepared, Settings, relocated
+from hbi_jax.data.source import Source
+from hbi_jax.data.text import Tokenizer
+from hbi_jax.parallel import make_mesh
+from hbi_jax.weights import load_weights
+from tests.tiny_run import tiny_config
+
+SIZE = 16
+SETTINGS = Settings(frames_per_second=4.0, short_side=SIZE)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory, write_video):
+    """Wide, tall and small pictures, with and without a declared number of frames, in folders; one file is empty."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "film").mkdir()
+    rng = np.random.default_rng(0)
+    for name, size, frames in (
+        ("wide.mp4", (24, 48), 24),
+        ("film/tall.mkv", (50, 20), 17),
+        ("small.mp4", (12, 14), 9),
+        ("one.mp4", (24, 24), 1),
+    ):
+        write_video(folder / name, rng.integers(0, 256, frames).tolist(), size=size)
+    (folder / "empty.mp4").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def split(videos):
+    """Eight clips of the six files, of which one is not there; the first has two captions, another has no frame."""
+    clips = {
+        "wide": ("wide.mp4", None, None),
+        "part": ("wide.mp4", 1, 2.5),
+        "end": ("wide.mp4", 2.25, 99),
+        "late": ("wide.mp4", 50, 60),
+        "tall": ("film/tall.mkv", None, None),
+        "small": ("small.mp4", 0, 1),
+        "one": ("one.mp4", None, None),
+        "empty": ("empty.mp4", None, None),
+        "missing": ("missing.mp4", None, None),
+    }
+    records = [Record(f"clip {name}", name, videos / file, start, end) for name, (file, start, end) in clips.items()]
+    return Split("train", (*records, dataclasses.replace(records[0], text="another caption")))
+
+
+@pytest.fixture(scope="module")
+def folder(split, videos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare([split], videos, folder, SETTINGS, max_unreadable_rate=0.5, num_processes=0, shown=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lossless(split, videos, tmp_path_factory):
+    folder, settings = tmp_path_factory.mktemp("lossless"), dataclasses.replace(SETTINGS, quality=LOSSLESS)
+    prepare([split], videos, folder, settings, max_unreadable_rate=0.5, num_processes=0, shown=False)
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """The prepared folder, to be damaged."""
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def _source(split, prepared=None, **options):
+    options = {"max_frames": 4, "frames_per_second": 4.0, "max_unreadable_rate": 0.5} | options
+    return Source(split, Tokenizer(8), SIZE, prepared=prepared, **options)
+
+
+def _rows(source, transforms=None):
+    return source.video_rows(np.arange(source.split.num_videos, dtype=np.int32), transforms)
+
+
+@pytest.mark.parametrize("max_frames", [1, 3, 4, 100])
+def test_without_loss_the_frames_are_those_of_the_video_files(split, videos, lossless, max_frames):
+    raw = _source(split, max_frames=max_frames)
+    ready = _source(relocated(split, videos, lossless), Prepared(lossless), max_frames=max_frames)
+    for got, expected in zip(_rows(ready), _rows(raw), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert set(ready.unreadable) == set(raw.unreadable) == {"late", "empty", "missing"}
+    for name, reason in raw.unreadable.items():
+        assert ready.unreadable[name].split(": ")[1:] == reason.split(": ")[1:]
+
+
+def test_jpegs_change_little(split, videos, folder):
+    raw, ready = _source(split), _source(relocated(split, videos, folder), Prepared(folder))
+    (expected, expected_mask, _), (got, mask, _) = _rows(raw), _rows(ready)
+    np.testing.assert_array_equal(mask, expected_mask)
+    np.testing.assert_allclose(got.astype(float), expected.astype(float), atol=3)
+    assert not got[~mask].any()
+
+
+def test_frames_can_be_changed(split, videos, folder):
+    source = _source(relocated(split, videos, folder), Prepared(folder))
+    plain, mask, _ = _rows(source)
+    frames, _, _ = _rows(source, [ImageOps.invert] * split.num_videos)
+    np.testing.assert_array_equal(frames[mask], 255 - plain[mask])
+
+
+@pytest.mark.parametrize("augmentation", [None, RandAugment(), CropFlip()])
+def test_batches_are_a_function_of_seed_and_step(split, videos, folder, augmentation):
+    """Interrupted, in another number of processes and threads."""
+    moved = relocated(split, videos, folder)
+
+    def take(number, **options):
+        with train_batches(_source(moved, Prepared(folder)), 4, 3, augmentation=augmentation, **options) as batches:
+            return list(itertools.islice(batches, number))
+
+    whole = take(4, num_threads=0)
+    assert any(batch.example_mask.any() for batch in whole)
+    parts = [take(2, start_step=2, process_index=process, process_count=2, num_threads=2) for process in range(2)]
+    for step, expected in enumerate(whole[2:]):
+        for name, value in zip(expected._fields, expected, strict=True):
+            got = np.concatenate([getattr(part[step], name) for part in parts])
+            np.testing.assert_array_equal(got, value, err_msg=name)
+
+
+def test_a_copy_for_a_worker_reads_the_same(split, videos, folder):
+    source = _source(relocated(split, videos, folder), Prepared(folder))
+    for got, expected in zip(_rows(pickle.loads(pickle.dumps(source))), _rows(source), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_the_folder_of_a_file_is_found(split, videos, folder):
+    moved = relocated(split, videos, folder)
+    assert moved.videos[4].path == folder / "film" / "tall.mkv"
+    assert Prepared.holding(moved.videos[4].path) is not None
+    assert Prepared.holding(split.videos[4].path) is None
+
+
+def _damaged(folder, change):
+    """Changes the first shard that has a record."""
+    shard = next(shard for shard in Manifest.read(folder).shards if shard.num_records)
+    path = folder / shard.name
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+def test_a_damaged_shard_is_named_with_its_checksum(split, videos, copy):
+    path = _damaged(copy, lambda data: data.replace(b"JFIF", b"JPEG"))
+    source = _source(relocated(split, videos, copy), Prepared(copy))
+    with pytest.raises(DataError, match=r"sha256 [0-9a-f]{64} \(Corrupted.*wanted sha256.*run the same") as caught:
+        _rows(source)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_or_cut_shard_is_named(copy):
+    path = _damaged(copy, lambda data: data[:-1])
+    with pytest.raises(DataError, match=rf"{path.name}: got \d+ bytes, wanted \d+ bytes; run the same"):
+        Prepared(copy)
+    path.unlink()
+    with pytest.raises(DataError, match=f"{path.name}: got no such file"):
+        Prepared(copy)
+
+
+def test_an_unfinished_folder_is_refused(copy):
+    lines = (copy / MANIFEST).read_text().splitlines(keepends=True)
+    # What is being written when a pass is killed may be half a line.
+    (copy / MANIFEST).write_text("".join(lines[:-1]) + lines[-1][:20])
+    with pytest.raises(DataError, match=f"got {len(lines) - 2} finished shards, wanted {len(lines) - 1}; run the same"):
+        Prepared(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file or directory, wanted a folder that `python -m hbi_jax.data prepare` has written"),
+        ("", "a damaged file"),
+        ("[]\n", "a damaged file"),
+        ("{}\n", "a damaged file.*'format'.*delete the folder and prepare it again"),
+        ('{"format": 99}\n', "got format 99, wanted format 1; prepare the videos again, into another folder"),
+        ('{"format": 1, "settings": {"speed": 1}, "config": {}, "num_shards": 0}\n', "a damaged file.*speed"),
+        ("\xff\n", "a damaged file"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / MANIFEST).write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=message) as caught:
+        Prepared(tmp_path)
+    assert str(tmp_path / MANIFEST) in str(caught.value)
+
+
+def test_a_split_cannot_be_moved_into_any_folder(split, videos, tmp_path):
+    with pytest.raises(DataError, match="No such file or directory, wanted a folder that"):
+        relocated(split, videos, tmp_path / "nowhere")
+
+
+def test_what_a_folder_was_not_prepared_for_is_refused(split, videos, folder):
+    moved, ready = relocated(split, videos, folder), Prepared(folder)
+    with pytest.raises(DataError, match=r"got frames_per_second=4.0, wanted 1.0; set data.frames_per_second so or"):
+        _source(moved, ready, frames_per_second=1.0)
+    with pytest.raises(DataError, match="got short_side=16, wanted at least the image_size of 17; prepare"):
+        Source(moved, Tokenizer(8), SIZE + 1, 4, 4.0, prepared=ready)
+    others = [dataclasses.replace(moved.records[n], video_id=f"other{n}", start=0.5, end=None) for n in range(2)]
+    with pytest.raises(DataError, match=r"nothing of 2 of 11 videos of split 'train', such as 'other0' \(.*wide.mp4"):
+        _source(Split("train", (*moved.records, *others)), ready)
+
+
+def test_a_manifest_is_written_and_read_back(copy):
+    manifest = Manifest.read(copy)
+    manifest.write(copy)
+    assert Manifest.read(copy) == manifest
+    assert json.loads((copy / MANIFEST).read_text().splitlines()[0])["num_shards"] == len(manifest.shards) == 6
+
+
+def test_a_trained_model_ranks_alike(finished, world, tmp_path):
+    """The galleries of the tiny run: without loss all features and ranks are the same, JPEGs change them little."""
+    config = tiny_config(world)
+    params, mesh = load_weights(str(finished)).params, make_mesh()
+    evaluator = build.retrieval_evaluator(build.model(config), config, mesh)
+
+    def evaluated():
+        for name in config.data.galleries:
+            gallery = evaluator.encode(params, build.source(config, build.split(config, name, str(tmp_path))))
+            yield gallery.video.pooled, evaluator.similarity(params, gallery)
+
+    raw, galleries = list(evaluated()), [build.split(config, name, "") for name in config.data.galleries]
+    for quality in (LOSSLESS, 95):
+        config.data.prepared, config.data.prepare.quality = f"{{workdir}}/ready-{quality}", quality
+        folder, settings = build.folder(config, "prepared", str(tmp_path)), build.prepare_settings(config)
+        prepare(galleries, config.data.videos, folder, settings, num_processes=0, shown=False)
+        for (features, similarity), (expected_features, expected) in zip(evaluated(), raw, strict=True):
+            if quality == LOSSLESS:
+                np.testing.assert_array_equal(features, expected_features)
+                np.testing.assert_array_equal(similarity, expected)
+            else:
+                cosine = np.sum(features * expected_features, -1) / np.linalg.norm(features, axis=-1)
+                cosine /= np.linalg.norm(expected_features, axis=-1)
+                print(cosine.min(), np.abs(similarity - expected).max(), expected.std())
+                assert cosine.min() > 0.999
+                assert np.abs(similarity - expected).max() < 0.01
