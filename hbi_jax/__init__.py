@@ -6,9 +6,11 @@ Rooms are imported by name, `from hbi_jax import banzhaf`; importing the package
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hbi_jax.inference import Answer, Caption, Paths, Run
     from hbi_jax.pretrained import Pretrained
 
 __version__ = "0.1.0"
@@ -19,3 +21,21 @@ def load(folder: str | os.PathLike[str]) -> Pretrained:
     from hbi_jax.pretrained import load
 
     return load(folder)
+
+
+def answer_questions(
+    checkpoint: str | os.PathLike[str] | Run, videos: Paths, questions: str | Sequence[str], top: int = 5
+) -> list[Answer]:
+    """Answers questions about video files, see `hbi_jax.inference.answer_questions`."""
+    from hbi_jax.inference import answer_questions
+
+    return answer_questions(checkpoint, videos, questions, top)
+
+
+def generate_captions(
+    checkpoint: str | os.PathLike[str] | Run, videos: Paths, method: str | None = None, top: int = 1, seed: int = 0
+) -> list[Caption]:
+    """Captions video files, see `hbi_jax.inference.generate_captions`."""
+    from hbi_jax.inference import generate_captions
+
+    return generate_captions(checkpoint, videos, method, top, seed)

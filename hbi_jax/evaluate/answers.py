@@ -24,7 +24,7 @@ from hbi_jax.progress import Progress
 from hbi_jax.types import Encoded
 
 # Answers kept of each question.
-_BEST = 3
+_TOP = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,26 +59,31 @@ class AnswerEvaluator(RetrievalEvaluator):
         """
         super().__init__(model, mesh, batch_size, batch_size, level_rates)
 
-        def answer(params: PyTree, token_ids: Array, mask: Array, video: Encoded) -> Sequence[Array]:
+        def answer(params: PyTree, token_ids: Array, mask: Array, video: Encoded, top: int) -> Sequence[Array]:
             text = model.apply(params, token_ids, mask, method="encode_text")
             logits = model.apply(params, text, video, level_rates, method="answer_questions")
-            return jax.lax.top_k(jax.nn.softmax(logits), min(_BEST, model.num_answers))
+            return jax.lax.top_k(jax.nn.softmax(logits), top)
 
-        self._answer = jax.jit(answer, out_shardings=batch_sharding(mesh))
+        self._num_answers = model.num_answers
+        self._answer = jax.jit(answer, out_shardings=batch_sharding(mesh), static_argnums=4)
 
-    def answer(self, params: PyTree, source: Source, num_threads: int = 1) -> Answered:
+    def answer(self, params: PyTree, source: Source, num_threads: int = 1, top: int = _TOP) -> Answered:
         """Answers all questions of a split.
 
         Args:
           params: The model's variables.
           source: The split.
           num_threads: Threads that decode.
+          top: Answers to keep of each question, or all where there are fewer.
 
         Raises:
           DataError: If more videos than the source allows cannot be read.
         """
         process, split = (jax.process_index(), jax.process_count()), source.split
         video, place = self.encode_videos(params, source, num_threads)
+        top = min(top, self._num_answers)
+        if (place < 0).all():
+            return Answered(np.zeros(0, np.int32), np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
         parts = []
         with Progress(len(split.records), f"answer questions, {split.name}") as progress:
             for batch in text_batches(source, self._batch_size, *process):
@@ -88,7 +93,7 @@ class AnswerEvaluator(RetrievalEvaluator):
                 *inputs, index, real = put_batch(
                     (batch.token_ids, batch.text_mask, frames, batch.record_index, keep), self._mesh
                 )
-                parts.append(to_host((index, real, *self._answer(params, *inputs))))
+                parts.append(to_host((index, real, *self._answer(params, *inputs, top))))
                 progress.update(int(parts[-1][1].sum()))
         index, real, probabilities, answers = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Answered(index[real], answers[real], probabilities[real])

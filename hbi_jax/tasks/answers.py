@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from hbi_jax import build
-from hbi_jax.config import ConfigError
+from hbi_jax.config import ConfigError, read_config
 from hbi_jax.data.answers import Vocabulary
 from hbi_jax.data.datasets import Record
 from hbi_jax.data.source import Source
@@ -21,7 +21,7 @@ from hbi_jax.tasks.task import Results, Task
 from hbi_jax.train.step import LossFn
 from hbi_jax.types import AnswerBatch
 from hbi_jax.visualize.answers import Example, plot_answers
-from hbi_jax.weights import workdir_of
+from hbi_jax.weights import open_checkpoint, workdir_of
 
 VOCABULARY = "vocabulary.json"
 PROTOCOL = (
@@ -33,7 +33,8 @@ PROTOCOL = (
 ROWS = {
     "question only": "Question only: the features of every frame are zero, in training and here.",
     "no video": "No video: the trained weights, with zero for the features of every frame, which training never showed "
-    "them; config.answers.question_only trains a model for it.",
+    "them; config.answers.question_only trains a model for it, which config.eval.question_only_run puts into this "
+    "table.",
     "most frequent training answer": "Most frequent training answer: to the very same question; where training never "
     "asks it, to questions of its type.",
 }
@@ -48,11 +49,15 @@ class AnswerTask(Task):
 
     name = "answers"
 
-    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: epath.Path):
+    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: epath.Path, vocabulary: Vocabulary | None = None):
         super().__init__(config, mesh, workdir)
-        self.vocabulary = build.vocabulary(config, str(workdir))
+        self.vocabulary = vocabulary or build.vocabulary(config, str(workdir))
         self.model = build.answer_model(config, len(self.vocabulary))
         self.evaluator = build.answer_evaluator(self.model, config, mesh)
+
+    @classmethod
+    def of_run(cls, config: ConfigDict, mesh: Mesh, workdir: epath.Path) -> "AnswerTask":  # noqa: D102
+        return cls(config, mesh, workdir, Vocabulary.read(workdir / VOCABULARY))
 
     def init_params(self) -> PyTree:  # noqa: D102
         return build.init_params(self.model, self.config)
@@ -66,6 +71,9 @@ class AnswerTask(Task):
         return build.answer_loss_fn(self.model, self.config)
 
     def claim_workdir(self) -> None:  # noqa: D102
+        if self.config.eval.question_only_run:
+            # Better told now than after the training.
+            self._question_only_config()
         self.vocabulary.write(self.workdir / VOCABULARY)
 
     def check_workdir(self, workdir: epath.Path) -> None:  # noqa: D102
@@ -105,15 +113,16 @@ class AnswerTask(Task):
         config, threads = self.config, self.config.data.num_threads
         question_only = config.answers.question_only
         own = f"{config.name}{', question only' if question_only else ''}, {label}"
+        blind = {} if question_only or not config.eval.baselines else self._blind_params(params)
         tables, pictures, dataset, unreadable = [], [], {"answers in the vocabulary": len(self.vocabulary)}, {}
         for name in self.galleries:
             source = self.source(name)
             answered = self.evaluator.answer(params, source, threads)
             asked = _asked(answered, source)
             methods = {own: self._texts(answered)}
+            for row, weights in blind.items():
+                methods[row] = self._texts(self._blind.answer(weights, source, threads))
             if config.eval.baselines:
-                if not question_only:
-                    methods["no video"] = self._texts(self._blind.answer(params, source, threads))
                 methods["most frequent training answer"] = most_frequent_answers(self._training, asked)
             tables.append(accuracy_table(f"Questions {name!r}", methods, asked, self.vocabulary))
             if not pictures and config.eval.num_pictures and jax.process_index() == 0:
@@ -130,6 +139,35 @@ class AnswerTask(Task):
     def _blind(self) -> AnswerEvaluator:
         """Answers without looking at the frames."""
         return build.answer_evaluator(self.model.clone(question_only=True), self.config, self.mesh)
+
+    def _blind_params(self, params: PyTree) -> dict[str, PyTree]:
+        """Weights that are to answer without video, by what the table calls them."""
+        path = self.config.eval.question_only_run
+        if not path:
+            return {"no video": params}
+        best = self._question_only_config().eval.best_metric
+        with open_checkpoint(path, best) as (checkpoints, step):
+            return {f"question only, step {step}": checkpoints.restore_params(self.abstract_params(), step)}
+
+    def _question_only_config(self) -> ConfigDict:
+        """That of `config.eval.question_only_run`, a run that fits into this one's table."""
+        path = self.config.eval.question_only_run
+        workdir = workdir_of(path)
+        try:
+            config = read_config(workdir / "config.json")
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"config.eval.question_only_run={path!r}: wanted the work folder of a finished run ({error}); correct "
+                "it, or leave it empty"
+            ) from error
+        if config.task != self.name or not config.answers.question_only:
+            raise ConfigError(
+                f"config.eval.question_only_run={path!r} is of a run with config.task={config.task!r} and "
+                f"config.answers.question_only={config.answers.question_only}: wanted {self.name!r} and True; train "
+                "one with --config.answers.question_only=True"
+            )
+        self.check_workdir(workdir)
+        return config
 
     @functools.cached_property
     def _training(self) -> Sequence[Record]:
