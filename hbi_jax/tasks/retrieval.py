@@ -131,7 +131,7 @@ class RetrievalTask(Task):
         if "dual_softmax" in settings.normalize:
             found["dual softmax (uses all test queries)"] = dual_softmax(similarity, settings.dual_softmax_temperature)
         if bank is not None:
-            texts = dataclasses.replace(gallery, text=bank.text, record_index=bank.record_index)
+            texts = dataclasses.replace(bank, video=gallery.video)
             videos = dataclasses.replace(gallery, video=bank.video)
             name = f"querybank (uses {len(bank.record_index):,} training texts and their videos)"
             found[name] = querybank(

@@ -13,7 +13,6 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from hbi_jax import build
-from hbi_jax.data.datasets import GALLERIES
 from hbi_jax.data.pipeline import train_batches
 from hbi_jax.data.source import Source
 from hbi_jax.evaluate.report import Gallery, Picture, Table
@@ -44,6 +43,7 @@ class Task(abc.ABC):
       config: The configuration.
       mesh: The devices.
       workdir: Where results go.
+      truncated: What is to be said of splits with texts that lose their end, by split, once `source` has seen them.
     """
 
     name: str
@@ -51,6 +51,12 @@ class Task(abc.ABC):
     def __init__(self, config: ConfigDict, mesh: Mesh, workdir: epath.Path):
         """Builds what is shared by training and evaluation."""
         self.config, self.mesh, self.workdir = config, mesh, workdir
+        self.truncated: dict[str, str] = {}
+
+    @classmethod
+    def of_run(cls, config: ConfigDict, mesh: Mesh, workdir: epath.Path) -> "Task":
+        """The task of a finished run, from its work folder alone: its data need not be there any more."""
+        return cls(config, mesh, workdir)
 
     @abc.abstractmethod
     def init_params(self) -> PyTree:
@@ -99,16 +105,13 @@ class Task(abc.ABC):
     def source(self, split: str) -> Source:
         """The rows of a split or gallery; says how many texts are too long for theirs."""
         source = build.source(self.config, build.split(self.config, split, str(self.workdir)))
-        if cut := len(source.truncated):
-            _log.warning(
-                "%d of %d texts of %r (%.1f %%) exceed config.data.num_words=%d tokens and lose their end, such as %r",
-                cut,
-                len(source.split.records),
-                split,
-                100 * cut / len(source.split.records),
-                self.config.data.num_words,
-                source.split.records[source.truncated[0]].text,
+        name, records, cut = source.split.name, source.split.records, len(source.truncated)
+        if cut and name not in self.truncated:
+            self.truncated[name] = (
+                f"{cut:,} of {len(records):,} texts of {name!r} ({100 * cut / len(records):.1f} %) exceed "
+                f"config.data.num_words={self.config.data.num_words} tokens and lose their end"
             )
+            _log.warning("%s, such as %r", self.truncated[name], records[source.truncated[0]].text)
         return source
 
     def batches(self, source: Source, start_step: int) -> Iterator[Batch | AnswerBatch]:
@@ -129,4 +132,4 @@ class Task(abc.ABC):
     @functools.cached_property
     def galleries(self) -> tuple[str, ...]:
         """Names of the galleries that the report is about."""
-        return tuple(self.config.data.galleries or GALLERIES[self.config.data.dataset])
+        return build.galleries(self.config)

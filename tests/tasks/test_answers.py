@@ -17,38 +17,7 @@ from hbi_jax.data.datasets import DataError
 from hbi_jax.pretrained import Pretrained
 from hbi_jax.tasks import AnswerTask
 from hbi_jax.train.checkpoint import Checkpoints
-from tests.tiny_run import run, tiny_config
-
-STEPS, TOP = 4, 12
-RATES = (0.25, 0.75)
-
-
-def tiny_answers(world, **changes):
-    fields = {
-        "task": "answers",
-        "data.dataset": "msrvtt_qa",
-        "data.val_list": "val.jsonl",
-        "data.galleries": {"test": "test.jsonl"},
-        "answers.top_answers": TOP,
-        "model.levels": (("entity", 0, 0), ("action", 8, 3)),
-        "model.frame_layers": 0,
-        "model.header": "mlp",
-        "loss.interaction_weight": 0.0,
-        "train.num_steps": STEPS,
-        "train.eval_every": 2,
-        "eval.level_rates": RATES,
-        "eval.best_metric": "accuracy",
-        "eval.num_pictures": 3,
-    }
-    return tiny_config(world, **{name.replace(".", "__"): value for name, value in (fields | changes).items()})
-
-
-@pytest.fixture(scope="module")
-def answered(world, tmp_path_factory):
-    """The work folder of a run that asks nothing but the defaults."""
-    workdir = tmp_path_factory.mktemp("answers")
-    run(tiny_answers(world), workdir)
-    return workdir
+from tests.tiny_answers import RATES, STEPS, TOP, tiny_answers
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +75,43 @@ def test_a_question_only_model_is_named_and_sees_what_no_video_sees(world, answe
     assert blind[own] == rows["no video: all questions"] != next(iter(rows.values()))
     assert not any(name.startswith("no video") for name in blind)
     assert any(sentence.startswith("Question only: ") for sentence in both[0]["protocol"])
+
+
+def question_only_copy(answered, folder):
+    """What a run with answers.question_only would leave behind."""
+    shutil.copytree(answered, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["answers"]["question_only"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_question_only_model_is_in_the_table_of_another(world, answered, tmp_path):
+    """Its figures are those that its weights reach without video."""
+    blind = question_only_copy(answered, tmp_path / "blind")
+    config = tiny_answers(world, **{"eval.question_only_run": str(blind), "eval.num_pictures": 0})
+    experiment.evaluate(experiment.prepare(config, str(tmp_path)), str(answered))
+    report, before = (json.loads((workdir / "report.json").read_text()) for workdir in (tmp_path, answered))
+    step = before["tables"][0]["rows"][0][0].split(":")[0].removeprefix("HBI, ")
+    wanted = [(name.replace("no video", f"question only, {step}"), row) for name, row in before["tables"][0]["rows"]]
+    assert list(map(tuple, report["tables"][0]["rows"])) == wanted
+    assert f"question only, {step}: " in report["tables"][0]["headline"]
+    assert any(sentence.startswith("Question only: ") for sentence in report["protocol"])
+    assert not any(sentence.startswith("No video: ") for sentence in report["protocol"])
+
+
+def test_what_is_no_question_only_run_is_told_before_the_training(world, answered, tmp_path):
+    for path, message in (
+        (tmp_path / "nothing", "wanted the work folder of a finished run"),
+        (answered, "config.answers.question_only=False: wanted 'answers' and True; train one with"),
+    ):
+        config = tiny_answers(world, **{"eval.question_only_run": str(path)})
+        with pytest.raises(ConfigError, match=f"config.eval.question_only_run='{path}'.*{message}"):
+            experiment.train(experiment.prepare(config, str(tmp_path / "run")))
+    blind = question_only_copy(answered, tmp_path / "blind")
+    config = tiny_answers(world, **{"eval.question_only_run": str(blind), "answers.top_answers": TOP + 1})
+    with pytest.raises(ConfigError, match=f"have {TOP} answers: wanted the {TOP + 1} answers of this run"):
+        experiment.train(experiment.prepare(config, str(tmp_path / "run")))
 
 
 def vocabulary_of(workdir):
@@ -243,5 +249,8 @@ def test_questions_that_are_cut_are_told_once(world, answered, caplog):
 
 
 def test_captions_are_no_questions(world, tmp_path):
-    with pytest.raises(ConfigError, match=r"config.data.dataset='msrvtt': wanted one of 'msrvtt_qa', which have"):
+    with pytest.raises(
+        ConfigError,
+        match=r"config.data.dataset='msrvtt': wanted one of 'activitynet_qa', 'msrvtt_qa', 'msvd_qa', which have",
+    ):
         experiment.prepare(tiny_answers(world, **{"data.dataset": "msrvtt"}), str(tmp_path))

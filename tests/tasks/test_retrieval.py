@@ -1,5 +1,6 @@
 """Where a retrieval model's weights come from: an earlier run, a converted folder, CLIP alone."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from hbi_jax import experiment, pretrained
 from hbi_jax.config import ConfigError
+from hbi_jax.metrics import dual_softmax, querybank, retrieval_metrics
 from hbi_jax.train.checkpoint import Checkpoints
 from hbi_jax.weights import load_weights
 from tests.tiny_run import tiny_config
@@ -100,3 +102,38 @@ def test_weights_of_another_task_are_not_evaluated(world, finished, tmp_path):
     setup = experiment.prepare(tiny_config(world), str(tmp_path / "run"))
     with pytest.raises(ConfigError, match=r"--checkpoint=.*kind 'estimator'.*wanted 'hbi'"):
         experiment.evaluate(setup, str(tmp_path / "net"))
+
+
+def test_normalised_rows_stand_beside_the_plain_one(world, finished, tmp_path):
+    """With the figures of scores that are computed here once more, pair by pair, and a word on what they look at."""
+    changes = {"eval__baselines": False, "eval__num_pictures": 0, "eval__querybank_size": 5}
+    both = ("dual_softmax", "querybank")
+    setup = experiment.prepare(tiny_config(world, eval__normalize=both, **changes), str(tmp_path))
+    params, _ = experiment.restore_params(setup, str(finished))
+    results = setup.task.evaluate(params, "x")
+    gallery = results.galleries[0]
+    assert [row.method for row in gallery.rows] == [
+        "HBI, x",
+        "HBI, x, dual softmax (uses all test queries)",
+        "HBI, x, querybank (uses 5 training texts and their videos)",
+    ]
+    evaluator, threads = setup.task.evaluator, 1
+    test, train = (evaluator.encode(params, setup.task.source(name), threads) for name in ("test", "train"))
+    plain = evaluator.similarity(params, test)
+    # Five of 200, five a video, the first and the last among them.
+    chosen = [0, 49, 99, 149, 199]
+    texts = evaluator.similarity(params, dataclasses.replace(train, video=test.video))[chosen]
+    columns = train.text_to_video[chosen]
+    videos = evaluator.similarity(params, dataclasses.replace(test, video=train.video))[:, columns]
+    for row, scores in zip(gallery.rows[1:], (dual_softmax(plain), querybank(plain, texts, videos)), strict=True):
+        for direction, directed in scores._asdict().items():
+            wanted = retrieval_metrics(directed, test.text_to_video)[direction]
+            assert row.metrics[direction] == pytest.approx(wanted)
+        recalls = [row.metrics[way][f"R@{k}"] for way in ("t2v", "v2t") for k in (1, 5, 10)]
+        assert row.metrics["Rsum"] == pytest.approx(sum(recalls))
+        assert 0 <= results.galleries[1].rows[1].group_accuracy <= 100
+    assert gallery.rows[0].metrics == retrieval_metrics(plain, test.text_to_video)
+    assert sum("all test queries" in sentence or "training queries" in sentence for sentence in results.protocol) == 2
+    # Validation never uses them.
+    validated = setup.task.validate(params, setup.task.source("test"))
+    assert validated["t2v/R@1"] == gallery.rows[0].metrics["t2v"]["R@1"]

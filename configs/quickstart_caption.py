@@ -1,0 +1,25 @@
+"""Captions of the embedded data set, in a few minutes on two CPU cores.
+
+Command:  python -m hbi_jax.main --config=configs/quickstart_caption.py --workdir=runs/quickstart_caption \
+              --config.init=runs/quickstart
+          with the work folder of configs/quickstart.py
+Hardware: two CPU cores
+"""
+
+import pathlib
+import runpy
+
+
+def get_config():
+    """That of configs/quickstart.py with a caption decoder; all paraphrases of a test video are its references."""
+    config = runpy.run_path(str(pathlib.Path(__file__).with_name("quickstart.py")))["get_config"]()
+    config.task = "captions"
+
+    data = config.data
+    data.dataset = "msrvtt_caption"
+    data.val_list = "validate"
+    data.galleries = {"test": "test", "twins": "twins"}
+    config.captions.max_words = data.num_words
+
+    config.eval.best_metric = "first_event/accuracy"
+    return config

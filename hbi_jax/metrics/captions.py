@@ -1,0 +1,130 @@
+"""Scores of captions by pycocoevalcap: BLEU, METEOR, ROUGE-L and CIDEr."""
+
+import functools
+import importlib.util
+import pathlib
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pycocoevalcap.meteor.meteor import Meteor
+
+NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+REMEDY = "pip install hbi_jax[caption]"
+PENN, PLAIN = "the Penn Treebank tokenizer of CoreNLP", "a plain tokenizer, which needs no Java"
+
+# As the Penn Treebank cuts captions: "don't" is "do n't", "cannot" "can not", "man's" "man 's", "t-shirt" one word.
+_WORD = re.compile(r"n't\b|can(?=not\b)|'\w+|\d+(?:[.,]\d+)+|\w+?(?=n't\b)|\w+(?:-\w+)*")
+
+
+class CaptionScores(NamedTuple):
+    """What captions score against their references.
+
+    Attributes:
+      values: Percent by name, of `NAMES` those that ran.
+      not_run: For each of the others why, and what would help.
+      tokenizer: What cut captions into words; empty where nothing ran.
+    """
+
+    values: dict[str, float]
+    not_run: dict[str, str]
+    tokenizer: str
+
+
+def is_installed() -> bool:
+    """Whether pycocoevalcap is there."""
+    return importlib.util.find_spec("pycocoevalcap") is not None
+
+
+def caption_scores(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], java: bool = True
+) -> CaptionScores:
+    """Scores one caption a video against all references of the video.
+
+    METEOR and the usual tokenizer are Java programs; where Java does not run, METEOR is left out and a plain tokenizer
+    serves the others. An empty caption scores 0. CIDEr weighs words by how few of the videos they describe: of a
+    single video it is 0.
+
+    Args:
+      captions: By video.
+      references: At least one of each video; other videos may have some, too.
+      java: False does without Java: quick, and the same on every machine.
+
+    Raises:
+      ValueError: There is no caption, or a video of one has no reference.
+    """
+    if not captions:
+        raise ValueError("there are 0 captions, wanted at least 1; caption some videos before scoring them")
+    if missing := [video for video in captions if not references.get(video)]:
+        others = f" and {len(missing) - 1} others" if missing[1:] else ""
+        raise ValueError(f"references: got none of video {missing[0]!r}{others}, wanted one or more; leave it out")
+    if not is_installed():
+        return CaptionScores({}, dict.fromkeys(NAMES, f"pycocoevalcap is not installed: {REMEDY}"), "")
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    owners = [video for video in captions for _ in references[video]]
+    texts = [*captions.values(), *(text for video in captions for text in references[video])]
+    texts = [" ".join(text.split()) for text in texts]
+    cut, tokenizer, not_run = [_plain(text) for text in texts], PLAIN, {}
+    try:
+        if java:
+            cut, tokenizer = _penn(texts), PENN
+        else:
+            not_run = {"METEOR": "it needs Java, which was not asked for"}
+    except (OSError, subprocess.SubprocessError) as error:
+        not_run = {"METEOR": f"Java does not run ({error}): install it, so that the command `java` is found"}
+    given = {video: [text] for video, text in zip(captions, cut, strict=False)}
+    right: dict[str, list[str]] = {video: [] for video in captions}
+    for video, text in zip(owners, cut[len(captions) :], strict=True):
+        right[video].append(text)
+
+    values = dict(zip(NAMES, Bleu(4).compute_score(right, given, verbose=0)[0], strict=False))
+    if not not_run:
+        try:
+            values["METEOR"] = _meteor_score(right, given)
+        except (OSError, ValueError) as error:
+            not_run = {"METEOR": f"its Java program failed ({error}): it needs 2 GiB of free memory"}
+    values["ROUGE-L"] = Rouge().compute_score(right, given)[0]
+    values["CIDEr"] = Cider().compute_score(right, given)[0]
+    return CaptionScores({name: 100 * float(value) for name, value in values.items()}, not_run, tokenizer)
+
+
+def _plain(text: str) -> str:
+    """The words, in lower case, without punctuation."""
+    return " ".join(_WORD.findall(text.lower()))
+
+
+def _penn(texts: Sequence[str]) -> list[str]:
+    """The same by CoreNLP, on lines; pycocoevalcap's own call of it writes into the folder of the package."""
+    from pycocoevalcap.tokenizer import ptbtokenizer
+
+    jar = pathlib.Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
+    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    given = "".join(f"{text}\n" for text in texts).encode()
+    found = subprocess.run(command, input=given, capture_output=True, check=True).stdout.decode().split("\n")
+    if len(found) != len(texts) + 1:
+        raise subprocess.SubprocessError(f"its tokenizer made {len(found) - 1} lines of {len(texts)}")
+    return [" ".join(word for word in line.split() if word not in ptbtokenizer.PUNCTUATIONS) for line in found[:-1]]
+
+
+@functools.cache
+def _meteor() -> "Meteor":
+    """The Java program, which takes seconds to start; it ends with this one."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    return Meteor()
+
+
+def _meteor_score(right: Mapping[str, list[str]], given: Mapping[str, list[str]]) -> float:
+    meteor = _meteor()
+    try:
+        return meteor.compute_score(right, given)[0]
+    except (OSError, ValueError):
+        _meteor.cache_clear()
+        # It keeps the lock where it fails, and waits for it when it is thrown away.
+        meteor.lock.release()
+        raise

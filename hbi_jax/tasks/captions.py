@@ -1,0 +1,128 @@
+"""Captions of videos: a decoder on top of the alignments; scores against all captions of each video."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from hbi_jax import build
+from hbi_jax.config import ConfigError
+from hbi_jax.data.shapes import load_ground_truth
+from hbi_jax.data.shapes.entities import Events
+from hbi_jax.data.shapes.judge import judge
+from hbi_jax.data.source import Source
+from hbi_jax.evaluate.captions import Captioned, Method, caption_table, references_of, without_a_model
+from hbi_jax.evaluate.report import Picture
+from hbi_jax.metrics.captions import REMEDY, caption_scores, is_installed
+from hbi_jax.tasks.task import Results, Task
+from hbi_jax.train.step import LossFn
+from hbi_jax.visualize.captions import Example, plot_captions
+
+PROTOCOL = "One caption a video is scored against all references of the video."
+# What a row or column is, by what its name holds.
+EXPLAINED = {
+    "most frequent training caption": "Most frequent training caption: the same one for every video.",
+    "a reference": "A reference: the first one of each video, scored against its others.",
+    "first event right": "First event right: read by the embedded world's own grammar, the caption says colour, shape "
+    "and action of what happens first, and its size rightly if at all. A caption that is no sentence of the grammar is "
+    "wrong.",
+    "all events right": "All events right: likewise for all that happens, in the right order.",
+}
+
+
+class CaptionTask(Task):
+    """HBI with a caption decoder."""
+
+    name = "captions"
+
+    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: epath.Path):
+        super().__init__(config, mesh, workdir)
+        self.model = build.caption_model(config)
+        self.decoding = build.decoding(config)
+        self.evaluator = build.caption_evaluator(self.model, config, mesh)
+
+    def init_params(self) -> PyTree:  # noqa: D102
+        return build.init_params(self.model, self.config)
+
+    def loss_fn(self) -> LossFn:  # noqa: D102
+        return build.caption_loss_fn(self.model, self.config)
+
+    def source(self, split: str) -> Source:
+        """As of every task; tells before the training that validation will not know what is best."""
+        best = self.config.eval.best_metric
+        if split == "val" and best.endswith("/accuracy") and not self.config.data.render:
+            raise ConfigError(
+                f"config.eval.best_metric={best!r}: wanted 'CIDEr', 'ROUGE-L' or 'BLEU-4' where config.data.render is "
+                "empty, as only of the embedded world it is known what happens; choose one of them"
+            )
+        if split == "val" and not best.endswith("/accuracy") and not is_installed():
+            raise ConfigError(
+                f"config.eval.best_metric={best!r} needs pycocoevalcap, which is not installed: {REMEDY}, or turn "
+                "validation off: --config.data.val_list='' --config.data.num_val_videos=0"
+            )
+        return super().source(split)
+
+    def validate(self, params: PyTree, source: Source) -> dict[str, float]:
+        """Scores of greedy captions, which take a fraction of a search's time; those that need no Java."""
+        greedy = dataclasses.replace(self.decoding, method="greedy")
+        captioned = self.evaluator.caption(params, source, greedy, self.config.data.num_threads)
+        captions = captioned.best(source)
+        scores = caption_scores(captions, references_of(source), java=False).values
+        judged = self._judge(captions) if self.config.data.render else {}
+        right = {f"{name.removesuffix(' right').replace(' ', '_')}/accuracy": value for name, value in judged.items()}
+        return scores | right
+
+    def evaluate(self, params: PyTree, label: str) -> Results:
+        """Scores, and every caption in `captions-<gallery>.json` of the work folder, in COCO's result format."""
+        config, tables, pictures, dataset, unreadable = self.config, [], [], {}, {}
+        for name in self.galleries:
+            source = self.source(name)
+            captioned = self.evaluator.caption(params, source, self.decoding, config.data.num_threads, config.seed)
+            captions = captioned.best(source)
+            references = {video: texts for video, texts in references_of(source).items() if video in captions}
+            methods = {f"{config.name}, {label}, {self.decoding.method}": Method(captions, references)}
+            if config.eval.baselines:
+                training = build.split(config, "train", str(self.workdir)).records
+                methods |= without_a_model(references, [record.text for record in training])
+            tables.append(caption_table(f"Captions {name!r}", methods, self._judge if config.data.render else None))
+            if jax.process_index() == 0:
+                results = [{"image_id": video, "caption": caption} for video, caption in captions.items()]
+                (self.workdir / f"captions-{name}.json").write_text(json.dumps(results, ensure_ascii=False, indent=1))
+            if not pictures and config.eval.num_pictures and jax.process_index() == 0:
+                path = self.workdir / "pictures" / "captions.png"
+                plot_captions(self._examples(captioned, references, source), path)
+                pictures = [Picture(str(path), f"Videos of {name!r} with a reference and the generated caption.")]
+            count = sum(map(len, references.values()))
+            dataset |= {f"{name} videos": source.split.num_videos, f"{name} references": count}
+            unreadable |= source.unreadable
+        names = [*(row for row, _ in tables[0].rows), *tables[0].columns]
+        explained = [sentence for part, sentence in EXPLAINED.items() if any(part in name for name in names)]
+        return Results(dataset, unreadable, tables=tables, pictures=pictures, protocol=(PROTOCOL, *explained))
+
+    @functools.cached_property
+    def _events(self) -> dict[str, Events]:
+        """What happens in each video of the embedded world."""
+        truths = load_ground_truth(build.folder(self.config, "annotations", str(self.workdir)))
+        return {video: truth.events for video, truth in truths.items()}
+
+    def _judge(self, captions: Mapping[str, str]) -> dict[str, float]:
+        """What is right of captions of the embedded world, in percent."""
+        found = judge(captions, self._events)
+        return {"first event right": found.first_event, "all events right": found.all_events}
+
+    def _examples(self, captioned: Captioned, references: Mapping[str, Sequence[str]], source: Source) -> list[Example]:
+        """Some videos with their captions, spread evenly over the split."""
+        count = len(captioned.captions)
+        rows = np.linspace(0, count - 1, min(self.config.eval.num_pictures, count)).astype(int)
+        frames, frame_mask, _ = source.video_rows(captioned.video_index[rows])
+        return [
+            Example(clip[mask], captioned.captions[row][0], references[source.split.videos[video].video_id])
+            for row, video, clip, mask in zip(rows, captioned.video_index[rows], frames, frame_mask, strict=True)
+        ]

@@ -1,0 +1,136 @@
+"""Captioning as a run of its own: training, going on, scores, every caption written down, what does not fit."""
+
+import collections
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from hbi_jax import build, experiment
+from hbi_jax.config import ConfigError
+from hbi_jax.data import shapes
+from hbi_jax.data.shapes.judge import judge
+from hbi_jax.data.text import Tokenizer
+from hbi_jax.metrics.captions import caption_scores
+from hbi_jax.models.decoding import generate
+from hbi_jax.tasks import captions as module
+from hbi_jax.train.checkpoint import Checkpoints
+from tests.tiny_captions import STEPS, tiny_captions
+
+
+@pytest.fixture(scope="module")
+def setup(world, captioned):
+    """The finished run, opened again."""
+    return experiment.prepare(tiny_captions(world), str(captioned))
+
+
+@pytest.fixture(scope="module")
+def params(setup, captioned):
+    return experiment.restore_params(setup, str(captioned))[0]
+
+
+def written(workdir):
+    results = json.loads((workdir / "captions-test.json").read_text())
+    assert all(result.keys() == {"image_id", "caption"} for result in results)
+    captions = {result["image_id"]: result["caption"] for result in results}
+    assert len(captions) == len(results)
+    return captions
+
+
+@pytest.fixture(scope="module")
+def references(world):
+    data = json.loads((world / "MSRVTT_data.json").read_text())
+    test = {video["video_id"] for video in data["videos"] if video["split"] == "test"}
+    found = collections.defaultdict(list)
+    for sentence in data["sentences"]:
+        if sentence["video_id"] in test:
+            found[sentence["video_id"]].append(sentence["caption"])
+    return found
+
+
+def test_the_report_scores_what_was_written(world, captioned, references):
+    """Against all paraphrases of each video, and by the world's own grammar."""
+    report, captions = json.loads((captioned / "report.json").read_text()), written(captioned)
+    (table,) = report["tables"]
+    names = [name for name, _ in table["rows"]]
+    assert names[0] in ("HBI, step 2, beam", "HBI, step 4, beam")
+    assert names[1:] == ["most frequent training caption", "a reference"]
+    assert captions.keys() == references.keys()
+    own, frequent, people = (dict(zip(table["columns"], row, strict=True)) for _, row in table["rows"])
+    truths = {video: truth.events for video, truth in shapes.load_ground_truth(world).items()}
+    judged = judge(captions, truths)
+    scores = caption_scores(captions, references, java=False).values
+    assert own == {
+        **{f"{name}, %": round(value, 2) for name, value in scores.items()},
+        "METEOR, %": None,
+        "first event right, %": round(judged.first_event, 2),
+        "all events right, %": round(judged.all_events, 2),
+    }
+    assert people["first event right, %"] == people["all events right, %"] == 100
+    assert people["CIDEr, %"] > frequent["CIDEr, %"]
+    assert "8 videos with 40 references; cut into words by a plain tokenizer" in table["note"]
+    assert "not run: METEOR, because Java does not run" in table["note"]
+    assert [picture["path"] for picture in report["pictures"]] == ["pictures/training.png", "pictures/captions.png"]
+    assert [sentence.split(":")[0] for sentence in report["protocol"]][1:5] == [
+        "Most frequent training caption",
+        "A reference",
+        "First event right",
+        "All events right",
+    ]
+
+
+def test_validation_has_what_the_best_is_chosen_by(captioned):
+    rows = [json.loads(line) for line in (captioned / "metrics.jsonl").read_text().splitlines()]
+    validated = [row for row in rows if "val/CIDEr" in row]
+    assert [row["step"] for row in validated] == [2, STEPS]
+    assert {"val/first_event/accuracy", "val/all_events/accuracy", "val/BLEU-4"} <= validated[0].keys()
+    assert "val/METEOR" not in validated[0]
+    losses = [row["loss/caption"] for row in rows if "loss/caption" in row]
+    assert losses[-1] < losses[0] < 11.5
+
+
+def test_captions_are_those_of_the_model_whatever_the_devices(setup, params, captioned):
+    """By model and decoding on one device, without evaluator; the run had eight."""
+    task, source = setup.task, setup.task.source("test")
+    frames, mask, _ = source.video_rows(np.arange(8, dtype=np.int32))
+
+    @jax.jit
+    def caption(params, frames, mask):
+        video = task.model.apply(params, frames, mask, method="encode_video").levels[0]
+        return generate(task.model, params, video, build.decoding(setup.config))
+
+    made = caption(jax.device_get(params), frames, mask)
+    said = [Tokenizer(10).decode(np.asarray(ids[0])[np.asarray(real[0])]) for ids, real in zip(*made[:2], strict=True)]
+    captions = written(captioned)
+    assert said == [captions[record.video_id] for record in source.split.videos]
+
+
+def test_a_finished_run_is_not_trained_again(world, captioned, setup):
+    with Checkpoints(str(captioned / "checkpoints"), "first_event/accuracy") as checkpoints:
+        assert checkpoints.latest_step() == STEPS
+    before = (captioned / "metrics.jsonl").read_text()
+    experiment.train(setup)
+    assert (captioned / "metrics.jsonl").read_text() == before
+
+
+def test_what_validation_cannot_know_is_told_before_the_training(world, tmp_path, monkeypatch):
+    plain = {"data.render": "", "eval.best_metric": "first_event/accuracy"}
+    task = experiment.prepare(tiny_captions(world, **plain), str(tmp_path)).task
+    with pytest.raises(
+        ConfigError, match=r"'first_event/accuracy': wanted 'CIDEr', .* where config.data.render is empty"
+    ):
+        task.source("val")
+    task.source("test")
+    task = experiment.prepare(tiny_captions(world, **{"eval.best_metric": "CIDEr"}), str(tmp_path)).task
+    task.source("val")
+    monkeypatch.setattr(module, "is_installed", lambda: False)
+    with pytest.raises(
+        ConfigError, match=r"best_metric='CIDEr' needs pycocoevalcap, .*: pip install hbi_jax\[caption\]"
+    ):
+        task.source("val")
+
+
+def test_questions_are_no_captions(world, tmp_path):
+    with pytest.raises(ConfigError, match=r"config.data.dataset='msrvtt_qa': wanted a data set of captions"):
+        experiment.prepare(tiny_captions(world, **{"data.dataset": "msrvtt_qa"}), str(tmp_path))
