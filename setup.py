@@ -1,4 +1,4 @@
-"""Packaging of hbi_jax: `pip install .`; extras: `cuda`, `tpu`, `dev`."""
+"""Packaging of hbi_jax: `pip install .`; extras: `cuda`, `tpu`, `caption`, `dev`."""
 
 import pathlib
 import runpy
@@ -30,6 +30,8 @@ setup(
     extras_require={
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        # Scores of captions; METEOR among them needs Java as well.
+        "caption": ["pycocoevalcap==1.2"],
         "dev": requirements("requirements-dev.txt"),
     },
     entry_points={"console_scripts": ["hbi-jax = hbi_jax.main:run"]},

@@ -11,8 +11,9 @@ import argparse
 import concurrent.futures
 import pathlib
 
-from benchmarks import runs
 from benchmarks.harness import write
+from hbi_jax import runs
+from hbi_jax.evaluate.ablation import summary
 
 # Overrides of configs/quickstart.py.
 METHODS = {
@@ -52,13 +53,12 @@ def main() -> None:
     }
     figures = {method: [runs.figures(report) for report in rows] for method, rows in reports.items()}
     figures["untrained"] = [runs.figures(report, row=-1) for report in reports["HBI"]]
-    table = {method: runs.summary(rows) for method, rows in figures.items()}
+    table = {method: summary(rows) for method, rows in figures.items()}
     test, twins = reports["HBI"][0]["galleries"]
-    chance = {name: test["chance"][name[:3]][name[4:]] for name in ("t2v R@1", "t2v R@10", "v2t R@1")}
     results = {
         "seeds": arguments.seeds,
         "table": table,
-        "chance": chance | {"in-group accuracy": twins["group_chance"]},
+        "chance": runs.chance(reports["HBI"][0]),
         "test_videos": test["videos"],
         "twin_videos": twins["videos"],
         "runs": figures,

@@ -11,9 +11,13 @@ import json
 import pathlib
 import re
 
+from hbi_jax.ablations import TABLES
+from hbi_jax.evaluate.ablation import Ablation, spread
+from hbi_jax.visualize.ablations import plot_ablation
+
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/differences.md", "docs/pretrained.md")
+DOCUMENTS = ("README.md", "docs/performance.md", "docs/differences.md", "docs/pretrained.md", "docs/ablations.md")
 _MARKED = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 
 
@@ -24,12 +28,6 @@ def _load(name: str) -> dict:
 def _table(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _spread(figure: dict) -> str:
-    """A mean with the smallest and the largest, where several were measured."""
-    mean, low, high = (f"{figure[name]:.1f}" for name in ("mean", "min", "max"))
-    return mean if low == high == mean else f"{mean} ({low} to {high})"
 
 
 def _seeds(result: dict) -> str:
@@ -52,7 +50,7 @@ def quickstart() -> str:
         "v2t R@1": "video to text R@1",
         "in-group accuracy": "right among 4 near-twins",
     }
-    rows = [[method, *(_spread(row[name]) for name in names)] for method, row in result["table"].items()]
+    rows = [[method, *(spread(row[name]) for name in names)] for method, row in result["table"].items()]
     rows.append(["chance", *(f"{result['chance'][name]:.1f}" for name in names)])
     table = _table(["percent, mean (smallest to largest)", *names.values()], rows)
     return (
@@ -175,7 +173,7 @@ def teachers() -> str:
                 f"{correlation:.2f}",
                 f"{top1:.0f} %",
                 f"{step[teacher]['median_ms']:.0f} ms ({step[teacher]['min_ms']:.0f} to {step[teacher]['max_ms']:.0f})",
-                *(_spread(figures[name]) for name in names),
+                *(spread(figures[name]) for name in names),
             ]
         )
     header = ["teacher", "label error", "correlation", "same best frame", "time of a step", *names.values()]
@@ -206,7 +204,29 @@ def load() -> str:
     return f"{table}\n\nEach in a process of its own, {result['calls']} times; {_where(result)}."
 
 
+def _ablations() -> dict[str, Ablation]:
+    """The tables that were run, by name."""
+    paths = {name: RESULTS / f"ablation_{name}.json" for name in TABLES}
+    return {name: Ablation.from_json(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def ablations() -> str:
+    """Every table of `python -m hbi_jax.ablate` whose JSON was put beside the other results."""
+    blocks = []
+    for name, table in _ablations().items():
+        blocks += [f"## {table.title}", f"![{table.title}](images/ablation_{name}.png)", table.markdown()]
+    return "\n\n".join(blocks) or "Not measured yet."
+
+
+def draw_ablations() -> None:
+    """The pictures of `ablations`."""
+    for name, table in _ablations().items():
+        models = {line.name: list(line.runs.values()) for line in table.lines}
+        plot_ablation(table.title, models, table.chance, ROOT / "docs" / "images" / f"ablation_{name}.png")
+
+
 FIGURES = {
+    "ablations": ablations,
     "quickstart": quickstart,
     "fresh_quickstart": fresh_quickstart,
     "train_step": train_step,
@@ -228,6 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="change the documents")
     if parser.parse_args().write:
+        draw_ablations()
         for name in DOCUMENTS:
             path = ROOT / name
             path.write_text(updated(path.read_text()))

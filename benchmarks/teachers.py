@@ -15,10 +15,10 @@ import time
 import jax
 import numpy as np
 
-from benchmarks import runs
 from benchmarks.harness import write
 from configs.quickstart import get_config
-from hbi_jax import build
+from hbi_jax import build, runs
+from hbi_jax.evaluate.ablation import summary
 from hbi_jax.parallel import make_mesh, put_batch
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import init_state, state_shardings
@@ -97,9 +97,7 @@ def main() -> None:
         "label_scale": config["loss"]["interaction_scale"],
         "num_samples": config["estimator"]["num_samples"],
         "pretraining_seconds": pretraining["training"]["seconds"],
-        "table": {
-            teacher: runs.summary([runs.figures(report) for report in rows]) for teacher, rows in reports.items()
-        },
+        "table": {teacher: summary([runs.figures(report) for report in rows]) for teacher, rows in reports.items()},
         "step": {teacher: step_ms(teacher, estimator) for teacher in TEACHERS},
         "batch_size": config["train"]["batch_size"],
         "test_videos": reports["exact"][0]["galleries"][0]["videos"],

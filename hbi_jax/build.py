@@ -17,15 +17,20 @@ from hbi_jax.config import ConfigError
 from hbi_jax.data import shapes
 from hbi_jax.data.answers import Vocabulary
 from hbi_jax.data.augment import AUGMENTATIONS, Augmentation
-from hbi_jax.data.datasets import Split, load_split
+from hbi_jax.data.datasets import GALLERIES, Split, load_split
+from hbi_jax.data.prepared import Prepared, Settings, relocated
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.evaluate.answers import AnswerEvaluator
+from hbi_jax.evaluate.captions import CaptionEvaluator
 from hbi_jax.evaluate.retrieval import RetrievalEvaluator
 from hbi_jax.models.answer import AnswerHBI
+from hbi_jax.models.caption import CaptionHBI
 from hbi_jax.models.clip import CLIPConfig
+from hbi_jax.models.decoding import Decoding
 from hbi_jax.models.hbi import HBI, HBIConfig, Level
 from hbi_jax.train.answers import AnswerLossConfig, answer_loss
+from hbi_jax.train.captions import CaptionLossConfig, caption_loss
 from hbi_jax.train.loop import LoopConfig
 from hbi_jax.train.objective import LossConfig, retrieval_loss
 from hbi_jax.train.optimizer import OptimizerConfig
@@ -34,13 +39,17 @@ from hbi_jax.train.teacher import Teacher, estimator_teacher, exact_teacher, sam
 from hbi_jax.types import Batch
 from hbi_jax.weights import load_weights
 
-_Loss = TypeVar("_Loss", LossConfig, AnswerLossConfig)
+_Loss = TypeVar("_Loss", LossConfig, AnswerLossConfig, CaptionLossConfig)
 
 
 def _plain(section: ConfigDict, **changes: object) -> dict:
     """The section's fields, lists as tuples, some of them replaced."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in section.items()}
-    return {**fields, **changes}
+    return {**{name: _frozen(value) for name, value in section.items()}, **changes}
+
+
+def _frozen(value: object) -> object:
+    """Lists as tuples, at any depth."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def model(config: ConfigDict) -> HBI:
@@ -52,6 +61,16 @@ def answer_model(config: ConfigDict, num_answers: int) -> AnswerHBI:
     """The model of `config.model` with the answer heads of `config.answers`."""
     answers = config.answers
     return AnswerHBI(_hbi_config(config), num_answers, answers.dropout_rate, answers.question_only)
+
+
+def caption_model(config: ConfigDict) -> CaptionHBI:
+    """The model of `config.model` with the decoder of `config.captions`."""
+    return CaptionHBI(_hbi_config(config), config.captions.decoder_layers, config.captions.dropout_rate)
+
+
+def decoding(config: ConfigDict) -> Decoding:
+    """How `config.captions` makes captions."""
+    return Decoding(**{field.name: config.captions[field.name] for field in dataclasses.fields(Decoding)})
 
 
 def _hbi_config(config: ConfigDict) -> HBIConfig:
@@ -115,9 +134,14 @@ def answer_loss_fn(answer_hbi: AnswerHBI, config: ConfigDict) -> LossFn:
     return functools.partial(answer_loss, answer_hbi, _weights(AnswerLossConfig, config), teacher(config))
 
 
+def caption_loss_fn(caption_hbi: CaptionHBI, config: ConfigDict) -> LossFn:
+    """The objective of `config.loss` for captions."""
+    return functools.partial(caption_loss, caption_hbi, _weights(CaptionLossConfig, config), teacher(config))
+
+
 def _weights(kind: type[_Loss], config: ConfigDict) -> _Loss:
     """Those fields of `config.loss` that an objective has."""
-    return kind(**{field.name: config.loss[field.name] for field in dataclasses.fields(kind)})
+    return kind(**{field.name: _frozen(config.loss[field.name]) for field in dataclasses.fields(kind)})
 
 
 def optimizer(config: ConfigDict) -> OptimizerConfig:
@@ -142,6 +166,11 @@ def retrieval_evaluator(hbi: HBI, config: ConfigDict, mesh: Mesh) -> RetrievalEv
 def answer_evaluator(answer_hbi: AnswerHBI, config: ConfigDict, mesh: Mesh) -> AnswerEvaluator:
     """Answers the questions of a split as `config.eval` says."""
     return AnswerEvaluator(answer_hbi, mesh, config.eval.batch_size, tuple(config.eval.level_rates))
+
+
+def caption_evaluator(caption_hbi: CaptionHBI, config: ConfigDict, mesh: Mesh) -> CaptionEvaluator:
+    """Captions the videos of a split."""
+    return CaptionEvaluator(caption_hbi, mesh, config.eval.batch_size, tokenizer(config))
 
 
 def abstract_batch(config: ConfigDict) -> Batch:
@@ -173,7 +202,7 @@ def init_params(hbi: HBI, config: ConfigDict) -> PyTree:
 
 
 def folder(config: ConfigDict, field: str, workdir: str) -> pathlib.Path:
-    """The folder that `config.data.annotations` or `config.data.videos` names.
+    """The folder that `config.data.annotations`, `config.data.videos` or `config.data.prepared` names.
 
     Raises:
       ConfigError: If it is not set.
@@ -186,23 +215,38 @@ def folder(config: ConfigDict, field: str, workdir: str) -> pathlib.Path:
     return pathlib.Path(value.replace("{workdir}", workdir)).expanduser()
 
 
+def galleries(config: ConfigDict) -> tuple[str, ...]:
+    """Names of the galleries: those of the configuration, or else the data set's own."""
+    return tuple(config.data.galleries or GALLERIES[config.data.dataset])
+
+
+def has_validation(config: ConfigDict) -> bool:
+    """Whether `val` is a split."""
+    return bool(config.data.val_list or config.data.num_val_videos or config.data.protocol == "published")
+
+
 def split(config: ConfigDict, name: str, workdir: str) -> Split:
-    """Reads the annotations of one split or gallery.
+    """Reads the annotations of one split or gallery; `val` of the published protocol is the first gallery.
+
+    Where `config.data.prepared` is set, the video files are those of that folder.
 
     Raises:
       ConfigError: If the folders are not set.
       DataError: If the annotations are not what they should be.
     """
-    return load_split(
+    published = name == "val" and config.data.protocol == "published"
+    videos = folder(config, "videos", workdir)
+    records = load_split(
         config.data.dataset,
-        name,
+        galleries(config)[0] if published else name,
         annotations=folder(config, "annotations", workdir),
-        videos=folder(config, "videos", workdir),
+        videos=videos,
         train_list=config.data.train_list,
         val_list=config.data.val_list,
         num_val_videos=config.data.num_val_videos,
         galleries=dict(config.data.galleries),
     )
+    return relocated(records, videos, folder(config, "prepared", workdir)) if config.data.prepared else records
 
 
 def vocabulary(config: ConfigDict, workdir: str) -> Vocabulary:
@@ -225,7 +269,11 @@ def tokenizer(config: ConfigDict) -> Tokenizer:
 
 
 def source(config: ConfigDict, records: Split) -> Source:
-    """The rows of a split."""
+    """The rows of a split.
+
+    Raises:
+      DataError: If the records are in a prepared folder that has not what they or the configuration need.
+    """
     return Source(
         records,
         tokenizer(config),
@@ -234,7 +282,15 @@ def source(config: ConfigDict, records: Split) -> Source:
         frames_per_second=config.data.frames_per_second,
         cache_gib=config.data.cache_gib,
         max_unreadable_rate=config.data.max_unreadable_rate,
+        video_timeout=config.data.video_timeout,
+        captions_per_video=config.data.captions_per_video,
+        prepared=Prepared.holding(records.videos[0].path) if config.data.prepared else None,
     )
+
+
+def prepare_settings(config: ConfigDict) -> Settings:
+    """How `config.data` prepares videos."""
+    return Settings(config.data.frames_per_second, **config.data.prepare)
 
 
 def augmentation(config: ConfigDict) -> Augmentation | None:

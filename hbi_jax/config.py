@@ -110,10 +110,12 @@ def default_config() -> ConfigDict:
     # folder. Nothing: the video files.
     config.data.prepared = ""
     # How `python -m hbi_jax.data prepare` writes them: short side of the frames, in pixels, at least
-    # model.clip.image_size (smaller videos keep their size), and quality of the JPEGs, in 1..100.
+    # model.clip.image_size (smaller videos keep their size), and quality of the JPEGs, in 1..99 (100: PNGs, no loss).
     config.data.prepare = ConfigDict({"short_side": 224, "quality": 95})
     # Share of a split's videos that may be unreadable, in 0..1; above it the run stops with their names.
     config.data.max_unreadable_rate = 0.01
+    # Processor time in seconds after which a video counts as unreadable; 0: never.
+    config.data.video_timeout = 120.0
     # Decoded clips kept in memory, in GiB, so that each is decoded once and not once an epoch; 0: none.
     config.data.cache_gib = 0.0
     # Processes that decode (0: threads of this one), and threads of each.
@@ -254,6 +256,8 @@ def default_config() -> ConfigDict:
     config.eval.querybank_size = 1000
     # The report's table also gets the same model untrained, and mean-pooled features.
     config.eval.baselines = True
+    # Of task=answers: the work folder of a run with answers.question_only, whose figures the table then has, too.
+    config.eval.question_only_run = ""
     # Test videos drawn with their interaction.
     config.eval.num_pictures = 4
 
@@ -294,6 +298,7 @@ _LEAST = {
     "model.header_features": 1,
     "data.num_val_videos": 0,
     "data.cache_gib": 0,
+    "data.video_timeout": 0,
     "data.prepare.short_side": 1,
     "data.prepare.quality": 1,
     "data.num_workers": 0,

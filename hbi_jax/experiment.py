@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from hbi_jax import __version__, build
 from hbi_jax.config import ConfigError, default_config, validate
 from hbi_jax.data import shapes
-from hbi_jax.data.datasets import Split
+from hbi_jax.data.datasets import DataError, Split
 from hbi_jax.data.source import Source
 from hbi_jax.evaluate import report as reports
 from hbi_jax.parallel import DATA_AXIS, make_mesh, put_batch
@@ -112,14 +112,12 @@ def train(setup: Setup) -> None:
     """
     config, task = setup.config, setup.task
     source = task.source("train")
-    validation = task.source("val") if config.data.val_list or config.data.num_val_videos else None
-    shared = []
+    validation = task.source("val") if build.has_validation(config) else None
     for gallery in task.galleries:
         # What is wrong with a gallery is better told now than after the training.
         records = build.split(config, gallery, str(setup.workdir))
-        if validation is not None and _video_ids(validation.split) & _video_ids(records):
-            shared.append(gallery)
-            _log.warning("the validation split shares videos with gallery %r: its figures will be selected on", gallery)
+        if validation is not None and config.data.protocol == "held_out":
+            _check_held_out(validation.split, records)
     loop_config = build.loop(config, len(source.split.records))
     optimizer_config = build.optimizer(config)
     tx = make_optimizer(optimizer_config, jax.eval_shape(task.init_params), loop_config.num_steps)
@@ -182,7 +180,8 @@ def train(setup: Setup) -> None:
         facts = {
             "training": dataclasses.asdict(training),
             "unreadable": source.unreadable,
-            "selection": _selection(validation, shared),
+            "selection": _selection(setup, validation),
+            "truncated": task.truncated,
         }
         (setup.workdir / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -250,17 +249,29 @@ def _claim_workdir(setup: Setup, resumes: bool) -> None:
         setup.task.claim_workdir()
 
 
-def _selection(validation: Source | None, shared: list[str]) -> str:
-    """How the checkpoint was chosen; `shared` are the galleries that have videos of the validation split."""
+def _check_held_out(validation: Split, gallery: Split) -> None:
+    """Raises where a checkpoint would be selected by the videos that it is then measured on."""
+    shared = sorted({video.video_id for video in validation.videos} & {video.video_id for video in gallery.videos})
+    if shared:
+        raise DataError(
+            "the validation split",
+            f"{len(shared)} videos that gallery {gallery.name!r} has too, such as {shared[0]!r}",
+            "none, where config.data.protocol='held_out'",
+            "choose another config.data.val_list; to select by the gallery itself, as published code does, empty that "
+            "and set config.data.protocol=published",
+        )
+
+
+def _selection(setup: Setup, validation: Source | None) -> str:
+    """How the checkpoint was chosen."""
     if validation is None:
         return "There was no validation split: the checkpoint is the last one."
-    if shared:
-        return f"The checkpoint is the best by a validation split that shares videos with {', '.join(shared)}."
+    if setup.config.data.protocol == "published":
+        return (
+            f"The checkpoint is the best by gallery {setup.task.galleries[0]!r} itself, as in published code "
+            "(config.data.protocol='published'): the figures of that gallery are selected on."
+        )
     return "The checkpoint is the best by the validation split, which shares no video with any gallery."
-
-
-def _video_ids(split: Split) -> set[str]:
-    return {record.video_id for record in split.videos}
 
 
 def _measure_pipeline(setup: Setup) -> float:
@@ -306,10 +317,13 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
     config, training, metrics = setup.config, None, setup.workdir / "metrics.jsonl"
     unreadable, pictures, protocol = results.unreadable, list(results.pictures), list(results.protocol)
+    truncated = setup.task.truncated
     if of_this_run and (setup.workdir / "training.json").exists():
         facts = json.loads((setup.workdir / "training.json").read_text())
         training, unreadable = reports.Training(**facts["training"]), unreadable | facts["unreadable"]
         protocol.append(facts["selection"])
+        truncated = facts.get("truncated", {}) | truncated
+    protocol += [f"{sentence}." for sentence in truncated.values()]
     if of_this_run and metrics.exists():
         curves = setup.workdir / "pictures" / "training.png"
         plot_training(metrics, curves)

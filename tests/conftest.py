@@ -32,3 +32,27 @@ def finished(world, tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("finished")
     run(tiny_config(world), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def answered(world, tmp_path_factory) -> pathlib.Path:
+    """The work folder of a tiny run that learnt to answer questions."""
+    from tests.tiny_answers import tiny_answers
+    from tests.tiny_run import run
+
+    workdir = tmp_path_factory.mktemp("answers")
+    run(tiny_answers(world), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def captioned(world, tmp_path_factory) -> pathlib.Path:
+    """The work folder of a tiny run that learnt to caption, scored where no Java is found: that takes seconds."""
+    from tests.tiny_captions import tiny_captions
+    from tests.tiny_run import run
+
+    workdir = tmp_path_factory.mktemp("captions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", "")
+        run(tiny_captions(world), workdir)
+    return workdir

@@ -18,6 +18,7 @@ from etils import epath
 from hbi_jax import build
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.config import ConfigError, default_config, read_config, validate
+from hbi_jax.data.datasets import LOADERS
 from hbi_jax.parallel import make_mesh
 from hbi_jax.pretrained import Pretrained, save
 from hbi_jax.tasks import make_task
@@ -60,6 +61,10 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"data__num_threads": 0}, "config.data.num_threads=0: wanted 1 or more"),
         ({"eval__video_block": 0}, "config.eval.video_block=0: wanted 1 or more"),
         ({"mesh__model": 0}, "config.mesh.model=0: wanted 1 or more"),
+        ({"eval__querybank_size": 0}, "config.eval.querybank_size=0: wanted 1 or more"),
+        ({"eval__querybank_temperature": 0.0}, "config.eval.querybank_temperature=0.0: wanted more than 0"),
+        ({"eval__dual_softmax_temperature": -1.0}, "config.eval.dual_softmax_temperature=-1.0: wanted more than 0"),
+        ({"eval__normalize": ("sinkhorn",)}, "config.eval.normalize=('sinkhorn',): wanted a tuple of 'dual_softmax'"),
         ({"optimizer__learning_rate": -1e-3}, "config.optimizer.learning_rate=-0.001: wanted 0 or more"),
         ({"optimizer__weight_decay": -0.1}, "config.optimizer.weight_decay=-0.1: wanted 0 or more"),
         ({"optimizer__learning_rate": math.nan}, "config.optimizer.learning_rate=nan: wanted 0 or more"),
@@ -71,6 +76,7 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"optimizer__b1": 1.5}, "config.optimizer.b1=1.5: wanted a share in 0..1"),
         ({"optimizer__warmup_rate": 10.0}, "config.optimizer.warmup_rate=10.0: wanted a share in 0..1; write 0.01"),
         ({"data__max_unreadable_rate": -0.1}, "config.data.max_unreadable_rate=-0.1: wanted a share in 0..1"),
+        ({"data__video_timeout": -1.0}, "config.data.video_timeout=-1.0: wanted 0 or more"),
         ({"model__header": "rnn"}, "config.model.header='rnn': wanted one of 'none', 'mlp', 'cnn', 'mlp_sa', 'cnn_sa'"),
         ({"model__dtype": "float16"}, "config.model.dtype='float16': wanted one of 'float32', 'bfloat16'; choose"),
         ({"loss__teacher": "random"}, "config.loss.teacher='random': wanted one of 'exact'"),
@@ -90,23 +96,50 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"answers__top_answers": -1}, "config.answers.top_answers=-1: wanted 0 or more"),
         ({"answers__min_count": 0}, "config.answers.min_count=0: wanted 1 or more"),
         ({"answers__dropout_rate": 1.5}, "config.answers.dropout_rate=1.5: wanted a share in 0..1"),
+        ({"loss__caption_weight": -1.0}, "config.loss.caption_weight=-1.0: wanted 0 or more"),
+        ({"loss__label_smoothing": 1.5}, "config.loss.label_smoothing=1.5: wanted a share in 0..1"),
+        ({"captions__decoder_layers": 0}, "config.captions.decoder_layers=0: wanted 1 or more"),
+        ({"captions__dropout_rate": -0.1}, "config.captions.dropout_rate=-0.1: wanted a share in 0..1"),
+        ({"captions__method": "guess"}, "config.captions.method='guess': wanted one of 'greedy', 'beam', 'sample'"),
+        ({"captions__max_words": 2}, "config.captions.max_words=2: wanted 3 or more"),
+        ({"captions__num_beams": 0}, "config.captions.num_beams=0: wanted 1 or more"),
+        ({"captions__length_penalty": -1.0}, "config.captions.length_penalty=-1.0: wanted 0 or more"),
+        ({"captions__num_samples": 0}, "config.captions.num_samples=0: wanted 1 or more"),
+        ({"captions__temperature": 0.0}, "config.captions.temperature=0.0: wanted more than 0"),
+        ({"captions__top_k": -1}, "config.captions.top_k=-1: wanted 0 or more"),
+        ({"captions__top_p": 0.0}, "config.captions.top_p=0.0: wanted more than 0"),
+        ({"captions__top_p": 1.5}, "config.captions.top_p=1.5: wanted a share in 0..1"),
         ({"data__augmentation": "mixup"}, "config.data.augmentation='mixup': wanted one of 'none', 'rand_augment'"),
         ({"data__rand_augment__num_ops": -1}, "config.data.rand_augment.num_ops=-1: wanted 0 or more"),
         ({"data__rand_augment__magnitude": 11.0}, "config.data.rand_augment.magnitude=11.0: wanted 10 or less"),
         ({"data__crop_flip__min_area": 0.0}, "config.data.crop_flip.min_area=0.0: wanted more than 0"),
         ({"data__crop_flip__flip_rate": 2.0}, "config.data.crop_flip.flip_rate=2.0: wanted a share in 0..1"),
-        ({"data__dataset": "imagenet"}, "config.data.dataset='imagenet': wanted one of 'activitynet', 'msrvtt'"),
+        ({"data__dataset": "imagenet"}, "config.data.dataset='imagenet': wanted one of 'activitynet', "),
+        ({"data__protocol": "test"}, "config.data.protocol='test': wanted one of 'held_out', 'published'"),
         ({"data__render": "cubes"}, "config.data.render='cubes': wanted one of '', 'shapes'"),
         ({"eval__best_metric": "t2v/R@2"}, "config.eval.best_metric='t2v/R@2': wanted one of 't2v/R@1'"),
         ({"optimizer__frozen": ("ok", "(")}, "config.optimizer.frozen has '(': wanted a regular expression"),
         # A field against another.
+        (
+            {"data__protocol": "published", "data__num_val_videos": 5},
+            "config.data.protocol='published': wanted 'held_out' where config.data.val_list='' and num_val_videos=5",
+        ),
         (
             {"data__augmentation": "crop_flip", "data__cache_gib": 1.0},
             "config.data.cache_gib=1.0: wanted 0 where config.data.augmentation is set",
         ),
         (
             {"task": "answers", "eval__best_metric": "accuracy"},
-            "config.data.dataset='msrvtt': wanted one of 'msrvtt_qa', which have questions, where config.task=",
+            "config.data.dataset='msrvtt': wanted one of 'activitynet_qa', 'msrvtt_qa', 'msvd_qa', which have "
+            "questions, where config.task=",
+        ),
+        (
+            {"task": "captions"},
+            "config.eval.best_metric='t2v/R@1': wanted one of 'CIDEr', 'ROUGE-L', 'BLEU-4', 'first_event/accuracy', ",
+        ),
+        (
+            {"task": "captions", "eval__best_metric": "CIDEr", "data__dataset": "msvd_qa"},
+            "config.data.dataset='msvd_qa': wanted a data set of captions",
         ),
         (
             {"task": "estimator"},
@@ -255,7 +288,7 @@ def estimator(tmp_path_factory):
 
 
 # A term of the loss that every level has.
-TERMS = {"retrieval": "contrastive", "estimator": "squared_error", "answers": "answer"}
+TERMS = {"retrieval": "contrastive", "estimator": "squared_error", "answers": "answer", "captions": "contrastive"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -281,6 +314,12 @@ def test_every_file_builds_a_training_step(name, estimator, tmp_path):
     levels, term = [level[0] for level in config.model.levels], TERMS[config.task]
     assert {f"loss/{level}/{term}" for level in levels} <= scalars.keys()
     assert {(x.shape, str(x.dtype)) for x in scalars.values()} == {((), "float32")}
+
+
+def test_every_data_set_can_be_chosen_and_has_a_configuration():
+    for name in LOADERS:
+        validate(changed(data__dataset=name))
+    assert {load(name).data.dataset for name in CONFIGS} == set(LOADERS)
 
 
 def test_the_paper_s_model_has_the_size_of_vit_b_32():

@@ -78,7 +78,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
     wanted = metadata.get_all("Requires-Dist")
     assert any(line.startswith("optax") for line in wanted)
-    assert {"cuda", "tpu", "dev"} == set(metadata.get_all("Provides-Extra"))
+    assert {"cuda", "tpu", "caption", "dev"} == set(metadata.get_all("Provides-Extra"))
     assert "hbi-jax = hbi_jax.main:run" in archive.read(f"{about}/entry_points.txt").decode()
 
 

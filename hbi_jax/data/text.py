@@ -18,6 +18,9 @@ _VOCABULARY = "assets/bpe_simple_vocab_16e6.txt.gz"
 # "<|endoftext|>" of a caption into the control token, which would end the sentence there; here it stays text.
 _WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+# A blank that no sentence has: before the end of a contraction or of a clause.
+_NO_BLANK = re.compile(r"(?<=\w) (?='(?:s|t|re|ve|m|ll|d)\b|[,.;:!?](?:\s|$))")
+
 
 class Tokenizer:
     """Turns captions into CLIP's token ids, all of the same length.
@@ -62,11 +65,14 @@ class Tokenizer:
         return sum(len(words) > self.num_words - 2 for words in _words(texts))
 
     def decode(self, token_ids: Sequence[int] | Int[np.ndarray, " t"]) -> str:
-        """The cleaned text that a row of ids stands for, up to the first end token."""
+        """The cleaned text that a row of ids stands for, up to the first end token.
+
+        Blanks are where English has them: CLIP's table does not tell "a dog, then" from "a dog , then".
+        """
         ids = [int(token_id) for token_id in token_ids]
         ids = ids[: ids.index(END)] if END in ids else ids
         text = _byte_pairs().decode([token_id for token_id in ids if token_id != START])
-        return text.replace("</w>", " ").strip()
+        return _NO_BLANK.sub("", text.replace("</w>", " ")).strip()
 
 
 def clean(text: str) -> str:

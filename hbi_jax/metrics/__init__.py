@@ -2,6 +2,7 @@
 
 from hbi_jax.metrics.answers import Accuracy, answer_accuracy
 from hbi_jax.metrics.interaction import Agreement, agreement
+from hbi_jax.metrics.normalization import Directed, dual_softmax, querybank
 from hbi_jax.metrics.retrieval import (
     chance_metrics,
     group_accuracy,
@@ -14,11 +15,14 @@ from hbi_jax.metrics.retrieval import (
 __all__ = [
     "Accuracy",
     "Agreement",
+    "Directed",
     "agreement",
     "answer_accuracy",
     "chance_metrics",
+    "dual_softmax",
     "group_accuracy",
     "group_chance",
+    "querybank",
     "ranks",
     "retrieval_metrics",
     "summarize",

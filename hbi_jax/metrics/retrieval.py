@@ -56,7 +56,7 @@ def retrieval_metrics(
     similarity: Float[np.ndarray, "a b"],
     text_to_video: Int[np.ndarray, " a"],
     *,
-    group_captions: bool = False,
+    group_captions: bool = True,
 ) -> dict[str, dict[str, float] | float]:
     """Metrics of text-to-video and video-to-text retrieval over one gallery.
 
@@ -67,9 +67,10 @@ def retrieval_metrics(
     Args:
       similarity: Score of every text (row) with every video (column).
       text_to_video: Column of each text's video. Every video needs at least one text.
-      group_captions: Video to text only. False: every foreign caption above the best own one costs a rank.
-        True: the captions of one foreign video cost one rank together, as published multi-caption evaluation
-        (MSVD) counts. R@1 is the same either way, and with one caption a video everything is.
+      group_captions: Video to text only. True: the captions of one foreign video cost one rank together, as
+        published multi-caption evaluation (MSVD) counts, so that the candidates are as many as the videos. False:
+        every foreign caption above the best own one costs a rank. R@1 is the same either way, and with one
+        caption a video everything is.
 
     Returns:
       `t2v` and `v2t`, each as `summarize` gives it, and `Rsum` = the sum of R@1, R@5 and R@10 of both

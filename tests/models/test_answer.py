@@ -75,17 +75,18 @@ def params():
     return random_params(MODEL, BATCH)
 
 
+def apart(model, params, batch, *rates):
+    """Answers to questions and videos that were encoded apart."""
+    text = model.apply(params, batch.token_ids, batch.text_mask, method=HBI.encode_text)
+    video = model.apply(params, batch.frames, batch.frame_mask, method=HBI.encode_video)
+    return [model.apply(params, text, video, rate, method=AnswerHBI.answer_questions) for rate in rates]
+
+
 @pytest.fixture(scope="module")
 def answered(params):
     def run(params, batch, key):
-        text = MODEL.apply(params, batch.token_ids, batch.text_mask, method=HBI.encode_text)
-        video = MODEL.apply(params, batch.frames, batch.frame_mask, method=HBI.encode_video)
         dropped = MODEL.apply(params, batch, deterministic=False, rngs={"dropout": key})[1]
-        sums = [
-            MODEL.apply(params, text, video, rates, method=AnswerHBI.answer_questions)
-            for rates in ((1.0, 0.0), (0.6, 0.4))
-        ]
-        return MODEL.apply(params, batch), dropped, sums
+        return MODEL.apply(params, batch), dropped, apart(MODEL, params, batch, (1.0, 0.0), (0.6, 0.4))
 
     return jax.jit(run)(params, BATCH, jax.random.key(0))
 
@@ -114,3 +115,17 @@ def test_dropout_drops_in_training_alone(answered):
     """Half of what goes into the classifier, so that the answers change visibly."""
     (_, answers), dropped, _ = answered
     assert np.abs(answers["entity"] - dropped["entity"]).max() > 0.1
+
+
+def test_reconstructed_tokens_are_what_is_answered_from():
+    """Encoded apart as in training, and neither as without reconstruction."""
+    model = AnswerHBI(dataclasses.replace(SMALL, reconstruction=True, gate_features=4), num_answers=ANSWERS)
+    params, rates = random_params(model, BATCH), (0.6, 0.4)
+
+    @jax.jit
+    def run(params, batch):
+        return model.apply(params, batch)[1], *apart(model, params, batch, rates), *apart(MODEL, params, batch, rates)
+
+    answers, both, plain = run(params, BATCH)
+    np.testing.assert_allclose(both, 0.6 * answers["entity"] + 0.4 * answers["action"], atol=1e-5)
+    assert np.abs(both - plain).max() > 1e-2
