@@ -50,6 +50,7 @@ FREE_FIELDS = (
     "data.num_workers",
     "data.num_threads",
     "data.cache_gib",
+    "data.video_timeout",
     "train.log_every",
     "eval",
     "mesh",

@@ -296,29 +296,26 @@ def test_wrong_flags_are_answered_in_one_line(arguments, message, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_small_table_from_beginning_to_end(tmp_path):
-    """Told to stop in the first run, it waits until that has saved; the same command goes on."""
+def test_a_table_of_real_runs_is_stopped_and_goes_on(tmp_path):
+    """Told to stop in the first run, it waits until that has saved; started again, it goes on from there."""
     fields = [f"--config.{name}={value}" for name, value in TINY.items()]
-    arguments = ("--table=versions", "--seeds=3", f"--workdir={tmp_path}", *fields)
-    process = command(*arguments)
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("*/checkpoints/2")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert "stopping; the same command goes on" in process.communicate()[0]
-    assert process.returncode == 128 + signal.SIGTERM
-    (log,) = tmp_path.glob("contrastive-only-3-*/log.txt")
-    assert "SIGTERM received: saving" in log.read_text()
 
-    process = command(*arguments)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert "run 3 of 3: V2, seed 3, in " in output
+    def run_until(pattern):
+        process = command("--table=versions", "--seeds=3", f"--workdir={tmp_path}", *fields)
+        while not list(tmp_path.glob(pattern)) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate()
+        assert "stopping; the same command goes on" in output
+        assert process.returncode == 128 + signal.SIGTERM
+        return output
+
+    run_until("contrastive-only-3-*/checkpoints/2")
+    (log,) = tmp_path.glob("*/log.txt")
+    assert "SIGTERM received: saving" in log.read_text()
+    assert "3 runs, 0 of them finished" in run_until("ablation_versions.md")
     assert "going on from step" in log.read_text()
-    assert len(list(tmp_path.glob("*/report.json"))) == 3
-    assert len(list(tmp_path.glob("data/MSRVTT_data.json"))) == 1
-    lines = Ablation.from_json((tmp_path / "ablation_versions.json").read_text()).lines
-    assert [line.name for line in lines] == ["contrastive only", "V1", "V2"]
-    for line in lines:
-        assert 0 <= line.runs["3"]["in-group accuracy"] <= 100
-        assert line.failed == {}
+    assert (tmp_path / "data" / "MSRVTT_data.json").exists()
+    baseline, *others = Ablation.from_json((tmp_path / "ablation_versions.json").read_text()).lines
+    assert 0 <= baseline.runs["3"]["in-group accuracy"] <= 100
+    assert all(not line.runs and not line.failed for line in others)

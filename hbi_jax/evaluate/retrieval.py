@@ -173,5 +173,5 @@ def gallery_metrics(similarity: Float[np.ndarray, "a b"], gallery: Gallery) -> d
     """Metrics of both directions and, where there are groups of near-twins, the accuracy within them."""
     metrics = retrieval_metrics(similarity, gallery.text_to_video)
     if gallery.groups is not None:
-        metrics["group_accuracy"] = group_accuracy(similarity[:, gallery.text_to_video], gallery.groups)
+        metrics["group_accuracy"] = group_accuracy(similarity, gallery.text_to_video, gallery.groups)
     return metrics

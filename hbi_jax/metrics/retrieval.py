@@ -116,15 +116,18 @@ def chance_metrics(num_candidates: int) -> dict[str, dict[str, float] | float]:
     return {"t2v": direction, "v2t": dict(direction), "Rsum": _rsum(direction, direction)}
 
 
-def group_accuracy(similarity: Float[np.ndarray, "n n"], groups: Int[np.ndarray, " n"]) -> float:
+def group_accuracy(
+    similarity: Float[np.ndarray, "a b"], text_to_video: Int[np.ndarray, " a"], groups: Int[np.ndarray, " a"]
+) -> float:
     """Share of texts that score their own video above all other videos of their group, in percent.
 
     Made for groups of near-twins: videos that share their entities and differ in action or order. Ties count
-    as wrong. A group of one is right by definition; `group_chance` allows for it.
+    as wrong. A group of one video is right by definition; `group_chance` allows for it.
 
     Args:
-      similarity: Score of every text (row) with every video (column); text `i` belongs to video `i`.
-      groups: Group of each video.
+      similarity: Score of every text (row) with every video (column).
+      text_to_video: The column that belongs to each row.
+      groups: Group of each row's video.
 
     Returns:
       Percent of rows.
@@ -134,17 +137,18 @@ def group_accuracy(similarity: Float[np.ndarray, "n n"], groups: Int[np.ndarray,
     """
     _check_scores(similarity)
     _check_rows(groups)
-    rival = groups[:, None] == groups
-    np.fill_diagonal(rival, False)
-    beaten = (similarity >= np.diag(similarity)[:, None]) & rival
+    scores = similarity[:, text_to_video]  # of every text with the video of every text
+    rival = (groups[:, None] == groups) & (text_to_video[:, None] != text_to_video)
+    beaten = (scores >= np.diag(scores)[:, None]) & rival
     return 100.0 * float(np.mean(~beaten.any(axis=1)))
 
 
-def group_chance(groups: Int[np.ndarray, " n"]) -> float:
-    """What guessing within the group gives on average: the mean over rows of 1 / group size, in percent.
+def group_chance(text_to_video: Int[np.ndarray, " a"], groups: Int[np.ndarray, " a"]) -> float:
+    """What guessing within the group gives on average: the mean over texts of 1 / videos of the group, in percent.
 
     Args:
-      groups: Group of each video; sizes may differ (an unreadable video leaves its group smaller).
+      text_to_video: The video of each text.
+      groups: Group of each text's video; sizes may differ (an unreadable video leaves its group smaller).
 
     Returns:
       Percent; 25 for groups of four.
@@ -153,8 +157,8 @@ def group_chance(groups: Int[np.ndarray, " n"]) -> float:
       ValueError: There are no rows.
     """
     _check_rows(groups)
-    _, member_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    return 100.0 * float(np.mean(1.0 / sizes[member_of]))
+    sizes = [len(np.unique(text_to_video[groups == group])) for group in groups]
+    return 100.0 * float(np.mean(1.0 / np.asarray(sizes)))
 
 
 def _rsum(t2v: dict[str, float], v2t: dict[str, float]) -> float:

@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 PROTOCOL = (
     "A rank is 1 + the number of better candidates + the number of equal ones: ties count against the method.",
+    "Of a video with several captions each is a query; video to text it counts by the best of them, as one candidate.",
     "Rsum is the sum of R@1, R@5 and R@10 of both directions.",
     "In-group accuracy: how often the right video beats the near-twins of its group, which share its entities.",
 )
@@ -96,7 +97,7 @@ class RetrievalTask(Task):
                     videos=num_videos,
                     chance=chance_metrics(num_videos),
                     rows=rows,
-                    group_chance=None if groups is None else group_chance(groups),
+                    group_chance=None if groups is None else group_chance(encoded.text_to_video, groups),
                 )
             )
             dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}

@@ -126,10 +126,18 @@ def test_group_accuracy_by_hand():
             [0.9, 0.9, 0.1, 0.2, 0.3],  # right
         ]
     )
-    assert group_accuracy(similarity, groups) == pytest.approx(60.0)
-    assert group_chance(groups) == pytest.approx(100 * (1 / 2 + 1 / 2 + 1 / 3 + 1 / 3 + 1 / 3) / 5)
-    assert group_chance(np.repeat(np.arange(5), 4)) == pytest.approx(25.0)
-    assert group_accuracy(np.zeros((8, 8)), np.repeat([0, 1], 4)) == 0.0
+    assert group_accuracy(similarity, np.arange(5), groups) == pytest.approx(60.0)
+    assert group_chance(np.arange(5), groups) == pytest.approx(100 * (1 / 2 + 1 / 2 + 1 / 3 + 1 / 3 + 1 / 3) / 5)
+    assert group_chance(np.arange(20), np.repeat(np.arange(5), 4)) == pytest.approx(25.0)
+    assert group_accuracy(np.zeros((8, 8)), np.arange(8), np.repeat([0, 1], 4)) == 0.0
+
+
+def test_other_captions_of_the_right_video_are_no_rivals():
+    """Two captions of the first video, one of its near-twin: the second caption finds the twin."""
+    similarity = np.array([[0.9, 0.1], [0.2, 0.3], [0.4, 0.8]])
+    text_to_video, groups = np.array([0, 0, 1]), np.zeros(3, int)
+    assert group_accuracy(similarity, text_to_video, groups) == pytest.approx(200 / 3)
+    assert group_chance(text_to_video, groups) == pytest.approx(50.0)
 
 
 def test_bad_input_is_refused():
@@ -139,7 +147,7 @@ def test_bad_input_is_refused():
     for call in (
         lambda: ranks(with_nan, np.arange(3)),
         lambda: retrieval_metrics(with_nan, np.arange(3)),
-        lambda: group_accuracy(with_nan, np.arange(3)),
+        lambda: group_accuracy(with_nan, np.arange(3), np.arange(3)),
     ):
         with pytest.raises(ValueError, match=r"1 NaN of 9 scores \(the first at \[1, 2\]\)"):
             call()
@@ -152,4 +160,4 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="0 queries"):
         summarize(np.array([], int))
     with pytest.raises(ValueError, match="0 rows"):
-        group_chance(np.array([], int))
+        group_chance(np.array([], int), np.array([], int))

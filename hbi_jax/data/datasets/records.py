@@ -9,7 +9,6 @@ from jaxtyping import Int
 
 from hbi_jax.data.text import clean
 
-
 # Of an id or value that goes on and on, this many characters are enough to find it.
 _SHOWN = 600
 
