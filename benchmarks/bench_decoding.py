@@ -4,8 +4,10 @@
 
 Claim: greedy decoding of 32 tokens is at least 5 times as fast as reading the caption so far again for every token.
 Re-computation is measured in two forms, compiled with static shapes as decoding is: `plain` asks the model for the
-logits after every token; `last_word` is the best that it can do, logits after the last token alone. All three have to
-write the same captions, none of which ends before its last token. Beam search is timed beside them.
+logits after every token, and the claim is about it; `last_word` is the best that it can do, logits after the last token
+alone: of a single layer it makes no more than the words' keys and values again, and the product with the vocabulary,
+which is common to both, decides. All three have to write the same captions, none of which ends before its last token.
+Beam search is timed beside them.
 """
 
 import functools

@@ -88,7 +88,11 @@ def translate(source: Source, num_words: int | None = None, num_frames: int | No
 
 
 def published(contents: Contents) -> dict[str, Entry]:
-    """The weights under their published names; those of a CLIP under OpenAI's."""
+    """The weights under their published names; those of a CLIP under OpenAI's.
+
+    Raises:
+      PretrainedError: If the published code has no such model.
+    """
     kind, params, config = contents.kind, contents.part(PARAMS), contents.config
     widths = {}  # features of each network, by the start of its published names
     if kind == "clip":
@@ -102,6 +106,11 @@ def published(contents: Contents) -> dict[str, Entry]:
         layers = *_layers(config["clip"]), hbi.frame_layers
         rows = tables.published_hbi(levels, *layers, net, kind == "answer")
         widths = dict.fromkeys(tables.headers(len(levels)) if net else (), hbi.header_features)
+    if left := sorted(set(params) - {row.ours for row in rows}):
+        raise PretrainedError(
+            f"the published code has no place for {listed(left, most=3)}, which are part of this {KINDS[kind]}; keep "
+            "the folder of hbi_jax, which `hbi_jax.load` reads"
+        )
     out = _theirs(rows, params)
     if beside := contents.part(ESTIMATOR):
         estimator = contents.estimator_config()

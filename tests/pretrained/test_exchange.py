@@ -171,6 +171,19 @@ def test_a_training_script_may_have_wrapped_it(published, hbi):
     assert_same(from_state_dict(parallel).params, hbi.params)
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "left"),
+    [
+        ("caption", {"decoder_layers": 1}, "caption/"),
+        ("hbi", {"reconstruction": True, "gate_features": 4}, "text_gate_"),
+    ],
+)
+def test_a_model_that_was_never_published(kind, fields, left):
+    """Nothing of it is left out in silence."""
+    with pytest.raises(PretrainedError, match=f"the published code has no place for {left}"):
+        to_state_dict(weights(kind, {**HBI, **fields}))
+
+
 def test_an_answer_checkpoint(tmp_path):
     config = {**HBI, "levels": [["entity", 0, 0], ["action", 8, 3], ["event", 1, 1]], "num_answers": 5}
     answers = weights("answer", config)
