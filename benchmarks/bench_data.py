@@ -1,15 +1,15 @@
 """Reading videos for training: `python -m benchmarks.bench_data [--short]`. Writes bench_data.json.
 
-Renders H.264 clips of the size of MSR-VTT's (10 s, 320x240) and larger ones (30 s, 640x360) with key frames close together
-and far apart, and measures, on all cores that it may use:
+Renders H.264 clips of the size of MSR-VTT's (10 s, 320x240) and larger ones (30 s, 640x360), with key frames close
+together and far apart, and measures, with all cores that it may use:
 
-- decoding: clips a second of 12 frames each, resized to 224, ours beside OpenCV's and decord's where these can be imported
-  (`pip install opencv-python-headless decord`, in an environment of their own: the project does not need them), one
-  thread a clip, as many clips at once as there are cores;
+- decoding: clips a second of 12 frames each, resized to 224, ours beside OpenCV's and decord's where these can be
+  imported (`pip install opencv-python-headless decord`, in an environment of their own: the project does not need
+  them), one thread a clip, as many clips at once as there are cores;
 - prepared: the same clips from a folder of `python -m hbi_jax.data prepare`;
-- hidden: how much of a training step of ViT-B/32's size the input pipeline with two worker processes does not hide. The
-  accelerator is simulated by a timed wait;
-- memory: what process and workers hold over 10,000 batches of tiny clips.
+- hidden: how much of a training step of ViT-B/32's size the input pipeline with two worker processes does not hide.
+  The accelerator is simulated by a timed wait;
+- memory: what this process and its workers hold over 10,000 batches of tiny clips.
 """
 
 import argparse
@@ -46,9 +46,9 @@ GOPS = (12, 250)
 SCENES, FILES = 4, 32
 CORES = len(os.sched_getaffinity(0))
 
-# The step that hides the input pipeline: 128 clips of 12 frames, forward and backward, are 40 TFLOP in ViT-B/32 (8.8 GFLOP
-# a frame, three times); 160 TFLOP/s of an accelerator make that 250 ms. A host has 16 cores for each: two of them deliver
-# an eighth of the batch in that time.
+# The step that hides the input pipeline: 128 clips of 12 frames, forward and backward, are 40 TFLOP in ViT-B/32 (8.8
+# GFLOP a frame, three times); an accelerator that makes 160 TFLOP/s takes 250 ms. It has a host of 16 cores: two of
+# them deliver an eighth of the batch.
 STEP_SECONDS, STEP_CLIPS, HOST_CORES, WORKERS = 0.25, 128, 16, 2
 
 Reader = Callable[[pathlib.Path], np.ndarray]
@@ -135,7 +135,7 @@ def readers() -> dict[str, Reader]:
 def clips_per_second(
     reads: Mapping[str, Reader], paths: Sequence[pathlib.Path], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Median, smallest and largest of several rounds. Readers take turns, so that other load on the machine meets all."""
+    """Median, smallest and largest of several rounds; readers take turns, so that what else runs disturbs all."""
     rates: dict[str, list[float]] = {name: [] for name in reads}
     with concurrent.futures.ThreadPoolExecutor(CORES) as pool:
         for call in range(rounds + 1):
@@ -214,18 +214,21 @@ def _ratio(rates: Mapping[str, Mapping[str, float]], one: str, other: str) -> fl
     return round(rates[one]["median"] / rates[other]["median"], 2)
 
 
-def hidden(source: Source, steps: int) -> dict[str, float]:
-    """What a step of the accelerator has to wait for its batch, beyond the steps that fill the buffers."""
+def hidden(source: Source, seconds: float) -> dict[str, float]:
+    """What the accelerator has to wait for a batch; the first third of the time, with its full buffers, is left out."""
     rows, waits = STEP_CLIPS * WORKERS // HOST_CORES, []
     with train_batches(source, rows, seed=0, num_workers=WORKERS, num_threads=1, prefetch=1) as batches:
-        for _ in range(3 * steps):
+        next(batches)  # starts the workers
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
             begun = time.perf_counter()
             next(batches)
             waits.append(time.perf_counter() - begun)
             time.sleep(STEP_SECONDS)
-    waits = waits[-2 * steps :]
+    waits = waits[len(waits) // 3 :]
     return {
         "rows": rows,
+        "steps": len(waits),
         "median_wait_ms": round(1e3 * float(np.median(waits)), 1),
         "p90_wait_ms": round(1e3 * float(np.percentile(waits, 90)), 1),
         "share_not_hidden": round(sum(waits) / (len(waits) * STEP_SECONDS), 4),
@@ -270,7 +273,7 @@ def main() -> None:
         "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"), help="folder of the JSON"
     )
     options = parser.parse_args()
-    rounds, steps, batches = (2, 4, 1000) if options.short else (7, 20, 10_000)
+    rounds, seconds, batches = (2, 4, 1000) if options.short else (7, 15, 10_000)
     versions = {}
     for package in ("av", "opencv-python-headless", "decord", "array_record", "pillow"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -287,7 +290,9 @@ def main() -> None:
             "decoding": compare_decoding(clips, rounds),
             "step": {"seconds": STEP_SECONDS, "clips": STEP_CLIPS, "host_cores": HOST_CORES, "workers": WORKERS},
             "hidden": {
-                f"{name}, {way}": hidden(source, steps) for name, ways in clips.items() for way, source in ways.items()
+                f"{name}, {way}": hidden(source, seconds)
+                for name, ways in clips.items()
+                for way, source in ways.items()
             },
         }
         print(results["hidden"], flush=True)

@@ -225,6 +225,51 @@ def draw_ablations() -> None:
         plot_ablation(table.title, models, table.chance, ROOT / "docs" / "images" / f"ablation_{name}.png")
 
 
+def data() -> str:
+    """Reading video files and prepared ones."""
+    result = _load("bench_data")
+    names = {name: f"{seconds} s, {width}x{height}" for name, (seconds, width, height) in result["clips"].items()}
+    others = list(next(iter(result["decoding"].values()))["ours_over"])
+    rows = []
+    for clip, row in result["decoding"].items():
+        kind, gop = clip.split(", ")
+        rates, waits = row["clips_per_second"], [result["hidden"][f"{clip}, {way}"] for way in ("raw", "prepared")]
+        rows.append(
+            [
+                f"{names[kind]}, every {gop}",
+                f"{rates['hbi_jax']['median']:.1f}",
+                *(f"{row['ours_over'][other]:.1f} x" for other in others),
+                f"{rates['prepared']['median']:.0f}",
+                f"{row['prepared_over_raw']:.1f} x",
+                *(_percent(wait["share_not_hidden"]) for wait in waits),
+            ]
+        )
+    header = [
+        "clips, key frames",
+        "clips/s",
+        *(f"over {other}" for other in others),
+        "prepared, clips/s",
+        "over raw",
+        "step not hidden, raw",
+        "prepared",
+    ]
+    step, versions = result["step"], result["versions_of_readers"]
+    held = ", ".join(
+        f"{row['first_mib']:.0f} MiB at first and {row['last_mib']:.0f} MiB at last ({way})"
+        for way, row in result["memory"].items()
+    )
+    batches = next(iter(result["memory"].values()))["batches"]
+    return (
+        f"{_table(header, rows)}\n\n"
+        "One thread a clip, as many clips at once as cores; all readers agree on the frames. Not hidden: how much "
+        f"longer a step takes because it waits for its batch, as a share of {step['seconds']} s (a timed wait: "
+        f"{step['clips']} clips on an accelerator whose host has {step['host_cores']} cores, so that "
+        f"{step['workers']} workers have {step['clips'] * step['workers'] // step['host_cores']} clips to deliver). "
+        f"Over {batches:,} batches, this process and its workers hold {held}. "
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; {_where(result)}."
+    )
+
+
 FIGURES = {
     "ablations": ablations,
     "quickstart": quickstart,
@@ -235,6 +280,7 @@ FIGURES = {
     "bfloat16": bfloat16,
     "teachers": teachers,
     "load": load,
+    "data": data,
 }
 
 

@@ -150,7 +150,7 @@ def optimizer(config: ConfigDict) -> OptimizerConfig:
 
 
 def loop(config: ConfigDict, num_records: int) -> LoopConfig:
-    """When the loop does what, for a training split of `num_records` texts."""
+    """When the loop does what, for epochs of `num_records` rows (`Source.num_rows`)."""
     train = config.train
     num_steps = train.num_steps or max(1, round(train.num_epochs * num_records / train.batch_size))
     return LoopConfig(num_steps, train.log_every, train.eval_every, train.checkpoint_every)

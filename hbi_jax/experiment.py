@@ -51,6 +51,7 @@ FREE_FIELDS = (
     "data.num_threads",
     "data.cache_gib",
     "data.video_timeout",
+    "data.prepare",
     "train.log_every",
     "eval",
     "mesh",
@@ -119,7 +120,7 @@ def train(setup: Setup) -> None:
         records = build.split(config, gallery, str(setup.workdir))
         if validation is not None and config.data.protocol == "held_out":
             _check_held_out(validation.split, records)
-    loop_config = build.loop(config, len(source.split.records))
+    loop_config = build.loop(config, source.num_rows)
     optimizer_config = build.optimizer(config)
     tx = make_optimizer(optimizer_config, jax.eval_shape(task.init_params), loop_config.num_steps)
     abstract = abstract_state(task.init_params, tx, setup.mesh)

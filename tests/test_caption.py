@@ -8,6 +8,7 @@ import pytest
 
 import hbi_jax
 from hbi_jax import apply, caption
+from hbi_jax.config import default_config
 from hbi_jax.inference import generate_captions, open_run
 from hbi_jax.train.checkpoint import CheckpointError
 
@@ -72,9 +73,10 @@ def test_what_cannot_be_asked_for_is_named(opened, videos, options, message):
         generate_captions(opened, videos, **options)
 
 
-def test_checkpoints_of_another_task_are_refused(finished):
+def test_checkpoints_of_another_task_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(default_config().to_json())
     with pytest.raises(CheckpointError, match=r"checkpoint of config.task='retrieval': wanted one of 'captions'; give"):
-        generate_captions(finished, "a.mp4")
+        generate_captions(tmp_path, "a.mp4")
 
 
 def test_the_command_prints_and_writes_whatever_cannot_be_read(captioned, evaluated, tmp_path, capsys):

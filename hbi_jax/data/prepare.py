@@ -23,7 +23,7 @@ import os
 import pathlib
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -179,11 +179,11 @@ def prepare(
         results = _in_order(decoding, _AHEAD * max(1, num_processes))
         for name, part in todo.items():
             clips = []
-            with _writer(folder / name) as writer:
+            with _writer(folder / name) as write:
                 for video in part:
                     for (start, end), record in zip(video.texts, next(results), strict=True):
                         if record.unreadable is None:
-                            writer.write(record.example)
+                            write(record.example)
                         clips.append(PreparedClip(video.file, video.size, start, end, record.frames, record.unreadable))
                     unreadable.note([video], clips[-len(video.texts) :])
                     progress.update()
@@ -286,19 +286,24 @@ def _is_whole(folder: pathlib.Path, shard: Shard) -> bool:
 
 
 @contextlib.contextmanager
-def _writer(path: pathlib.Path) -> Iterator[ArrayRecordWriter]:
-    """Writes a file that has its name only when it is whole."""
+def _writer(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+    """Adds records to a file that has its name only when it is whole."""
     unfinished = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        writer = ArrayRecordWriter(str(unfinished), _WRITER_OPTIONS)
+
+    def tried(call: Callable[..., None], *args: bytes) -> None:
         try:
-            yield writer
-        finally:
-            writer.close()
+            call(*args)
+        except RuntimeError as error:
+            raise OSError(f"{path}: cannot be written ({error}); make room or choose another folder") from error
+
+    writer = ArrayRecordWriter(str(unfinished), _WRITER_OPTIONS)
+    try:
+        yield functools.partial(tried, writer.write)
+        tried(writer.close)
         unfinished.replace(path)
-    except RuntimeError as error:
-        raise OSError(f"{path}: cannot be written ({error}); make room or choose another folder") from error
     finally:
+        if writer.is_open():
+            writer.close()
         unfinished.unlink(missing_ok=True)
 
 

@@ -126,16 +126,16 @@ def without_a_model(references: Mapping[str, Sequence[str]], training: Sequence[
 
     Args:
       references: By video.
-      training: Captions of training videos, of which the most frequent one is taken; of equally frequent ones the
-        first by its letters.
+      training: Captions of training videos, if there are any.
 
     Returns:
-      The most frequent training caption; and the first reference of each video against the others, of those videos
-      that have several, where there is one.
+      The most frequent training caption, of equally frequent ones the first by its letters, for every video; and the
+      first reference of each video that has several, against its others. Either where there is one.
     """
-    counts = collections.Counter(training)
-    frequent = min(counts, key=lambda text: (-counts[text], text))
-    methods = {"most frequent training caption": Method(dict.fromkeys(references, frequent), references)}
+    methods, counts = {}, collections.Counter(training)
+    if counts:
+        frequent = min(counts, key=lambda text: (-counts[text], text))
+        methods["most frequent training caption"] = Method(dict.fromkeys(references, frequent), references)
     if several := {video: texts for video, texts in references.items() if len(texts) > 1}:
         first = {video: texts[0] for video, texts in several.items()}
         methods["a reference"] = Method(first, {video: texts[1:] for video, texts in several.items()})

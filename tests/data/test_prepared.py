@@ -246,6 +246,7 @@ def test_a_trained_model_ranks_alike(finished, world, tmp_path):
             else:
                 cosine = np.sum(features * expected_features, -1) / np.linalg.norm(features, axis=-1)
                 cosine /= np.linalg.norm(expected_features, axis=-1)
-                print(cosine.min(), np.abs(similarity - expected).max(), expected.std())
                 assert cosine.min() > 0.999
-                assert np.abs(similarity - expected).max() < 0.01
+                assert np.abs(similarity - expected).max() < 0.2 * expected.std()
+                ranks, expected_ranks = (x.argsort(axis=1).argsort(axis=1) for x in (similarity, expected))
+                assert np.abs(ranks - expected_ranks).mean() < 0.5

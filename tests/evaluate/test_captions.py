@@ -32,6 +32,7 @@ def test_what_scores_mean_without_a_model():
     assert methods["most frequent training caption"] == Method({"a": "b", "b": "b"}, REFERENCES)
     assert methods["a reference"] == Method({"a": "a red circle spins"}, {"a": ["a red disc rotates"]})
     assert list(without_a_model({"b": ["one"]}, training)) == ["most frequent training caption"]
+    assert list(without_a_model(REFERENCES, [])) == ["a reference"]
 
 
 def test_the_table_has_a_row_for_each_method(monkeypatch):
