@@ -39,7 +39,6 @@ _log = logging.getLogger("hbi_jax.ablate")
 
 _TABLE = flags.DEFINE_list("table", None, f"Which: {', '.join(TABLES)}; several with commas between.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every model. All models have the first, then the next.")
-_OUT = flags.DEFINE_string("out", None, "Folder of the tables; --workdir by default.")
 
 # Tables have no use for what these make.
 _QUIET: Overrides = {"eval.baselines": False, "eval.num_pictures": 0}
@@ -299,10 +298,9 @@ def _main() -> int:
         signal.signal(number, _stop)
     flag, workdir = flags.FLAGS["config"], pathlib.Path(commands.WORKDIR.value)
     base = Base(commands.CONFIG.value, config_flags.get_config_filename(flag), config_flags.get_override_values(flag))
-    out = pathlib.Path(_OUT.value) if _OUT.value else workdir
     command = shlex.join(["python", "-m", "hbi_jax.ablate", *sys.argv[1:]])
-    good = make_tables(_TABLE.value, base, workdir, [int(seed) for seed in _SEEDS.value], out, command)
-    _log.info("the tables are in %s", ", ".join(str(out / f"ablation_{name}.md") for name in _TABLE.value))
+    good = make_tables(_TABLE.value, base, workdir, [int(seed) for seed in _SEEDS.value], workdir, command)
+    _log.info("the tables are in %s", ", ".join(str(workdir / f"ablation_{name}.md") for name in _TABLE.value))
     return 0 if good else 1
 
 

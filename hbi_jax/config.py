@@ -78,7 +78,7 @@ def default_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.data = ConfigDict()
-    # Layout of the annotation files: msrvtt, msvd, lsmdc, activitynet and didemo (paragraphs), folder (your own videos),
+    # Layout of the annotation files: msrvtt, msvd, lsmdc, activitynet and didemo (paragraphs), folder (own videos),
     # msrvtt_caption for captioning, or msrvtt_qa, msvd_qa and activitynet_qa for task=answers (docs/data.md).
     config.data.dataset = "msrvtt"
     # Folders of the annotation files and of the video files. {workdir} stands for the work folder.
