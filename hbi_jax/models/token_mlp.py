@@ -20,14 +20,16 @@ class MLP(NamedTuple):
 
 
 class _Affine(nn.Module):
-    """The parameters of an `nn.Dense`, under its names."""
+    """The parameters of an `nn.Dense`, under its names; with `start`, of one that gives that number for any input."""
 
     features: int
+    start: float | None = None
 
     @nn.compact
     def __call__(self, num_inputs: int) -> tuple[Float[ArrayLike, "d h"], Float[ArrayLike, " h"]]:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (num_inputs, self.features))
-        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = nn.initializers.lecun_normal() if self.start is None else nn.initializers.zeros
+        bias = nn.initializers.constant(self.start or 0.0)
+        return self.param("kernel", kernel, (num_inputs, self.features)), self.param("bias", bias, (self.features,))
 
 
 class TokenMLP(nn.Module):
@@ -35,16 +37,19 @@ class TokenMLP(nn.Module):
 
     Attributes:
       num_features: Hidden width; 0: there is no MLP.
+      start: What a fresh MLP gives for any token; None: the second layer starts at random, like the first.
     """
 
     num_features: int
+    start: float | None = None
 
     @nn.compact
     def mlp(self, num_inputs: int) -> MLP | None:
         """The parameters for tokens of `num_inputs` features."""
         if not self.num_features:
             return None
-        return MLP(*_Affine(self.num_features, name="hidden")(num_inputs), *_Affine(1, name="logit")(self.num_features))
+        second = _Affine(1, self.start, name="logit")(self.num_features)
+        return MLP(*_Affine(self.num_features, name="hidden")(num_inputs), *second)
 
 
 def mlp_hidden(mlp: MLP, x: Float[Array, "*b d"], dtype: jax.typing.DTypeLike = jnp.float32) -> Float[Array, "*b h"]:

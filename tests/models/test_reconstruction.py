@@ -228,3 +228,13 @@ def test_eight_devices_give_what_one_gives(params, batch):
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted_gradient), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4 * max(1, np.abs(y).max()))
+
+
+def test_a_fresh_model_is_the_one_without_reconstruction(batch):
+    fresh = jax.jit(V2.init)(jax.random.key(0), batch)
+    names = [name for name in fresh["params"] if "_gate_" in name]
+    without = {"params": {name: leaf for name, leaf in fresh["params"].items() if name not in names}}
+    got, wanted = jax.jit(V2.apply)(fresh, batch), jax.jit(HBI(CONFIG).apply)(without, batch)
+    assert len(names) == 2 * len(CONFIG.levels)
+    for level in wanted:
+        np.testing.assert_allclose(got[level].similarity, wanted[level].similarity, atol=1e-5)
