@@ -36,7 +36,7 @@ class AnswerHead(nn.Module):
         def summary(side: str, tokens: WeightedTokens) -> Float[Array, "b d4"]:
             x, mask = tokens.features, tokens.mask
             d = x.shape[-1]
-            logits = TokenWeight(d, self.dtype, name=f"{side}_weight")(Tokens(x, mask)).logits
+            logits = TokenWeight(d, dtype=self.dtype, name=f"{side}_weight")(Tokens(x, mask)).logits
             weights = token_weights(logits, mask if self.padding == "masked" else jnp.ones_like(mask))
             x = jnp.where(mask[..., None], x, 0).astype(jnp.float32)
             mean = jnp.einsum("bn,bnd->bd", weights, x).astype(self.dtype)

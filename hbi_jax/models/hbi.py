@@ -116,8 +116,8 @@ class HBI(nn.Module):
             }
 
         self.text_merge, self.video_merge = merges("words"), merges("frames")
-        self.text_weight = per_level(lambda _: TokenWeight(config.weight_features, config.dtype))
-        self.video_weight = per_level(lambda _: TokenWeight(config.weight_features, config.dtype))
+        self.text_weight = per_level(lambda _: TokenWeight(config.weight_features, dtype=config.dtype))
+        self.video_weight = per_level(lambda _: TokenWeight(config.weight_features, dtype=config.dtype))
         # Gates of 1: at first the single-modal tokens stay as they are, and a fresh model is the one without gates.
         self.text_gate, self.video_gate = (
             per_level(lambda _: TokenMLP(config.gate_features, 1.0)) if config.reconstruction else {} for _ in range(2)
