@@ -105,7 +105,8 @@ class CaptionDecoder(nn.Module):
     Attributes:
       num_features: Width, that of the video's tokens.
       vocab_size: Tokens of CLIP's vocabulary, the last two of which are start and end.
-      max_words: Rows of the position embedding.
+      max_words: Rows of the words' position embedding.
+      max_frames: Rows of that of the video's tokens, whose order the features alone tell badly.
       dropout_rate: Share of embeddings and of every sublayer's result that training drops.
     """
 
@@ -114,6 +115,7 @@ class CaptionDecoder(nn.Module):
     num_features: int
     vocab_size: int
     max_words: int
+    max_frames: int
     dropout_rate: float = 0.1
     dtype: jax.typing.DTypeLike = jnp.float32
 
@@ -135,6 +137,10 @@ class CaptionDecoder(nn.Module):
         self.positional_embedding = self.param(
             "positional_embedding", nn.initializers.normal(0.01), (self.max_words, d)
         )
+        # As wide as what it is added to, which is normalised.
+        self.video_positional_embedding = self.param(
+            "video_positional_embedding", nn.initializers.normal(0.5), (self.max_frames, d)
+        )
         self.dropout = nn.Dropout(self.dropout_rate)
         self.ln_video = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
         self.video_proj = [nn.Dense(2 * d, dtype=self.dtype) for _ in layers]
@@ -144,7 +150,8 @@ class CaptionDecoder(nn.Module):
     def look(self, video: WeightedTokens) -> Context:
         """The videos as `advance` reads them; computed once for a caption."""
         b, v, d = video.features.shape
-        x = self.ln_video(video.features).reshape(b * v, d)
+        positions = jnp.asarray(self.video_positional_embedding[:v], self.dtype)[None]
+        x = (self.ln_video(video.features) + positions).reshape(b * v, d)
         heads = (b, v, 2 * self.num_heads, d // self.num_heads)
         layers = tuple(KeyValue(*jnp.split(proj(x).reshape(heads), 2, axis=-2)) for proj in self.video_proj)
         return Context(layers, video.mask)
@@ -238,6 +245,7 @@ class CaptionHBI(HBI):
             clip.embed_features,
             clip.vocab_size,
             clip.context_length,
+            self.config.max_frames,
             self.dropout_rate,
             self.config.dtype,
         )

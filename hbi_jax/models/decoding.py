@@ -196,6 +196,8 @@ def _score(
 
 def _sample(decoding: Decoding, keys: Key[Array, "b n"], log_p: Float[Array, "b n vocab"]) -> Int[Array, "b n"]:
     """A token of every row, drawn from its likeliest; of equally likely ones, those of lower number are kept."""
+    if not decoding.top_k and decoding.top_p == 1:  # nothing to sort
+        return jax.vmap(jax.vmap(jax.random.categorical))(keys, log_p / decoding.temperature)
     best, tokens = jax.lax.top_k(log_p / decoding.temperature, decoding.top_k or log_p.shape[-1])
     if decoding.top_p < 1:
         probability = jax.nn.softmax(best)

@@ -26,6 +26,8 @@ COLOURS = {
 OTHER_COLOURS = ("#56b4e9", "#8c564b", "#bcbd22", "#e377c2", "#17becf")
 # The line of a learning rate that has no groups.
 ALL_PARAMETERS = "all parameters"
+# Scores of captions that are drawn; CIDEr may exceed 100.
+CAPTION_SCORES = ("CIDEr", "ROUGE-L", "BLEU-4")
 COLUMNS = 3
 # A panel whose values span more than this factor, all positive, gets a logarithmic axis.
 LOG_SPAN = 10.0
@@ -86,7 +88,8 @@ def panels(series: dict[str, Series]) -> list[Panel]:
     `loss/total` and other one-part losses share the first panel; `loss/<level>/<term>` gives a panel a term
     with a line a level; `gate/<level>/<side>` gives a panel a side with a line a level (HBI V2, Fig. 9);
     `learning_rate` and `learning_rate/<group>` share one; `val/<gallery and direction>/R@<k>` gives a panel a
-    direction with a line a recall; `val/.../<...>accuracy` share one. Other names are not drawn.
+    direction with a line a recall; `val/.../<...>accuracy` share one, and so do the scores of
+    captions. Other names are not drawn.
 
     Args:
       series: As `read_metrics` gives it.
@@ -97,6 +100,7 @@ def panels(series: dict[str, Series]) -> list[Panel]:
     losses = Panel("total loss", "loss", {})
     rates = Panel("learning rate", "learning rate", {})
     accuracies = Panel("validation accuracy", "percent", {})
+    scores = Panel("validation, captions", "score", {})
     terms: dict[str, Panel] = {}
     gates = {
         "video": Panel("video gate gamma", "mean over real frames", {}),
@@ -120,7 +124,9 @@ def panels(series: dict[str, Series]) -> list[Panel]:
             recalls.setdefault(title, Panel(title, "recall, percent", {})).lines[rest[-1]] = line
         elif first == "val" and name.endswith("accuracy"):
             accuracies.lines[_readable("/".join(rest))] = line
-    everything = [losses, *terms.values(), *gates.values(), rates, *recalls.values(), accuracies]
+        elif first == "val" and rest and rest[-1] in CAPTION_SCORES:
+            scores.lines[rest[-1]] = line
+    everything = [losses, *terms.values(), *gates.values(), rates, *recalls.values(), accuracies, scores]
     return [panel for panel in everything if panel.lines]
 
 

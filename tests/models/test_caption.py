@@ -13,7 +13,9 @@ from hbi_jax.types import WeightedTokens
 from tests.tiny_hbi import CONFIG, make_batch, random_params
 
 # The decoder alone: two rows of five tokens and three frames, the second of which are padded.
-DECODER = CaptionDecoder(num_layers=2, num_heads=2, num_features=8, vocab_size=11, max_words=6, dropout_rate=0.5)
+DECODER = CaptionDecoder(
+    num_layers=2, num_heads=2, num_features=8, vocab_size=11, max_words=6, max_frames=4, dropout_rate=0.5
+)
 IDS = np.array([[9, 1, 2, 3, 10], [9, 4, 10, 0, 0]], np.int32)
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
 FRAMES = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
@@ -57,7 +59,7 @@ def formula(params, ids, frames):
     """One caption and one video without padding, in float64."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["params"])
     x = p["token_embedding"]["embedding"][ids] + p["positional_embedding"][: len(ids)]
-    seen = norm(frames.astype(np.float64), p["ln_video"])
+    seen = norm(frames.astype(np.float64), p["ln_video"]) + p["video_positional_embedding"][: len(frames)]
     for layer in range(2):
         block = p[f"resblocks_{layer}"]
         query, key, value = np.split(linear(norm(x, block["ln_1"]), block["attn"]["in_proj"]), 3, -1)

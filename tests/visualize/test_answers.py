@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hbi_jax.visualize.answers import RIGHT, WRONG, Example, answers_figure, plot_answers
+from hbi_jax.visualize.answers import RIGHT, WRONG, Example, answer_strip, plot_answers
+from hbi_jax.visualize.strips import strips_figure
 
 
 def example(guesses, frames=3):
@@ -12,7 +13,8 @@ def example(guesses, frames=3):
 
 
 def test_right_and_wrong_answers_are_told_apart():
-    figure = answers_figure([example(["ring", "star"]), example(["star"], frames=1)])
+    examples = [example(["ring", "star"]), example(["star"], frames=1)]
+    figure = strips_figure([answer_strip(shown) for shown in examples])
     texts = {text.get_text(): text.get_color() for text in figure.texts}
     assert texts["✓ given: ring (62 %), star (20 %)"] == RIGHT
     assert texts["✗ answer: ring; given: star (62 %)"] == WRONG

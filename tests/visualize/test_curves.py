@@ -71,6 +71,12 @@ def test_gates_have_a_panel_a_side_and_a_line_a_level():
     assert {level: line.values[0] for level, line in text.lines.items()} == {"entity": 0, "action": 2}
 
 
+def test_scores_of_captions_share_a_panel():
+    names = ("CIDEr", "ROUGE-L", "BLEU-4")
+    (panel,) = panels({f"val/{name}": series(90.0, 120.0) for name in names})
+    assert (panel.title, tuple(panel.lines)) == ("validation, captions", names)
+
+
 def test_axes_are_labelled_and_fit_the_values(tmp_path):
     write_run(tmp_path / "metrics.jsonl")
     figure = training_figure(read_metrics(tmp_path / "metrics.jsonl"))
