@@ -294,7 +294,13 @@ def estimator(tmp_path_factory):
 TERMS = {"retrieval": "contrastive", "estimator": "squared_error", "answers": "answer", "captions": "contrastive"}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# One of each task; the others take minutes together.
+FEW = ("msrvtt", "estimator", "quickstart", "quickstart_qa", "quickstart_caption")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
 def test_every_file_builds_a_training_step(name, estimator, tmp_path):
     """By shapes alone: model, optimizer, state on a mesh, and the step that leads back to the same state."""
     config = load(name)

@@ -80,6 +80,7 @@ def test_metrics_are_logged_under_true_names_at_the_right_steps(finished):
     assert list((finished / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_bitwise_where_an_uninterrupted_one_ends(world, finished, tmp_path, monkeypatch):
     config = tiny_config(world)
     batches = RetrievalTask.batches
@@ -181,6 +182,7 @@ def test_unreadable_videos_are_named_and_left_out(world, finished, tmp_path):
         experiment.evaluate(setup, str(finished))
 
 
+@pytest.mark.slow
 def test_the_mean_pooling_baseline_trains_and_reports(world, tmp_path):
     levels, steps = (("entity", 0, 0),), 2
     config = tiny_config(
@@ -196,6 +198,7 @@ def test_the_mean_pooling_baseline_trains_and_reports(world, tmp_path):
     assert [picture["path"] for picture in report["pictures"]] == ["pictures/training.png"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_step_and_videos(world, tmp_path):
     config = tiny_config(world, optimizer__learning_rate=1e30, optimizer__clip_learning_rate=1e30)
     with pytest.raises(NonFiniteError, match=r"step \d; its batch held video\d+, video\d+"):

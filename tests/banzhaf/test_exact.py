@@ -440,6 +440,7 @@ def test_many_tokens_are_near_their_float64_values(n):
     assert_close(jitted(*as_float32(inputs)), want, 2e-6)
 
 
+@pytest.mark.slow
 def test_shapley_takes_enough_nodes_for_many_tokens(monkeypatch):
     inputs = as_float32(game("random", (40, 50)))
     got = solved(*inputs, index="shapley")

@@ -230,6 +230,7 @@ def test_eight_devices_give_what_one_gives(params, batch):
         np.testing.assert_allclose(x, y, atol=1e-4 * max(1, np.abs(y).max()))
 
 
+@pytest.mark.slow
 def test_a_fresh_model_is_the_one_without_reconstruction(batch):
     fresh = jax.jit(V2.init)(jax.random.key(0), batch)
     names = [name for name in fresh["params"] if "_gate_" in name]

@@ -69,6 +69,7 @@ def test_converted_weights_are_evaluated_like_the_run_they_come_from(world, fini
         assert a["rows"][0]["metrics"] == b["rows"][0]["metrics"]
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_after_what_it_started_from_moved(world, finished, tmp_path, caplog):
     """Without the row of the model before training, and saying so."""
     setup = experiment.prepare(tiny_config(world, init=str(tmp_path / "gone"), eval__num_pictures=0), str(tmp_path))
@@ -82,6 +83,7 @@ def test_a_run_is_evaluated_after_what_it_started_from_moved(world, finished, tm
     assert not any("checkpoint is" in sentence for sentence in report["protocol"])
 
 
+@pytest.mark.slow
 def test_clip_alone_is_no_model_to_evaluate(world, finished, tmp_path):
     weights = load_weights(str(finished))
     towers = {name: weights.params["params"][name] for name in ("text_tower", "vision_tower", "logit_scale")}
