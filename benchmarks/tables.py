@@ -204,6 +204,44 @@ def load() -> str:
     return f"{table}\n\nEach in a process of its own, {result['calls']} times; {_where(result)}."
 
 
+def similarity() -> str:
+    """Scoring a gallery, HBI and HBI V2."""
+    result = _load("bench_similarity")
+    rows = [
+        [
+            name,
+            f"{row['median_s']:.1f} s ({row['smallest_s']:.1f} to {row['largest_s']:.1f})",
+            f"{sum(row['bound_s'].values()):.1f} s",
+            f"{row['times_bound']:.1f}",
+            f"{row['peak_bytes'] / 1e9:.1f} GB",
+        ]
+        for name, row in result["gallery"].items()
+    ]
+    table = _table(["", "time", "bound", "time / bound", "peak memory of the process"], rows)
+    shapes, dense = result["shapes"], result["dense"]
+    memory = dense["memory, dense / inner products"]
+    faster = dense["dense"]["median_ms"] / dense["inner products"]["median_ms"]
+    size = dense["texts and videos"]
+    return (
+        f"{table}\n\n{shapes['texts']:,} texts against {shapes['videos']:,} videos, {shapes['features']} features; "
+        f"{_where(result)}. At {size} x {size} the dense formula takes {memory:.0f} times the memory of the inner "
+        f"products and {faster:.0f} times their time; the two differ by at most {dense['largest difference']:.0e}."
+    )
+
+
+def decoding() -> str:
+    """Captions with kept keys and values."""
+    result = _load("bench_decoding")
+    shapes, faster, rate = result["shapes"], result["times_as_fast_as_recomputation"], result["captions_per_second"]
+    return (
+        f"Greedy decoding of {shapes['tokens']} tokens makes {rate['greedy']:.0f} captions/s: **{faster['plain']:.1f} "
+        f"times** as many as reading the caption again for every token, {faster['last_word']:.1f} times as many as "
+        f"doing so with the logits of the last word alone. Beam search of 5 makes {rate['beam_5']:.0f}. One layer of "
+        f"width {shapes['width']}, {shapes['vocabulary']:,} tokens, {shapes['videos']} videos at a time; "
+        f"{_where(result)}."
+    )
+
+
 def _ablations() -> dict[str, Ablation]:
     """The tables that were run, by name."""
     paths = {name: RESULTS / f"ablation_{name}.json" for name in TABLES}
@@ -281,6 +319,8 @@ FIGURES = {
     "teachers": teachers,
     "load": load,
     "data": data,
+    "similarity": similarity,
+    "decoding": decoding,
 }
 
 
