@@ -1,12 +1,10 @@
-"""Questions about the embedded data set, in a few minutes on two CPU cores.
+"""Questions about the embedded data set, from scratch, in minutes on two CPU cores.
 
-Command:  python -m hbi_jax.main --config=configs/quickstart_qa.py --workdir=runs/quickstart_qa \
-              --config.init=runs/quickstart
-          with the work folder of configs/quickstart.py: from random weights it learns more slowly
+Command:  python -m hbi_jax.main --config=configs/quickstart_qa.py --workdir=runs/quickstart_qa
           For what the questions alone give away: --config.answers.question_only=True
-Hardware: two CPU cores
-Expected: the whole run is not measured yet; 740 of its 1,150 steps answer about 50 % of the test questions right, the
-          most frequent answers of the training questions 28 %
+Hardware: two CPU cores; 10 minutes of training measured on a machine that had other work, not yet on a quiet one
+Expected: 54 % of the test questions, the most frequent answers of the training questions 28 % (one seed); by kind: where
+          55, what 45, how many 82, which 46, order 39
 """
 
 import pathlib
@@ -22,6 +20,15 @@ def get_config():
     data.dataset = "msrvtt_qa"
     data.val_list = "val.jsonl"
     data.galleries = {"test": "test.jsonl", "twins": "twins.jsonl"}
+
+    # Answers need more videos than retrieval, and each video is asked about often.
+    data.world.num_train = 12000
+    data.captions_per_video = "one"
+    data.num_words = 16
+    config.answers.questions_per_video = 4
+    config.loss.alignment_weight = 0.25
+    config.train.num_steps = 1000
+    config.train.eval_every = 100
 
     config.eval.level_rates = (0.4, 0.4, 0.2)
     config.eval.best_metric = "accuracy"

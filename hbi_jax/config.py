@@ -169,6 +169,9 @@ def default_config() -> ConfigDict:
     config.answers.vocabulary = ""
     config.answers.top_answers = 0
     config.answers.min_count = 1
+    # Questions that training asks about a video at a time: the row's own and others of the same video. The video is
+    # decoded and encoded once for all of them.
+    config.answers.questions_per_video = 1
     # Share of the answer heads' inputs that training drops.
     config.answers.dropout_rate = 0.1
     # A model that never sees a frame, to know what the questions alone give away.
@@ -322,6 +325,7 @@ _LEAST = {
     "captions.top_k": 0,
     "answers.top_answers": 0,
     "answers.min_count": 1,
+    "answers.questions_per_video": 1,
     "optimizer.learning_rate": 0,
     "optimizer.clip_learning_rate": 0,
     "optimizer.weight_decay": 0,

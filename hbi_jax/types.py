@@ -100,12 +100,15 @@ class AnswerBatch(NamedTuple):
     """Questions with their videos, and their answers.
 
     Attributes:
-      batch: The questions as texts, beside the frames.
-      answer: Number of the right answer in the vocabulary; -1 where the vocabulary lacks it.
+      batch: The questions as texts, beside the frames; one of each video where there are several.
+      answer: Number of the right answer in the vocabulary; -1 where the vocabulary lacks it, or there is no question.
+      token_ids, text_mask: The questions, the row's own first, where each video has several.
     """
 
     batch: Batch
-    answer: Int[ArrayLike, " b"]
+    answer: Int[ArrayLike, "*bq"]
+    token_ids: Int[ArrayLike, "b q t"] | None = None
+    text_mask: Bool[ArrayLike, "b q t"] | None = None
 
     @property
     def record_index(self) -> Int[ArrayLike, " b"]:

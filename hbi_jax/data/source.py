@@ -112,13 +112,13 @@ class Source:
             return rows
         drawn = []
         for video, visit in zip(rows.tolist(), epoch.tolist(), strict=True):
-            records = self._records_of[video]
+            records = self.records_of[video]
             # The 1 tells this stream from that of the augmentation, (seed, step, row).
             drawn.append(records[np.random.default_rng((seed, visit, video, 1)).integers(len(records))])
         return np.asarray(drawn)
 
     @functools.cached_property
-    def _records_of(self) -> Sequence[Int[np.ndarray, " m"]]:
+    def records_of(self) -> Sequence[Int[np.ndarray, " m"]]:
         """For each video the numbers of its records."""
         order = np.argsort(self.split.video_index, kind="stable")
         return np.split(order, np.cumsum(np.bincount(self.split.video_index))[:-1])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI, TokenWeight
@@ -74,13 +74,30 @@ class AnswerHBI(HBI):
         return jnp.zeros_like(features) if self.question_only else features
 
     def __call__(
-        self, batch: Batch, deterministic: bool = True
-    ) -> tuple[dict[str, Alignment], dict[str, Float[Array, "b n"]]]:
-        """Alignments of the matched rows and the answers of each level, in logits."""
-        alignments = super().__call__(batch)
+        self,
+        batch: Batch,
+        deterministic: bool = True,
+        token_ids: Int[Array, "b q t"] | None = None,
+        text_mask: Bool[Array, "b q t"] | None = None,
+    ) -> tuple[dict[str, Alignment], dict[str, Float[Array, "bq n"]]]:
+        """Alignments of the matched rows and the answers of each level, in logits.
+
+        Args:
+          batch: The matched rows.
+          deterministic: Nothing is dropped.
+          token_ids, text_mask: Several questions about each video, the row's own first, which are answered instead of
+            that alone; the video is encoded once.
+        """
+        if token_ids is None:
+            token_ids, text_mask = batch.token_ids[:, None], batch.text_mask[:, None]
+        b, q, t = token_ids.shape
+        text = self.encode_text(token_ids.reshape(b * q, t), text_mask.reshape(b * q, t))
+        video = self.encode_video(batch.frames, batch.frame_mask)
+        alignments = self.align(jax.tree.map(lambda x: x[::q], text), video)
+        pairs = self.pairs(text, jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), video))
         answers = {
-            level: self.answer[level](alignment.text, alignment.video, deterministic)
-            for level, alignment in alignments.items()
+            level.name: self.answer[level.name](pair.text, pair.video, deterministic)
+            for level, pair in zip(self.config.levels, pairs, strict=True)
         }
         return alignments, answers
 

@@ -42,7 +42,12 @@ def answer_loss(
     Terms of weight 0 are neither computed nor returned. `key` is for dropout and for a teacher that samples.
     """
     alignments, answers = model.apply(
-        params, batch.batch, deterministic=False, rngs={"dropout": jax.random.fold_in(key, len(model.config.levels))}
+        params,
+        batch.batch,
+        deterministic=False,
+        token_ids=batch.token_ids,
+        text_mask=batch.text_mask,
+        rngs={"dropout": jax.random.fold_in(key, len(model.config.levels))},
     )
     scale = jnp.exp(params["params"]["logit_scale"])
     by_answers = config.distil == "answers"
@@ -54,10 +59,11 @@ def answer_loss(
         name: (weight if name.endswith("/distillation") else config.alignment_weight * weight, value)
         for name, (weight, value) in aligned.items()
     }
-    rows = batch.batch.example_mask
+    right = batch.answer.reshape(-1)
+    rows = jnp.repeat(batch.batch.example_mask, right.size // len(batch.answer))
     finest, *coarser = answers
     for name, logits in answers.items():
-        terms[f"{name}/answer"] = (config.answer_weight, losses.answer_cross_entropy(logits, batch.answer, rows))
+        terms[f"{name}/answer"] = (config.answer_weight, losses.answer_cross_entropy(logits, right, rows))
         if by_answers and config.distillation_weight and name in coarser:
             distillation = losses.answer_distillation_loss(logits, answers[finest], rows, config.divergence)
             terms[f"{name}/distillation"] = (config.distillation_weight, distillation)

@@ -140,6 +140,34 @@ def test_batches_carry_the_answers_of_their_questions(world, setup):
     assert jax.tree.map(lambda x: (x.shape, np.asarray(x).dtype), batch) == shapes
 
 
+def test_videos_are_asked_several_questions(world, tmp_path):
+    """The row's own first, then others of its video, each once, drawn by the step; nothing where it has no more."""
+    changes = {"answers.questions_per_video": 4, "data.captions_per_video": "one"}
+    task = experiment.prepare(tiny_answers(world, **changes), str(tmp_path)).task
+    source = task.source("train")
+    texts = [record.text for record in source.split.records]
+    batches = list(itertools.islice(task.batches(source, 0), 7))
+    numbers = []
+    for batch in batches:
+        assert len(set(batch.batch.video_index)) == len(batch.batch.video_index)
+        np.testing.assert_array_equal(batch.token_ids[:, 0], batch.batch.token_ids)
+        for row, own in enumerate(batch.record_index):
+            records = source.records_of[batch.batch.video_index[row]]
+            asked = [build.tokenizer(task.config).decode(ids) for ids in batch.token_ids[row] if ids.any()]
+            assert asked[0] == texts[own]
+            assert len(asked) == min(4, len(records)) == batch.text_mask[row].any(axis=1).sum()
+            answers = {texts[record]: task.vocabulary.index(source.split.records[record].answer) for record in records}
+            assert [answers[text] for text in asked] == batch.answer[row, : len(asked)].tolist()
+            assert len(set(asked)) == len(asked)
+            assert (batch.answer[row, len(asked) :] == -1).all()
+            numbers.append(len(asked))
+    assert {3, 4} <= set(numbers)
+    again = next(task.batches(source, 6))
+    jax.tree.map(np.testing.assert_array_equal, again, batches[6])
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), task.abstract_batch())
+    assert jax.tree.map(lambda x: (x.shape, np.asarray(x).dtype), again) == shapes
+
+
 def test_answers_are_those_of_the_model_on_matched_rows(setup, params):
     """Encoded apart, they are what training's forward pass says, levels weighed by their rates; blind, too."""
     task, source = setup.task, setup.task.source("train")

@@ -78,3 +78,29 @@ def test_no_weight_no_distillation(params):
     for distil in ("similarity", "answers"):
         assert names(interaction_weight=0.0, distillation_weight=0.0, distil=distil) == common
         assert names(interaction_weight=0.0, distil=distil) == common | {"loss/action/distillation"}
+
+
+def test_several_questions_of_a_video_are_as_many_rows(params):
+    """The row's own and that of the next row, about the same frames: the mean of both, and nothing else changes."""
+    model = AnswerHBI(SMALL, num_answers=5, dropout_rate=0.0)
+    batch, answer = BATCH.batch, jnp.array([0, 3, 1, 4])
+    texts = batch.token_ids, batch.text_mask
+    others = [jnp.roll(x, -1, axis=0) for x in texts]
+    both = AnswerBatch(
+        batch,
+        jnp.stack([answer, jnp.array([2, -1, 1, 0])], axis=1),
+        *(jnp.stack(pair, axis=1) for pair in zip(texts, others, strict=True)),
+    )
+
+    @jax.jit
+    def run(params, *batches):
+        loss = functools.partial(answer_loss, model, AnswerLossConfig(), TEACHER, params, key=jax.random.key(0))
+        return [loss(batch=batch)[1] for batch in batches]
+
+    swapped = batch._replace(token_ids=others[0], text_mask=others[1])
+    several, own, other = run(params, both, AnswerBatch(batch, answer), AnswerBatch(swapped, both.answer[:, 1]))
+    for name in own.keys() - {"loss/total"}:
+        # Of the second questions three have an answer.
+        wanted = (4 * own[name] + 3 * other[name]) / 7 if name.endswith("/answer") else own[name]
+        np.testing.assert_allclose(several[name], wanted, rtol=1e-4)
+    assert abs(several["loss/entity/answer"] - own["loss/entity/answer"]) > 1e-3
