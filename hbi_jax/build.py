@@ -27,7 +27,7 @@ from hbi_jax.evaluate.retrieval import RetrievalEvaluator
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.caption import CaptionHBI
 from hbi_jax.models.clip import CLIPConfig
-from hbi_jax.models.decoding import Decoding
+from hbi_jax.models.decoding import PADDING, Decoding
 from hbi_jax.models.hbi import HBI, HBIConfig, Level
 from hbi_jax.train.answers import AnswerLossConfig, answer_loss
 from hbi_jax.train.captions import CaptionLossConfig, caption_loss
@@ -63,9 +63,9 @@ def answer_model(config: ConfigDict, num_answers: int) -> AnswerHBI:
     return AnswerHBI(_hbi_config(config), num_answers, answers.dropout_rate, answers.question_only)
 
 
-def caption_model(config: ConfigDict) -> CaptionHBI:
-    """The model of `config.model` with the decoder of `config.captions`."""
-    return CaptionHBI(_hbi_config(config), config.captions.decoder_layers, config.captions.dropout_rate)
+def caption_model(config: ConfigDict, tokens: tuple[int, ...] = ()) -> CaptionHBI:
+    """The model of `config.model` with the decoder of `config.captions`, whose captions are of `tokens` (none: all)."""
+    return CaptionHBI(_hbi_config(config), config.captions.decoder_layers, config.captions.dropout_rate, tokens)
 
 
 def decoding(config: ConfigDict) -> Decoding:
@@ -261,6 +261,19 @@ def vocabulary(config: ConfigDict, workdir: str) -> Vocabulary:
         return Vocabulary.read(folder(config, "annotations", workdir) / answers.vocabulary)
     records = split(config, "train", workdir).records
     return Vocabulary.build([record.answer for record in records], answers.top_answers or None, answers.min_count)
+
+
+def caption_tokens(config: ConfigDict, workdir: str) -> tuple[int, ...]:
+    """What captions are made of, by `config.captions.vocabulary`: the tokens of the training texts, or none for all.
+
+    Raises:
+      ConfigError: If the folders are not set.
+      DataError: If the annotations are not what they should be.
+    """
+    if config.captions.vocabulary == "clip":
+        return ()
+    token_ids, _ = tokenizer(config).encode([record.text for record in split(config, "train", workdir).records])
+    return tuple(np.union1d(token_ids, PADDING).tolist())
 
 
 def tokenizer(config: ConfigDict) -> Tokenizer:

@@ -181,6 +181,9 @@ def default_config() -> ConfigDict:
     # Layers of the decoder of task=captions, and the share of its sublayers' results that training drops.
     config.captions.decoder_layers = 1
     config.captions.dropout_rate = 0.1
+    # Tokens that captions are made of: clip (all 49,408 of its vocabulary), or training (those of the training texts,
+    # which makes decoder and training cheaper).
+    config.captions.vocabulary = "clip"
     # How captions are made: greedy, beam or sample.
     config.captions.method = "beam"
     # Tokens of a generated caption at most, start and end token included; at most data.num_words.
@@ -395,6 +398,7 @@ _CHOICES = {
     "loss.divergence": ("paper", "published"),
     "loss.distil": ("similarity", "answers"),
     "captions.method": ("greedy", "beam", "sample"),
+    "captions.vocabulary": ("clip", "training"),
     "optimizer.name": ("adamw", "bert_adam"),
     "estimator.kind": _NETS[1:],
     "estimator.labels": ("exact", "sampled"),

@@ -18,6 +18,7 @@ def tiny_captions(world: pathlib.Path, **changes: object) -> ConfigDict:
         "data.galleries": {"test": "test"},
         "captions.max_words": 10,
         "captions.num_beams": 2,
+        "captions.vocabulary": "training",
         "model.levels": (("entity", 0, 0),),
         "model.frame_layers": 0,
         "model.header": "mlp",

@@ -108,6 +108,8 @@ class CaptionDecoder(nn.Module):
       max_words: Rows of the words' position embedding.
       max_frames: Rows of that of the video's tokens, whose order the features alone tell badly.
       dropout_rate: Share of embeddings and of every sublayer's result that training drops.
+      vocabulary: Tokens that captions are made of, ascending, padding, start and end among them; empty: all of CLIP's.
+        A softmax over the few tokens that a data set has costs a fraction of one over all.
     """
 
     num_layers: int
@@ -117,7 +119,13 @@ class CaptionDecoder(nn.Module):
     max_words: int
     max_frames: int
     dropout_rate: float = 0.1
+    vocabulary: tuple[int, ...] = ()
     dtype: jax.typing.DTypeLike = jnp.float32
+
+    @property
+    def choices(self) -> Int[Array, " n"]:
+        """The token that each logit is of."""
+        return jnp.asarray(self.vocabulary or range(self.vocab_size), jnp.int32)
 
     @property
     def start_token(self) -> int:
@@ -178,7 +186,7 @@ class CaptionDecoder(nn.Module):
         words: Context,
         position: int | Int[Array, ""] = 0,
         deterministic: bool = True,
-    ) -> tuple[Float[Array, "b q vocab"], Context]:
+    ) -> tuple[Float[Array, "b q n"], Context]:
         """Takes the next tokens of captions.
 
         Args:
@@ -190,7 +198,7 @@ class CaptionDecoder(nn.Module):
           deterministic: Otherwise dropout draws from the generator `dropout`.
 
         Returns:
-          Logits of what follows each token, in float32, and the words with the new ones.
+          Logits of what follows each token, in float32, one for each of `choices`, and the words with the new ones.
         """
         places = position + jnp.arange(token_ids.shape[1])
         known = jax.lax.dynamic_update_slice_in_dim(words.mask, mask, position, axis=1)
@@ -206,10 +214,12 @@ class CaptionDecoder(nn.Module):
             layers.append(layer_words)
         x = self.ln_final(x)
         # One plain matrix product, as `dense` explains.
-        embedding = self.token_embedding.embedding.astype(self.dtype)
+        embedding = self.token_embedding.embedding
+        if self.vocabulary:
+            embedding = embedding[self.choices]
         rows = x.reshape(-1, self.num_features)
-        logits = jnp.einsum("rd,nd->rn", rows, embedding, preferred_element_type=jnp.float32)
-        return logits.reshape(*x.shape[:-1], self.vocab_size), Context(tuple(layers), known)
+        logits = jnp.einsum("rd,nd->rn", rows, embedding.astype(self.dtype), preferred_element_type=jnp.float32)
+        return logits.reshape(*x.shape[:-1], -1), Context(tuple(layers), known)
 
     def __call__(
         self,
@@ -217,7 +227,7 @@ class CaptionDecoder(nn.Module):
         mask: Bool[Array, "b t"],
         video: WeightedTokens,
         deterministic: bool = True,
-    ) -> Float[Array, "b t vocab"]:
+    ) -> Float[Array, "b t n"]:
         """Logits of what follows each token of captions that are known (teacher forcing); see `advance`."""
         words = self.blank(*token_ids.shape)
         return self.advance(token_ids, mask, self.look(video), words, deterministic=deterministic)[0]
@@ -230,11 +240,12 @@ class CaptionHBI(HBI):
 
     Attributes:
       decoder_layers: Layers of the decoder.
-      dropout_rate: That of the decoder.
+      dropout_rate, vocabulary: Those of the decoder.
     """
 
     decoder_layers: int = 1
     dropout_rate: float = 0.1
+    vocabulary: tuple[int, ...] = ()
 
     def setup(self):  # noqa: D102
         super().setup()
@@ -247,12 +258,11 @@ class CaptionHBI(HBI):
             clip.context_length,
             self.config.max_frames,
             self.dropout_rate,
+            self.vocabulary,
             self.config.dtype,
         )
 
-    def __call__(
-        self, batch: Batch, deterministic: bool = True
-    ) -> tuple[dict[str, Alignment], Float[Array, "b t vocab"]]:
+    def __call__(self, batch: Batch, deterministic: bool = True) -> tuple[dict[str, Alignment], Float[Array, "b t n"]]:
         """Alignments of the matched rows, and logits of every token of the texts but the first, given those before."""
         text = self.encode_text(batch.token_ids, batch.text_mask)
         video = self.encode_video(batch.frames, batch.frame_mask)
@@ -261,6 +271,6 @@ class CaptionHBI(HBI):
 
     def caption_logits(
         self, video: WeightedTokens, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]
-    ) -> Float[Array, "b t vocab"]:
+    ) -> Float[Array, "b t n"]:
         """Logits of what follows each token of captions, by the first level's frames of their videos."""
         return self.caption(token_ids, mask, video)

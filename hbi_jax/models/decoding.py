@@ -118,18 +118,19 @@ def generate(
         raise ValueError("decoding: method='sample' draws: wanted a key; pass key=jax.random.key(seed)")
     decoder, variables = model.bind(params).caption.unbind()
     apply = functools.partial(decoder.apply, variables)
-    b, n, t, vocab = video.mask.shape[0], decoding.num_captions, decoding.max_words, decoder.vocab_size
+    b, n, t = video.mask.shape[0], decoding.num_captions, decoding.max_words
+    choices, vocab = decoder.choices, decoder.choices.shape[0]
     if decoding.top_k > vocab:
         wanted = f"at most the {vocab} tokens of the vocabulary"
         raise ValueError(f"decoding: top_k={decoding.top_k}: wanted {wanted}; lower it")
     context = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), apply(video, method="look"))
     # A caption that has ended goes on with padding, which costs nothing.
-    stay = jnp.where(jnp.arange(vocab) == PADDING, 0.0, -jnp.inf)[None, None]
+    stay = jnp.where(choices == PADDING, 0.0, -jnp.inf)[None, None]
 
     def choose(
         captions: _Captions, log_p: Float[Array, "b n vocab"], position: Int[Array, ""]
     ) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
-        """Which captions go on, and their next tokens."""
+        """Which captions go on, and the places of their next tokens among the choices."""
         if decoding.method == "beam":
             total = captions.log_probability[..., None] + log_p
             score = _score(decoding, total, (_length(captions.mask) + ~captions.ended)[..., None])
@@ -149,8 +150,9 @@ def generate(
         logits, words = apply(*inputs, context, captions.words, position, method="advance")
         log_p = jax.nn.log_softmax(logits[:, 0]).reshape(b, n, vocab)
         log_p = jnp.where(captions.ended[..., None], stay, log_p)
-        parent, token = choose(captions, log_p, position)
-        gain = jnp.take_along_axis(log_p.reshape(b, n * vocab), parent * vocab + token, axis=1)
+        parent, choice = choose(captions, log_p, position)
+        gain = jnp.take_along_axis(log_p.reshape(b, n * vocab), parent * vocab + choice, axis=1)
+        token = choices[choice]
         captions = jax.tree.map(functools.partial(_take, parent), captions._replace(words=words))
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=position + 1, axis=2)
         return position + 1, captions._replace(

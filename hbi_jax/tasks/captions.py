@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from hbi_jax import build
 from hbi_jax.config import ConfigError
 from hbi_jax.data.datasets import DataError
+from hbi_jax.data.datasets.readers import read_json
 from hbi_jax.data.shapes import load_ground_truth
 from hbi_jax.data.shapes.entities import Events
 from hbi_jax.data.shapes.judge import judge
@@ -23,12 +24,14 @@ from hbi_jax.data.source import Source
 from hbi_jax.evaluate.captions import Captioned, Method, caption_table, references_of, without_a_model
 from hbi_jax.evaluate.report import Picture
 from hbi_jax.metrics.captions import REMEDY, caption_scores, is_installed
+from hbi_jax.models.decoding import PADDING
 from hbi_jax.tasks.task import Results, Task
 from hbi_jax.train.step import LossFn
 from hbi_jax.visualize.captions import Example, plot_captions
 
 _log = logging.getLogger(__name__)
 
+TOKENS = "caption_tokens.json"
 PROTOCOL = "One caption a video is scored against all references of the video."
 # What a row or column is, by what its name holds.
 EXPLAINED = {
@@ -42,15 +45,29 @@ EXPLAINED = {
 
 
 class CaptionTask(Task):
-    """HBI with a caption decoder."""
+    """HBI with a caption decoder.
+
+    Attributes:
+      tokens: What captions are made of; none: all of CLIP's vocabulary.
+    """
 
     name = "captions"
 
-    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: epath.Path):
+    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: epath.Path, tokens: tuple[int, ...] | None = None):
         super().__init__(config, mesh, workdir)
-        self.model = build.caption_model(config)
+        self.tokens = build.caption_tokens(config, str(workdir)) if tokens is None else tokens
+        self.model = build.caption_model(config, self.tokens)
         self.decoding = build.decoding(config)
         self.evaluator = build.caption_evaluator(self.model, config, mesh)
+
+    @classmethod
+    def of_run(cls, config: ConfigDict, mesh: Mesh, workdir: epath.Path) -> "CaptionTask":  # noqa: D102
+        every = config.captions.vocabulary == "clip"
+        return cls(config, mesh, workdir, () if every else _read_tokens(workdir / TOKENS, config.model.clip.vocab_size))
+
+    def claim_workdir(self) -> None:  # noqa: D102
+        if self.tokens:
+            (self.workdir / TOKENS).write_text(json.dumps(self.tokens) + "\n")
 
     def init_params(self) -> PyTree:  # noqa: D102
         return build.init_params(self.model, self.config)
@@ -138,3 +155,21 @@ class CaptionTask(Task):
             Example(clip[mask], captioned.captions[row][0], references[source.split.videos[video].video_id])
             for row, video, clip, mask in zip(rows, captioned.video_index[rows], frames, frame_mask, strict=True)
         ]
+
+
+def _read_tokens(file: epath.Path, vocab_size: int) -> tuple[int, ...]:
+    """What the captions of a finished run are made of.
+
+    Raises:
+      DataError: If the file does not tell.
+    """
+    tokens = read_json(file)
+    needed = {PADDING, vocab_size - 2, vocab_size - 1}
+    if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+        problem = f"a {type(tokens).__name__} of something else"
+    elif sorted(set(tokens)) != tokens or not needed <= set(tokens) <= set(range(vocab_size)):
+        problem = f"{len(tokens)} numbers"
+    else:
+        return tuple(tokens)
+    wanted = f"a list of ascending numbers from 0 to {vocab_size - 1}, {sorted(needed)} among them"
+    raise DataError(f"{file}", problem, wanted, "give the work folder as training left it")

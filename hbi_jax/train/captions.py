@@ -48,7 +48,8 @@ def caption_loss(
     if config.alignment_weight:
         aligned = alignment_terms(config, teacher, alignments, scale, batch, key)
         terms = {name: (config.alignment_weight * weight, value) for name, (weight, value) in aligned.items()}
-    caption = losses.caption_cross_entropy(
-        logits, batch.token_ids[:, 1:], batch.text_mask[:, 1:], batch.example_mask, config.label_smoothing
-    )
+    targets, mask = batch.token_ids[:, 1:], batch.text_mask[:, 1:]
+    if model.vocabulary:
+        targets = jnp.searchsorted(jnp.asarray(model.vocabulary), targets)
+    caption = losses.caption_cross_entropy(logits, targets, mask, batch.example_mask, config.label_smoothing)
     return total({**terms, "caption": (config.caption_weight, caption)}, scale, gate_means(alignments, batch))

@@ -120,6 +120,26 @@ def test_it_is_a_plain_search_by_recomputation(run, recompute, decoding, beams):
     assert len(set(got.mask.sum(-1).ravel().tolist())) > 1
 
 
+@pytest.mark.parametrize(("decoding", "beams"), [(GREEDY, 1), (BEAM, 3)], ids=["greedy", "beam"])
+def test_a_vocabulary_is_all_that_is_searched(params, recompute, decoding, beams):
+    """The same search where no other token has any probability."""
+    few = np.array([0, 2, 3, 5, 7, START, END])
+    model = dataclasses.replace(MODEL, vocabulary=tuple(few.tolist()))
+    got = jax.tree.map(np.asarray, RUN(model, params, VIDEO, decoding, None))
+    nowhere = np.full(VOCABULARY, -np.inf)
+
+    def next_word(row, words):
+        log_p = nowhere.copy()
+        log_p[few] = recompute(row, words)[few]
+        return log_p - np.log(np.exp(log_p).sum())
+
+    for row in range(ROWS):
+        wanted = beam_search(lambda words, row=row: next_word(row, words), beams, decoding.length_penalty)
+        assert_captions(got, row, wanted)
+    assert np.isin(got.token_ids, few).all()
+    assert np.isin(got.token_ids, [3, 5, 7]).any()
+
+
 def test_one_beam_is_greedy(run):
     for got, wanted in zip(run(dataclasses.replace(BEAM, num_beams=1)), run(GREEDY), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-6)

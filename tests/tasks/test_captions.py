@@ -6,15 +6,19 @@ import json
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from hbi_jax import build, experiment
 from hbi_jax.config import ConfigError
 from hbi_jax.data import shapes
+from hbi_jax.data.datasets import DataError
 from hbi_jax.data.shapes.judge import judge
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.metrics.captions import caption_scores
 from hbi_jax.models.decoding import generate
+from hbi_jax.parallel import make_mesh
 from hbi_jax.tasks import captions as module
+from hbi_jax.tasks.captions import CaptionTask
 from hbi_jax.train.checkpoint import Checkpoints
 from tests.tiny_captions import STEPS, tiny_captions
 
@@ -112,6 +116,36 @@ def test_a_finished_run_is_not_trained_again(world, captioned, setup):
     before = (captioned / "metrics.jsonl").read_text()
     experiment.train(setup)
     assert (captioned / "metrics.jsonl").read_text() == before
+
+
+def test_captions_are_made_of_the_training_texts(captioned, setup):
+    """A finished run knows them without its data; what spoils the file is told."""
+    texts = [record.text for record in build.split(setup.config, "train", str(captioned)).records]
+    token_ids, mask = build.tokenizer(setup.config).encode(texts)
+    tokens = tuple(sorted({0, *token_ids[mask].tolist()}))
+    assert setup.task.tokens == setup.task.model.vocabulary == tokens
+    assert len(tokens) < 100
+    folder = epath.Path(captioned)
+    assert CaptionTask.of_run(setup.config, setup.mesh, folder).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [("{}", "a dict of something else"), ("[0, 1.0]", "a list of something else"), ("[0, 5, 3]", "3 numbers")],
+)
+def test_a_spoilt_file_of_tokens_is_told(setup, tmp_path, content, got):
+    (tmp_path / "caption_tokens.json").write_text(content)
+    with pytest.raises(DataError, match=rf"caption_tokens.json: .*{got}.* wanted a list of ascending numbers"):
+        CaptionTask.of_run(setup.config, setup.mesh, epath.Path(tmp_path))
+
+
+def test_all_of_clips_vocabulary_needs_no_training_texts(world, tmp_path):
+    config = tiny_captions(world, **{"captions.vocabulary": "clip", "data.annotations": "/no/such"})
+    task = CaptionTask(config, make_mesh(), epath.Path(tmp_path))
+    assert task.model.vocabulary == ()
+    assert CaptionTask.of_run(config, make_mesh(), epath.Path(tmp_path)).model == task.model
+    task.claim_workdir()
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_validation_cannot_know_is_told_before_the_training(world, tmp_path, monkeypatch):

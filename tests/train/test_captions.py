@@ -106,6 +106,25 @@ def test_captions_alone(learn, params):
     np.testing.assert_allclose(terms["loss/caption"], jax.jit(plain)(params, BATCH), rtol=1e-5)
 
 
+def test_a_vocabulary_is_a_softmax_over_its_tokens(params):
+    """Those of the batch."""
+    few = tuple(np.union1d(np.asarray(BATCH.token_ids), 0).tolist())
+    model = dataclasses.replace(MODEL, vocabulary=few)
+    config = dataclasses.replace(CAPTIONS, label_smoothing=0.0)
+    got, _ = jax.jit(functools.partial(caption_loss, model, config, TEACHER))(params, BATCH, KEY)
+    others = np.ones((1, 1, SMALL.clip.vocab_size), bool)
+    others[..., list(few)] = False
+    assert others.sum() > 5
+
+    def plain(params, batch):
+        rngs = {"dropout": jax.random.fold_in(KEY, len(SMALL.levels))}
+        logits = MODEL.apply(params, batch, deterministic=False, rngs=rngs)[1]
+        targets, mask = batch.token_ids[:, 1:], batch.text_mask[:, 1:]
+        return losses.caption_cross_entropy(jnp.where(others, -jnp.inf, logits), targets, mask, batch.example_mask)
+
+    np.testing.assert_allclose(got, 3.3 * jax.jit(plain)(params, BATCH), rtol=1e-5)
+
+
 def test_eight_devices_are_one(learn, params):
     mesh = make_mesh(8, 1)
     placed = jax.device_put(params, replicated(mesh)), jax.device_put(BATCH, batch_sharding(mesh))
