@@ -31,7 +31,7 @@ from hbi_jax.parallel import DATA_AXIS, make_mesh, put_batch
 from hbi_jax.tasks import Results, Task, make_task
 from hbi_jax.train import loop
 from hbi_jax.train.checkpoint import Checkpoints
-from hbi_jax.train.optimizer import make_optimizer, make_schedule
+from hbi_jax.train.optimizer import is_frozen, make_optimizer, make_schedule
 from hbi_jax.train.state import TrainState, abstract_state, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
 from hbi_jax.train.writers import ConsoleWriter, JsonlWriter, MultiWriter, TensorBoardWriter
@@ -144,7 +144,8 @@ def train(setup: Setup) -> None:
         _log.info("parameters\n%s", overview)
 
         begun = time.perf_counter()
-        step_fn = make_train_step(task.loss_fn(), tx, setup.mesh, state_shardings(abstract), config.seed)
+        frozen = is_frozen(abstract.params, config.optimizer.frozen)
+        step_fn = make_train_step(task.loss_fn(), tx, setup.mesh, state_shardings(abstract), config.seed, frozen)
         compiled = step_fn.lower(abstract, task.abstract_batch()).compile()
         compile_seconds = time.perf_counter() - begun
         clips_per_second = _measure_pipeline(setup)

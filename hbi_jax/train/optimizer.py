@@ -92,6 +92,11 @@ def parameter_groups(params: PyTree, frozen: tuple[str, ...] = ()) -> PyTree[str
     return jax.tree_util.tree_map_with_path(group, params)
 
 
+def is_frozen(params: PyTree, frozen: tuple[str, ...]) -> PyTree[bool]:
+    """True at the parameters that a pattern of `frozen` names; see `parameter_groups`."""
+    return jax.tree.map(lambda group: group == "frozen", parameter_groups(params, frozen))
+
+
 def decays(params: PyTree, pattern: str = NO_DECAY_PATTERN) -> PyTree[bool]:
     """True where weight decay applies: to all names but those of the pattern."""
     return jax.tree_util.tree_map_with_path(lambda path, _: re.search(pattern, path_name(path)) is None, params)
@@ -172,9 +177,9 @@ def make_optimizer(config: OptimizerConfig, params: PyTree, num_steps: int) -> o
 
     adam = {"adamw": adamw, "bert_adam": bert_adam}[config.name]
     groups = parameter_groups(params, config.frozen)
-    is_frozen = jax.tree.map(lambda group: group == "frozen", groups)
+    frozen = is_frozen(params, config.frozen)
     return optax.chain(
-        optax.masked(optax.set_to_zero(), is_frozen),
+        optax.masked(optax.set_to_zero(), frozen),
         optax.clip_by_global_norm(config.clip_norm),
         optax.partition(
             {
@@ -184,5 +189,5 @@ def make_optimizer(config: OptimizerConfig, params: PyTree, num_steps: int) -> o
             },
             groups,
         ),
-        optax.masked(keep_logit_scale_below(config.max_logit_scale), jax.tree.map(lambda x: not x, is_frozen)),
+        optax.masked(keep_logit_scale_below(config.max_logit_scale), jax.tree.map(lambda x: not x, frozen)),
     )

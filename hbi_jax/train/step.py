@@ -15,7 +15,12 @@ LossFn = Callable[[PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], Scal
 
 
 def make_train_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh, shardings: TrainState, seed: int = 0
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    shardings: TrainState,
+    seed: int = 0,
+    frozen: PyTree[bool] | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Scalars]]:
     """Compiles `(state, batch) -> (state, scalars)`.
 
@@ -28,11 +33,17 @@ def make_train_step(
       mesh: The devices.
       shardings: Where the state lies, from `init_state`.
       seed: Of what is random in the loss.
+      frozen: True at parameters that get no gradient, so that none is computed; None: all get one.
     """
+
+    def loss(params: PyTree, batch: PyTree, key: Key[Array, ""]) -> tuple[Float[Array, ""], Scalars]:
+        if frozen is not None:
+            params = jax.tree.map(lambda leaf, stays: jax.lax.stop_gradient(leaf) if stays else leaf, params, frozen)
+        return loss_fn(params, batch, key)
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Scalars]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (_, scalars), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch, key)
+        (_, scalars), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         scalars = {**scalars, "gradient_norm": optax.tree.norm(gradients)}

@@ -12,7 +12,7 @@ import pytest
 from hbi_jax.models.hbi import HBI, Level
 from hbi_jax.parallel import make_mesh, path_name, put_batch
 from hbi_jax.train.objective import LossConfig, retrieval_loss
-from hbi_jax.train.optimizer import OptimizerConfig, make_optimizer
+from hbi_jax.train.optimizer import OptimizerConfig, is_frozen, make_optimizer
 from hbi_jax.train.state import TrainState, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
 from hbi_jax.train.teacher import exact_teacher
@@ -135,6 +135,32 @@ def test_parameters_move(params, wanted):
     """So that equal ones mean something."""
     moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), wanted[0].params, params)
     assert np.median(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_what_is_frozen_costs_no_gradient(params):
+    """Everything else moves as with an optimizer that throws these gradients away."""
+    names = ("vision_tower", "frame_transformer")
+    tx = make_optimizer(dataclasses.replace(OPTIMIZER, frozen=names), params, 10)
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+
+    def state():
+        return init_state(lambda: jax.tree.map(jnp.asarray, params), tx, mesh)
+
+    compiled, after = [], []
+    for frozen in (None, is_frozen(params, names)):
+        step = make_train_step(
+            functools.partial(retrieval_loss, HBI(CONFIG), LOSS, TEACHER), tx, mesh, state_shardings(state()), 0, frozen
+        )
+        batch = put_batch(batch_of(0), mesh)
+        compiled.append(step.lower(state(), batch).compile())
+        after.append(compiled[-1](state(), batch))
+    flops = [program.cost_analysis()["flops"] for program in compiled]
+    assert flops[1] < 0.8 * flops[0]
+    (all_state, all_scalars), (state, scalars) = after
+    assert scalars["gradient_norm"] < all_scalars["gradient_norm"]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-6), state.params, all_state.params)
+    for name in names:
+        jax.tree.map(np.testing.assert_array_equal, state.params["params"][name], params["params"][name])
 
 
 def test_eight_devices_along_the_rows(by_rows, wanted):
