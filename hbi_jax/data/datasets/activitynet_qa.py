@@ -76,7 +76,7 @@ def _answered(path: pathlib.Path) -> Entries:
     questions, answers = _by_id(path), _by_id(beside)
     for number, (source, _) in questions.items():
         if number not in answers:
-            got = f"no answer to question {number!r} in {beside}"
+            got = f"no answer to question {shown(number)} in {beside}"
             raise DataError(source, got, "one", "check that the two files belong together")
     return [(source, {**entry, **answers[number][1]}) for number, (source, entry) in questions.items()]
 
@@ -88,7 +88,7 @@ def _by_id(path: pathlib.Path) -> dict[str, tuple[str, dict[str, Any]]]:
         match entry:
             case {"question_id": str(number)}:
                 if number in found:
-                    got = f"question_id {number!r} once more, after {found[number][0]}"
+                    got = f"question_id {shown(number)} once more, after {found[number][0]}"
                     raise DataError(source, got, "each once", "remove the repetition")
                 found[number] = source, entry
             case _:

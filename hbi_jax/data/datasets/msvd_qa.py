@@ -84,6 +84,6 @@ def _other_names(path: pathlib.Path) -> dict[str, str]:
             raise DataError(field, shown(line), 'a name and "vid<number>", with a blank between', "correct the line")
         for one, other in (pair := line.split()), pair[::-1]:
             if one in names:
-                raise DataError(field, f"{one!r} once more", "each clip once", "remove the repetition")
+                raise DataError(field, f"{shown(one)} once more", "each clip once", "remove the repetition")
             names[one] = other
     return names
