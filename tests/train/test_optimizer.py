@@ -19,6 +19,7 @@ from hbi_jax.train.optimizer import (
     keep_logit_scale_below,
     make_optimizer,
     make_schedule,
+    matrices,
     parameter_groups,
     published_cosine,
     warmup_cosine,
@@ -243,6 +244,37 @@ def test_only_the_temperature_is_bounded():
 def test_a_pattern_that_freezes_nothing_is_named():
     with pytest.raises(ValueError, match=r"config.optimizer.frozen: 'visual' matches no parameter"):
         make_optimizer(dataclasses.replace(PLAIN, frozen=("text_tower", "visual")), PARAMS, 10)
+
+
+def test_muon_turns_matrices_and_leaves_the_rest_to_adam(tree):
+    """Singular values of a matrix's update are near 0.2 sqrt(longer side) x rate, however the gradient's differ."""
+    rng = np.random.default_rng(0)
+    left, _, right = np.linalg.svd(rng.normal(size=(24, 8)), full_matrices=False)
+    gradient = left * np.geomspace(0.05, 1, 8) @ right
+    params = with_leaf(PARAMS, "params", "header", "kernel", value=jnp.ones((24, 8)))
+    gradients = with_leaf(like(0.3), "params", "header", "kernel", value=jnp.asarray(gradient, jnp.float32))
+    (got,) = updates_of(dataclasses.replace(PLAIN, name="muon", clip_norm=1e3), gradients, params=params)
+    values = np.linalg.svd(got["header"]["kernel"], compute_uv=False) / (1e-2 * 0.2 * np.sqrt(24))
+    assert np.all((values > 0.6) & (values < 1.3))
+    assert np.vdot(got["header"]["kernel"], gradient) < 0
+    # Nesterov's first step of Adam is longer than the rate.
+    first = -(PLAIN.b1 / (1 + PLAIN.b1) + 1)
+    np.testing.assert_allclose(got["header"]["bias"], [1e-2 * first], rtol=1e-3)
+    np.testing.assert_allclose(got["text_tower"]["ln_final"]["scale"], [1e-4 * first], rtol=1e-3)
+    # A leaf of what it gives is one of the two axes of a matrix.
+    turned = {name.rsplit("/", 1)[0] for name in names_where(matrices(tree), lambda axis: True)}
+    assert {"params/vision_tower/patch_embedding/kernel", "params/video_merge_action/score/kernel"} <= turned
+    assert all(name.endswith("/kernel") for name in turned)
+    assert not any("embedding/embedding" in name or "conv_in" in name for name in turned)
+
+
+def test_muon_decays_matrices_only():
+    params = with_leaf(PARAMS, "params", "header", "kernel", value=jnp.full((2, 2), 3.0))
+    gradients = with_leaf(like(0.0), "params", "header", "kernel", value=jnp.zeros((2, 2)))
+    (got,) = updates_of(dataclasses.replace(PLAIN, name="muon", weight_decay=0.2), gradients, params=params)
+    np.testing.assert_allclose(got["header"]["kernel"], np.full((2, 2), -1e-2 * 0.2 * 3), rtol=1e-5)
+    np.testing.assert_array_equal(got["header"]["bias"], 0)
+    np.testing.assert_array_equal(got["text_tower"]["proj"]["kernel"], 0)
 
 
 def golden_steps():

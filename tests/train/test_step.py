@@ -63,10 +63,10 @@ def params():
 class Run:
     """A compiled step on some devices, counting its traces."""
 
-    def __init__(self, params, data, model):
+    def __init__(self, params, data, model, optimizer=OPTIMIZER):
         self.traces = 0
         self.mesh = make_mesh(data, model, jax.devices()[: data * model])
-        self.tx = make_optimizer(OPTIMIZER, params, 10)
+        self.tx = make_optimizer(optimizer, params, 10)
         self.first = lambda: jax.tree.map(jnp.asarray, params)
         self.shardings = state_shardings(self.state())
         self.step = make_train_step(self.loss(HBI(CONFIG)), self.tx, self.mesh, self.shardings)
@@ -173,6 +173,14 @@ def test_four_by_two_devices(params, wanted):
     assert_near(got, wanted)
     kernel = got[0].params["params"]["vision_tower"]["transformer"]["resblocks_0"]["mlp_fc"]["kernel"]
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(32, 64)}
+
+
+@pytest.mark.slow
+def test_muon_on_four_by_two_devices(params):
+    """It multiplies matrices whose columns lie on two devices."""
+    muon = dataclasses.replace(OPTIMIZER, name="muon")
+    batches = [batch_of(step) for step in range(STEPS)]
+    assert_near(Run(params, 4, 2, muon)(*batches), jax.tree.map(np.asarray, Run(params, 1, 1, muon)(*batches)))
 
 
 def test_one_trace_for_all_steps(by_rows, alone, wanted):
