@@ -42,21 +42,21 @@ def _where(result: dict) -> str:
 
 
 def quickstart() -> str:
-    """The quickstart over seeds: HBI, the trained mean-pooling model, no training, chance."""
-    result = _load("quickstart_seeds")
+    """The quickstart over seeds: without interaction, HBI, HBI V2, chance."""
+    table = _ablations()["versions"]
     names = {
         "t2v R@1": "text to video R@1",
         "t2v R@10": "R@10",
         "v2t R@1": "video to text R@1",
         "in-group accuracy": "right among 4 near-twins",
     }
-    rows = [[method, *(spread(row[name]) for name in names)] for method, row in result["table"].items()]
-    rows.append(["chance", *(f"{result['chance'][name]:.1f}" for name in names)])
-    table = _table(["percent, mean (smallest to largest)", *names.values()], rows)
+    models = {"contrastive only": "contrastive loss only", "V1": "HBI", "V2": "HBI V2"}
+    rows = [[models[line.name], *(spread(line.summary[name]) for name in names)] for line in table.lines]
+    rows.append(["chance", *(f"{table.chance[name]:.1f}" for name in names)])
+    figures = _table(["percent, mean (smallest to largest)", *names.values()], rows)
     return (
-        f"{table}\n\n{result['test_videos']} held-out test videos; {result['twin_videos']} more in groups of four "
-        "that share their entities and differ in action or order. "
-        f"{len(result['seeds'])} seeds, {_where(result)}."
+        f"{figures}\n\n{table.data}, all held out; near-twins share their entities and differ in action or order. "
+        f"{table.budget} each, {len(table.seeds)} seeds; {table.machine}."
     )
 
 
