@@ -26,16 +26,16 @@ def get_config():
 
     # A caption has to name shapes and actions out of nothing: that takes many videos, and as many different ones as
     # near-twins are alike. The frames are all that has to be learnt, so nothing else is.
-    data.world.num_train, data.world.near_twin_share = 20000, 0.0
+    data.world.num_train, data.world.near_twin_share = 16000, 0.0
     data.captions_per_video = "one"
-    data.cache_gib = 1.5
+    data.cache_gib = 1.25
     config.loss.alignment_weight = 0.0
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = config.optimizer.clip_learning_rate = 4e-3
     config.optimizer.frozen = ("text_tower",)
-    config.train.num_steps = 1800
-    config.train.eval_every = 450
-    config.train.checkpoint_every = 450
+    config.train.num_steps = 1200
+    config.train.eval_every = 400
+    config.train.checkpoint_every = 400
 
     config.eval.best_metric = "first_event/accuracy"
     return config
