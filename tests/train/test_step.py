@@ -137,6 +137,7 @@ def test_parameters_move(params, wanted):
     assert np.median(jax.tree.leaves(moved)) > 1e-3
 
 
+@pytest.mark.slow
 def test_what_is_frozen_costs_no_gradient(params):
     """Everything else moves as with an optimizer that throws these gradients away."""
     names = ("vision_tower", "frame_transformer")
