@@ -49,9 +49,10 @@ def get_config():
     # do their interactions: the default factor would make the teacher's distributions one-hot.
     config.loss.interaction_scale = 50.0
 
-    # Nothing is pre-trained here, so the towers learn at the rate of the rest.
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.clip_learning_rate = 1e-3
+    # Nothing is pre-trained here, so the towers learn at the rate of the rest. In as many steps AdamW, at 1e-3, finds
+    # the right video for half of the texts, Muon for more than two thirds.
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = config.optimizer.clip_learning_rate = 4e-3
 
     # All levels together tell near-twins apart better than the finest alone.
     config.eval.level_rates = (1.0, 1.0, 1.0)

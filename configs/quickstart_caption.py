@@ -30,8 +30,6 @@ def get_config():
     data.captions_per_video = "one"
     data.cache_gib = 1.25
     config.loss.alignment_weight = 0.0
-    config.optimizer.name = "muon"
-    config.optimizer.learning_rate = config.optimizer.clip_learning_rate = 4e-3
     config.optimizer.frozen = ("text_tower",)
     config.train.num_steps = 1200
     config.train.eval_every = 400

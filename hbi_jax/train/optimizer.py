@@ -22,6 +22,8 @@ CLIP_PATTERN = r"^params/(text_tower|vision_tower|logit_scale)"
 NO_DECAY_PATTERN = r"(/bias|/scale|logit_scale|positional_embedding|class_embedding)$"
 # What the published code exempts from decay: its list of norms matches none of its names.
 PUBLISHED_NO_DECAY_PATTERN = r"/bias$"
+# Classifiers, which Muon leaves to Adam: its authors advise so, and its cost grows with the cube of a matrix's side.
+CLASSIFIER_PATTERN = r"^params/answer_"
 # Root mean square of Muon's updates before the rate: that of Adam's, so that both take the same rates.
 MUON_RMS = 0.2
 
@@ -106,10 +108,11 @@ def decays(params: PyTree, pattern: str = NO_DECAY_PATTERN) -> PyTree[bool]:
 
 
 def matrices(params: PyTree) -> PyTree[optax.contrib.MuonDimensionNumbers | None]:
-    """What Muon orthogonalises: kernels with two axes; None at all else, embeddings and convolutions too."""
+    """What Muon orthogonalises: kernels with two axes; None at all else: embeddings, convolutions and classifiers."""
 
     def dimensions(path, leaf):
-        is_matrix = path_name(path).endswith("/kernel") and leaf.ndim == 2
+        name = path_name(path)
+        is_matrix = name.endswith("/kernel") and leaf.ndim == 2 and not re.search(CLASSIFIER_PATTERN, name)
         return optax.contrib.MuonDimensionNumbers() if is_matrix else None
 
     return jax.tree_util.tree_map_with_path(dimensions, params)

@@ -266,6 +266,8 @@ def test_muon_turns_matrices_and_leaves_the_rest_to_adam(tree):
     assert {"params/vision_tower/patch_embedding/kernel", "params/video_merge_action/score/kernel"} <= turned
     assert all(name.endswith("/kernel") for name in turned)
     assert not any("embedding/embedding" in name or "conv_in" in name for name in turned)
+    classifier = {"params": {"answer_entity": {"hidden": {"kernel": jnp.zeros((2, 3))}}}}
+    assert not names_where(matrices(classifier), lambda axis: True)
 
 
 def test_muon_decays_matrices_only():
