@@ -184,6 +184,9 @@ def default_config() -> ConfigDict:
     # Tokens that captions are made of: clip (all 49,408 of its vocabulary), or training (those of the training texts,
     # which makes decoder and training cheaper).
     config.captions.vocabulary = "clip"
+    # Captions of a video that training teaches at a time: the row's own and others of the same video. The video is
+    # decoded and encoded once for all of them.
+    config.captions.references_per_video = 1
     # How captions are made: greedy, beam or sample.
     config.captions.method = "beam"
     # Tokens of a generated caption at most, start and end token included; at most data.num_words.
@@ -322,6 +325,7 @@ _LEAST = {
     "loss.alignment_weight": 0,
     "loss.caption_weight": 0,
     "captions.decoder_layers": 1,
+    "captions.references_per_video": 1,
     "captions.max_words": 3,
     "captions.num_beams": 1,
     "captions.length_penalty": 0,

@@ -114,3 +114,21 @@ class AnswerBatch(NamedTuple):
     def record_index(self) -> Int[ArrayLike, " b"]:
         """That of the questions."""
         return self.batch.record_index
+
+
+class CaptionBatch(NamedTuple):
+    """Videos with several captions each.
+
+    Attributes:
+      batch: One caption of each video, beside the frames.
+      token_ids, text_mask: The captions, the row's own first; all False where a video has no more.
+    """
+
+    batch: Batch
+    token_ids: Int[ArrayLike, "b q t"]
+    text_mask: Bool[ArrayLike, "b q t"]
+
+    @property
+    def record_index(self) -> Int[ArrayLike, " b"]:
+        """That of the row's own captions."""
+        return self.batch.record_index

@@ -19,6 +19,7 @@ def tiny_captions(world: pathlib.Path, **changes: object) -> ConfigDict:
         "captions.max_words": 10,
         "captions.num_beams": 2,
         "captions.vocabulary": "training",
+        "captions.references_per_video": 2,
         "model.levels": (("entity", 0, 0),),
         "model.frame_layers": 0,
         "model.header": "mlp",

@@ -27,6 +27,10 @@ TINY = {
     "data.num_frames": 6,
     "model.merge_heads": 2,
     "data.max_unreadable_rate": 0.1,
+    # The library's default compiles in half the time that Muon takes.
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.clip_learning_rate": 1e-3,
     "train.batch_size": 8,
     "train.num_steps": NUM_STEPS,
     "train.log_every": 2,

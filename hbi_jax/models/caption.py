@@ -262,12 +262,28 @@ class CaptionHBI(HBI):
             self.config.dtype,
         )
 
-    def __call__(self, batch: Batch, deterministic: bool = True) -> tuple[dict[str, Alignment], Float[Array, "b t n"]]:
-        """Alignments of the matched rows, and logits of every token of the texts but the first, given those before."""
+    def __call__(
+        self,
+        batch: Batch,
+        deterministic: bool = True,
+        token_ids: Int[Array, "b q t"] | None = None,
+        text_mask: Bool[Array, "b q t"] | None = None,
+    ) -> tuple[dict[str, Alignment], Float[Array, "bq t1 n"]]:
+        """Alignments of the matched rows, and logits of every token of the captions but the first, given those before.
+
+        Args:
+          batch: The matched rows.
+          deterministic: Nothing is dropped.
+          token_ids, text_mask: Several captions of each video instead of the rows' own; the video is encoded once.
+        """
+        if token_ids is None:
+            token_ids, text_mask = batch.token_ids[:, None], batch.text_mask[:, None]
+        b, q, t = token_ids.shape
         text = self.encode_text(batch.token_ids, batch.text_mask)
         video = self.encode_video(batch.frames, batch.frame_mask)
-        logits = self.caption(batch.token_ids[:, :-1], batch.text_mask[:, :-1], video.levels[0], deterministic)
-        return self.align(text, video), logits
+        shown = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), video.levels[0])
+        said = (x.reshape(b * q, t)[:, :-1] for x in (token_ids, text_mask))
+        return self.align(text, video), self.caption(*said, shown, deterministic)
 
     def caption_logits(
         self, video: WeightedTokens, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Int, PyTree
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from hbi_jax import build
@@ -17,9 +17,10 @@ from hbi_jax.data.datasets import Record
 from hbi_jax.data.source import FILLING, Source
 from hbi_jax.evaluate.answers import Answered, AnswerEvaluator, accuracies, accuracy_table, most_frequent_answers
 from hbi_jax.evaluate.report import Picture
+from hbi_jax.tasks.several import abstract_several, several_texts
 from hbi_jax.tasks.task import Results, Task
 from hbi_jax.train.step import LossFn
-from hbi_jax.types import AnswerBatch, Batch
+from hbi_jax.types import AnswerBatch
 from hbi_jax.visualize.answers import Example, plot_answers
 from hbi_jax.weights import open_checkpoint, workdir_of
 
@@ -95,32 +96,18 @@ class AnswerTask(Task):
         batch, count = super().abstract_batch(), self.config.answers.questions_per_video
         if count == 1:
             return AnswerBatch(batch, batch.record_index)
-
-        def several(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((leaf.shape[0], count, *leaf.shape[1:]), leaf.dtype)
-
-        return AnswerBatch(batch, *map(several, (batch.record_index, batch.token_ids, batch.text_mask)))
+        return AnswerBatch(batch, *abstract_several(count, batch.record_index, batch.token_ids, batch.text_mask))
 
     def batches(self, source: Source, start_step: int) -> Iterator[AnswerBatch]:  # noqa: D102
+        count = self.config.answers.questions_per_video
         answers = np.array([self.vocabulary.index(record.answer) for record in source.split.records], np.int32)
         with super().batches(source, start_step) as batches:
             for step, batch in enumerate(batches, start_step):
-                if self.config.answers.questions_per_video == 1:
+                if count == 1:
                     yield AnswerBatch(batch, answers[batch.record_index])
-                    continue
-                records = self._several(source, batch, step)
-                token_ids, mask = (x.reshape(*records.shape, -1) for x in source.text_rows(records.reshape(-1)))
-                yield AnswerBatch(batch, np.where(records == FILLING, -1, answers[records]), token_ids, mask)
-
-    def _several(self, source: Source, batch: Batch, step: int) -> Int[np.ndarray, "b q"]:
-        """Each row's record, and others of its video, drawn by (seed, step, record); `FILLING` where it has no more."""
-        records = np.full((len(batch.record_index), self.config.answers.questions_per_video), FILLING, np.int32)
-        for row, (own, video) in enumerate(zip(batch.record_index.tolist(), batch.video_index.tolist(), strict=True)):
-            others = source.records_of[video]
-            others = np.random.default_rng((self.config.seed, step, own)).permutation(others[others != own])
-            chosen = [own, *others[: records.shape[1] - 1]]
-            records[row, : len(chosen)] = chosen
-        return records
+                else:
+                    records, *texts = several_texts(source, batch, count, self.config.seed, step)
+                    yield AnswerBatch(batch, np.where(records == FILLING, -1, answers[records]), *texts)
 
     def validate(self, params: PyTree, source: Source) -> dict[str, float]:  # noqa: D102
         answered = self.evaluator.answer(params, source, self.config.data.num_threads)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -25,8 +25,10 @@ from hbi_jax.evaluate.captions import Captioned, Method, caption_table, referenc
 from hbi_jax.evaluate.report import Picture
 from hbi_jax.metrics.captions import REMEDY, caption_scores, is_installed
 from hbi_jax.models.decoding import PADDING
+from hbi_jax.tasks.several import abstract_several, several_texts
 from hbi_jax.tasks.task import Results, Task
 from hbi_jax.train.step import LossFn
+from hbi_jax.types import Batch, CaptionBatch
 from hbi_jax.visualize.captions import Example, plot_captions
 
 _log = logging.getLogger(__name__)
@@ -74,6 +76,20 @@ class CaptionTask(Task):
 
     def loss_fn(self) -> LossFn:  # noqa: D102
         return build.caption_loss_fn(self.model, self.config)
+
+    def abstract_batch(self) -> Batch | CaptionBatch:  # noqa: D102
+        batch, count = super().abstract_batch(), self.config.captions.references_per_video
+        return CaptionBatch(batch, *abstract_several(count, batch.token_ids, batch.text_mask)) if count > 1 else batch
+
+    def batches(self, source: Source, start_step: int) -> Iterator[Batch | CaptionBatch]:  # noqa: D102
+        count = self.config.captions.references_per_video
+        with super().batches(source, start_step) as batches:
+            for step, batch in enumerate(batches, start_step):
+                if count == 1:
+                    yield batch
+                else:
+                    _, *texts = several_texts(source, batch, count, self.config.seed, step)
+                    yield CaptionBatch(batch, *texts)
 
     def source(self, split: str) -> Source:
         """As of every task; tells before the training that validation will not know what is best."""

@@ -18,7 +18,7 @@ from hbi_jax.data.source import Source
 from hbi_jax.evaluate.report import Gallery, Picture, Table
 from hbi_jax.parallel import abstract_params
 from hbi_jax.train.step import LossFn
-from hbi_jax.types import AnswerBatch, Batch
+from hbi_jax.types import AnswerBatch, Batch, CaptionBatch
 from hbi_jax.weights import KINDS, initialize
 
 _log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Task(abc.ABC):
             _log.warning("%s, such as %r", self.truncated[name], records[source.truncated[0]].text)
         return source
 
-    def batches(self, source: Source, start_step: int) -> Iterator[Batch | AnswerBatch]:
+    def batches(self, source: Source, start_step: int) -> Iterator[Batch | AnswerBatch | CaptionBatch]:
         """This process's rows of the training batches that follow `start_step` steps; to be closed."""
         data = self.config.data
         return train_batches(

@@ -10,7 +10,7 @@ from hbi_jax import losses
 from hbi_jax.models.caption import CaptionHBI
 from hbi_jax.train.objective import LossConfig, Terms, alignment_terms, gate_means, total
 from hbi_jax.train.teacher import Teacher
-from hbi_jax.types import Batch
+from hbi_jax.types import Batch, CaptionBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,23 +33,34 @@ def caption_loss(
     config: CaptionLossConfig,
     teacher: Teacher,
     params: PyTree,
-    batch: Batch,
+    batch: Batch | CaptionBatch,
     key: Key[Array, ""],
 ) -> tuple[Float[Array, ""], Terms]:
     """The total loss of a global batch and its terms under their true names (HBI V2, Eq. 16).
 
     Terms of weight 0 are neither computed nor returned. `key` is for dropout and for a teacher that samples.
     """
+    if isinstance(batch, CaptionBatch):
+        batch, token_ids, text_mask = batch
+    else:
+        token_ids, text_mask = batch.token_ids[:, None], batch.text_mask[:, None]
+    q, t = token_ids.shape[1:]
     alignments, logits = model.apply(
-        params, batch, deterministic=False, rngs={"dropout": jax.random.fold_in(key, len(model.config.levels))}
+        params,
+        batch,
+        deterministic=False,
+        token_ids=token_ids,
+        text_mask=text_mask,
+        rngs={"dropout": jax.random.fold_in(key, len(model.config.levels))},
     )
     scale = jnp.exp(params["params"]["logit_scale"])
     terms = {}
     if config.alignment_weight:
         aligned = alignment_terms(config, teacher, alignments, scale, batch, key)
         terms = {name: (config.alignment_weight * weight, value) for name, (weight, value) in aligned.items()}
-    targets, mask = batch.token_ids[:, 1:], batch.text_mask[:, 1:]
+    targets, mask = (x.reshape(-1, t)[:, 1:] for x in (token_ids, text_mask))
     if model.vocabulary:
         targets = jnp.searchsorted(jnp.asarray(model.vocabulary), targets)
-    caption = losses.caption_cross_entropy(logits, targets, mask, batch.example_mask, config.label_smoothing)
+    example_mask = jnp.repeat(batch.example_mask, q)
+    caption = losses.caption_cross_entropy(logits, targets, mask, example_mask, config.label_smoothing)
     return total({**terms, "caption": (config.caption_weight, caption)}, scale, gate_means(alignments, batch))

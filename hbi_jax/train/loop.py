@@ -16,7 +16,7 @@ from hbi_jax.train.preemption import PreemptedError, StopRequest
 from hbi_jax.train.state import TrainState
 from hbi_jax.train.step import Scalars
 from hbi_jax.train.writers import MetricWriter
-from hbi_jax.types import AnswerBatch, Batch
+from hbi_jax.types import AnswerBatch, Batch, CaptionBatch
 
 # Steps that may be queued on the devices: enough that they never wait for the host, few enough that their batches
 # take little memory and that a request to stop is soon honoured.
@@ -105,8 +105,8 @@ class Job:
     """
 
     step_fn: Callable[[TrainState, PyTree], tuple[TrainState, Scalars]]
-    make_batches: Callable[[int], Iterator[Batch | AnswerBatch]]
-    put_batch: Callable[[Batch | AnswerBatch], PyTree]
+    make_batches: Callable[[int], Iterator[Batch | AnswerBatch | CaptionBatch]]
+    put_batch: Callable[[Batch | AnswerBatch | CaptionBatch], PyTree]
     describe_rows: Callable[[Int[np.ndarray, " b"]], str]
     validate: Callable[[PyTree], Mapping[str, float]]
     schedules: Mapping[str, Callable[[int], float]]

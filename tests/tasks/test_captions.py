@@ -129,6 +129,23 @@ def test_captions_are_made_of_the_training_texts(captioned, setup):
     assert CaptionTask.of_run(setup.config, setup.mesh, folder).tokens == tokens
 
 
+def test_videos_are_taught_several_captions(world, setup, tmp_path):
+    """The row's own first, then others of its video, each once; the very batch alone where one is asked for."""
+    source = setup.task.source("train")
+    batch = next(setup.task.batches(source, 3))
+    np.testing.assert_array_equal(batch.token_ids[:, 0], batch.batch.token_ids)
+    say = build.tokenizer(setup.config).decode
+    for row, video in enumerate(batch.batch.video_index):
+        known = {say(source.text_rows(np.array([index]))[0][0]) for index in source.records_of[video]}
+        said = [say(ids) for ids in batch.token_ids[row]]
+        assert len(set(said)) == 2
+        assert set(said) <= known
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), setup.task.abstract_batch())
+    assert jax.tree.map(lambda x: (x.shape, np.asarray(x).dtype), batch) == shapes
+    plain = experiment.prepare(tiny_captions(world, **{"captions.references_per_video": 1}), str(tmp_path)).task
+    jax.tree.map(np.testing.assert_array_equal, next(plain.batches(source, 3)), batch.batch)
+
+
 @pytest.mark.parametrize(
     ("content", "got"),
     [("{}", "a dict of something else"), ("[0, 1.0]", "a list of something else"), ("[0, 5, 3]", "3 numbers")],

@@ -15,6 +15,7 @@ from hbi_jax.parallel import batch_sharding, make_mesh, replicated
 from hbi_jax.train.captions import CaptionLossConfig, caption_loss
 from hbi_jax.train.objective import retrieval_loss
 from hbi_jax.train.teacher import exact_teacher
+from hbi_jax.types import CaptionBatch
 from tests.tiny_hbi import CONFIG, make_batch, random_params
 
 SMALL = dataclasses.replace(
@@ -130,3 +131,25 @@ def test_eight_devices_are_one(learn, params):
     placed = jax.device_put(params, replicated(mesh)), jax.device_put(BATCH, batch_sharding(mesh))
     for got, wanted in zip(*(jax.tree.leaves(learn(*inputs)) for inputs in (placed, (params, BATCH))), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-6)
+
+
+def test_several_captions_of_a_video_are_as_many_rows(params):
+    """The row's own, that of the next row, and none: the mean over all their tokens, and nothing else changes."""
+    model = CaptionHBI(SMALL, dropout_rate=0.0)
+    texts = BATCH.token_ids, BATCH.text_mask
+    others = [np.roll(x, -1, axis=0) for x in texts]
+    none = (np.zeros_like(x) for x in texts)
+    several = CaptionBatch(BATCH, *(np.stack(triple, axis=1) for triple in zip(texts, others, none, strict=True)))
+
+    @jax.jit
+    def run(params, *batches):
+        return [caption_loss(model, EVERYTHING, TEACHER, params, batch, KEY)[1] for batch in batches]
+
+    swapped = BATCH._replace(token_ids=others[0], text_mask=others[1])
+    both, own, other = run(params, several, BATCH, swapped)
+    first, second = (x[BATCH.example_mask, 1:].sum() for x in (BATCH.text_mask, others[1]))
+    assert abs(own["loss/caption"] - other["loss/caption"]) > 1e-3
+    wanted = (first * own["loss/caption"] + second * other["loss/caption"]) / (first + second)
+    np.testing.assert_allclose(both["loss/caption"], wanted, rtol=1e-5)
+    for name in own.keys() - {"loss/caption", "loss/total"}:
+        np.testing.assert_allclose(both[name], own[name], rtol=1e-5, err_msg=name)
