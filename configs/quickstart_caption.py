@@ -23,6 +23,8 @@ def get_config():
     data.galleries = {"test": "test", "twins": "twins"}
     config.captions.max_words = data.num_words
     config.captions.vocabulary = "training"
+    config.captions.references_per_video = 3
+    config.captions.dropout_rate = 0.0
 
     # A caption has to name shapes and actions out of nothing: that takes many videos, and as many different ones as
     # near-twins are alike. The frames are all that has to be learnt, so nothing else is.
