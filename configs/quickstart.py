@@ -50,7 +50,7 @@ def get_config():
     config.loss.interaction_scale = 50.0
 
     # Nothing is pre-trained here, so the towers learn at the rate of the rest. In as many steps AdamW, at 1e-3, finds
-    # the right video for half of the texts, Muon for more than two thirds.
+    # the right video for half of the texts, Muon for nearly two thirds.
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = config.optimizer.clip_learning_rate = 4e-3
 

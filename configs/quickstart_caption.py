@@ -33,9 +33,9 @@ def get_config():
     data.cache_gib = 1.25
     config.loss.alignment_weight = 0.0
     config.optimizer.frozen = ("text_tower",)
-    config.train.num_steps = 1200
-    config.train.eval_every = 400
-    config.train.checkpoint_every = 400
+    config.train.num_steps = 1000
+    config.train.eval_every = 250
+    config.train.checkpoint_every = 250
 
     config.eval.best_metric = "first_event/accuracy"
     return config
