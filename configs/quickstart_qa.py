@@ -27,7 +27,7 @@ def get_config():
     data.num_words = 16
     config.answers.questions_per_video = 4
     config.loss.alignment_weight = 0.25
-    config.train.num_steps = 1000
+    config.train.num_steps = 800
     config.train.eval_every = 100
 
     config.eval.level_rates = (0.4, 0.4, 0.2)
