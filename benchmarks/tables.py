@@ -41,9 +41,47 @@ def _where(result: dict) -> str:
     return f"{cores}, jax {versions['jax']}, Python {versions['python']}"
 
 
+def quickstarts() -> str:
+    """What the quickstarts reach."""
+    versions, tasks = _ablations()["versions"], _load("quickstart_tasks")
+    hbi = next(line.summary for line in versions.lines if line.name == "V1")
+    questions, captions = (tasks[task]["rows"] for task in ("questions", "captions"))
+    answered, described = (next(iter(rows.values())) for rows in (questions, captions))
+    blind = next(row for name, row in questions.items() if "question only" in name)
+    frequent = captions["most frequent training caption"]
+    recall, group, overall, event = "t2v R@1", "in-group accuracy", "overall, %", "first event right, %"
+    minutes = {name: f"{tasks[name]['seconds'] / 60:.1f}" for name in ("questions", "captions")}
+    retrieval_minutes = f"{_load('fresh_quickstart')['run_s'] / 60:.1f}"
+    rows = [
+        ["retrieval, text to video R@1", spread(hbi[recall]), versions.chance[recall], retrieval_minutes],
+        ["retrieval, right among 4 near-twins", spread(hbi[group]), versions.chance[group], ""],
+        ["questions, right answers", f"{answered[overall]:.1f}", blind[overall], minutes["questions"]],
+        ["captions, first event right", f"{described[event]:.1f}", frequent[event], minutes["captions"]],
+    ]
+    table = _table(
+        ["percent, on held-out videos", "reached", "by guessing", "minutes"],
+        [[name, reached, f"{guess:.1f}", time] for name, reached, guess, time in rows],
+    )
+    return (
+        f"{table}\n\nRetrieval: {len(versions.seeds)} seeds, mean (smallest to largest); the others: one. "
+        f"{_where(tasks)}; minutes from the command to the report, rendering included. Guessing is chance, a model "
+        "that was trained on the questions without seeing a video, and the most frequent training caption. Near-twins "
+        "share their entities and differ in action or order."
+    )
+
+
 def quickstart() -> str:
     """The quickstart over seeds: without interaction, HBI, HBI V2, chance."""
-    table = _ablations()["versions"]
+    return _versions("versions")
+
+
+def adamw() -> str:
+    """The same with AdamW."""
+    return _versions("versions_adamw")
+
+
+def _versions(name: str) -> str:
+    table = Ablation.from_json((RESULTS / f"ablation_{name}.json").read_text())
     names = {
         "t2v R@1": "text to video R@1",
         "t2v R@10": "R@10",
@@ -242,6 +280,31 @@ def decoding() -> str:
     )
 
 
+def _task(name: str) -> str:
+    """The quickstart of a task: its table of the test split, and how long it took."""
+    result = _load("quickstart_tasks")
+    task = result[name]
+    columns = list(next(iter(task["rows"].values())))
+    rows = [
+        [row, *("" if values[column] is None else f"{values[column]:.1f}" for column in columns)]
+        for row, values in task["rows"].items()
+    ]
+    return (
+        f"{_table([name, *columns], rows)}\n\n{task['note']} {task['seconds'] / 60:.1f} minutes from the command to "
+        f"the report, of which training {task['training']['seconds'] / 60:.1f}; {_where(result)}, one seed."
+    )
+
+
+def questions() -> str:
+    """The quickstart of questions."""
+    return _task("questions")
+
+
+def captions() -> str:
+    """The quickstart of captions."""
+    return _task("captions")
+
+
 def _ablations() -> dict[str, Ablation]:
     """The tables that were run, by name."""
     paths = {name: RESULTS / f"ablation_{name}.json" for name in TABLES}
@@ -310,7 +373,9 @@ def data() -> str:
 
 FIGURES = {
     "ablations": ablations,
+    "quickstarts": quickstarts,
     "quickstart": quickstart,
+    "adamw": adamw,
     "fresh_quickstart": fresh_quickstart,
     "train_step": train_step,
     "interaction": interaction,
@@ -321,6 +386,8 @@ FIGURES = {
     "data": data,
     "similarity": similarity,
     "decoding": decoding,
+    "questions": questions,
+    "captions": captions,
 }
 
 
