@@ -1,7 +1,7 @@
 """The embedded data set, from scratch, in a few minutes on two CPU cores.
 
 Command:  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-Hardware: two CPU cores, under 8 minutes, rendering included
+Hardware: two CPU cores, about 8 minutes, rendering included
 Expected: see the result table of the README
 """
 
