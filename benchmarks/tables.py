@@ -291,7 +291,8 @@ def _task(name: str) -> str:
     ]
     return (
         f"{_table([name, *columns], rows)}\n\n{task['note']} {task['seconds'] / 60:.1f} minutes from the command to "
-        f"the report, of which training {task['training']['seconds'] / 60:.1f}; {_where(result)}, one seed."
+        f"the report, of which training {task['training']['seconds'] / 60:.1f}; {_where(result)}, one seed. "
+        f"{result.get('remark', '')}".rstrip()
     )
 
 

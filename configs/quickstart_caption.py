@@ -5,7 +5,7 @@ Command:  python -m hbi_jax.main --config=configs/quickstart_caption.py --workdi
           with the work folder of configs/quickstart.py
 Hardware: two CPU cores, under 8 minutes, rendering included
 Expected: what happens first is right, colour, shape and action, in 56 % of the captions of test videos; CIDEr 264 %,
-          where a reference has 298 % (one seed). Shapes are the hardest: 1,400 steps get to 69 %
+          where a reference has 298 % (one seed)
 """
 
 import pathlib

@@ -132,3 +132,12 @@ class CaptionBatch(NamedTuple):
     def record_index(self) -> Int[ArrayLike, " b"]:
         """That of the row's own captions."""
         return self.batch.record_index
+
+
+def texts_of(
+    batch: Batch, token_ids: Int[ArrayLike, "b q t"] | None = None, text_mask: Bool[ArrayLike, "b q t"] | None = None
+) -> tuple[Int[ArrayLike, "b q t"], Bool[ArrayLike, "b q t"]]:
+    """The several texts of each video where they are given, otherwise the row's own as the only one."""
+    if token_ids is None:
+        return batch.token_ids[:, None], batch.text_mask[:, None]
+    return token_ids, text_mask

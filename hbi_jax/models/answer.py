@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI, TokenWeight
 from hbi_jax.models.similarity import Padding, token_weights
-from hbi_jax.types import Alignment, Batch, Encoded, Tokens, WeightedTokens
+from hbi_jax.types import Alignment, Batch, Encoded, Tokens, WeightedTokens, texts_of
 
 
 class AnswerHead(nn.Module):
@@ -88,8 +88,7 @@ class AnswerHBI(HBI):
           token_ids, text_mask: Several questions about each video, the row's own first, which are answered instead of
             that alone; the video is encoded once.
         """
-        if token_ids is None:
-            token_ids, text_mask = batch.token_ids[:, None], batch.text_mask[:, None]
+        token_ids, text_mask = texts_of(batch, token_ids, text_mask)
         b, q, t = token_ids.shape
         text = self.encode_text(token_ids.reshape(b * q, t), text_mask.reshape(b * q, t))
         video = self.encode_video(batch.frames, batch.frame_mask)

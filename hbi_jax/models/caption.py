@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hbi_jax.models.clip import quick_gelu
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI
-from hbi_jax.types import Alignment, Batch, WeightedTokens
+from hbi_jax.types import Alignment, Batch, WeightedTokens, texts_of
 
 
 class KeyValue(NamedTuple):
@@ -276,8 +276,7 @@ class CaptionHBI(HBI):
           deterministic: Nothing is dropped.
           token_ids, text_mask: Several captions of each video instead of the rows' own; the video is encoded once.
         """
-        if token_ids is None:
-            token_ids, text_mask = batch.token_ids[:, None], batch.text_mask[:, None]
+        token_ids, text_mask = texts_of(batch, token_ids, text_mask)
         b, q, t = token_ids.shape
         text = self.encode_text(batch.token_ids, batch.text_mask)
         video = self.encode_video(batch.frames, batch.frame_mask)

@@ -10,7 +10,7 @@ from hbi_jax import losses
 from hbi_jax.models.caption import CaptionHBI
 from hbi_jax.train.objective import LossConfig, Terms, alignment_terms, gate_means, total
 from hbi_jax.train.teacher import Teacher
-from hbi_jax.types import Batch, CaptionBatch
+from hbi_jax.types import Batch, CaptionBatch, texts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,7 @@ def caption_loss(
 
     Terms of weight 0 are neither computed nor returned. `key` is for dropout and for a teacher that samples.
     """
-    if isinstance(batch, CaptionBatch):
-        batch, token_ids, text_mask = batch
-    else:
-        token_ids, text_mask = batch.token_ids[:, None], batch.text_mask[:, None]
+    batch, token_ids, text_mask = batch if isinstance(batch, CaptionBatch) else (batch, *texts_of(batch))
     q, t = token_ids.shape[1:]
     alignments, logits = model.apply(
         params,
