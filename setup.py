@@ -16,8 +16,7 @@ def requirements(name: str) -> list[str]:
 
 setup(
     name="hbi_jax",
-    # The package itself imports nothing, so its version can be read before anything is installed.
-    version=runpy.run_path(str(HERE / "hbi_jax" / "__init__.py"))["__version__"],
+    version=runpy.run_path(str(HERE / "hbi_jax" / "version.py"))["__version__"],
     description="Video-text alignment by cooperative games: HBI, HBI V2 and HCMI in JAX",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -19,9 +19,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from benchmarks.harness import parse_arguments, time_jitted, write
 from configs.msrvtt import get_config
-from hbi_jax import build
+from hbi_jax.config import parse
 from hbi_jax.models.caption import CaptionHBI
-from hbi_jax.models.decoding import Decoding, generate
+from hbi_jax.models.config import Decoding
+from hbi_jax.models.decoding import generate
 from hbi_jax.types import WeightedTokens
 
 VIDEOS, FRAMES, TOKENS, BEAMS = 16, 12, 32, 5
@@ -71,8 +72,8 @@ def recompute(model: CaptionHBI, last_word: bool, params: PyTree, video: Weighte
 def main() -> None:
     """Measures and writes bench_decoding.json."""
     out = parse_arguments(__doc__)
-    config = get_config()
-    model = build.caption_model(config)
+    config = parse(get_config())
+    model = CaptionHBI(config.model, config.captions.decoder_layers, config.captions.dropout_rate)
     params, video = inputs(model)
 
     def decode(decoding: Decoding):

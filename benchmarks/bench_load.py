@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.harness import parse_arguments, write
 from hbi_jax import pretrained
-from hbi_jax.models.clip import CLIP, CLIPConfig
+from hbi_jax.models.clip import CLIP
+from hbi_jax.models.config import CLIPConfig
 
 # Prints seconds, memory after the imports and peak memory, in bytes.
 MEASURED = """

@@ -15,24 +15,27 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from hbi_jax.evaluate.retrieval import Gallery, RetrievalEvaluator
-from hbi_jax.models.clip import CLIPConfig
-from hbi_jax.models.hbi import HBI, HBIConfig
+from hbi_jax.models.config import CLIPConfig, HBIConfig
+from hbi_jax.models.hbi import HBI
 from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, video_query
 from hbi_jax.models.similarity import wti
 from hbi_jax.models.token_mlp import MLP
-from hbi_jax.parallel import make_mesh
+from hbi_jax.parallel.mesh import make_mesh
+from hbi_jax.tasks.gallery import Gallery
+from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.types import Encoded, WeightedTokens
 
 WIDTH, HIDDEN = 512, 128
 # Words and frames of the levels.
 COUNTS = ((32, 12), (16, 6), (4, 2))
+LEVELS = ("entity", "action", "event")
 LEVELS = {"entity level": (1.0, 0.0, 0.0), "three levels": (1.0, 1.0, 1.0)}
 METHODS = {"HBI": False, "HBI V2": True}
 TEXT_BLOCK, VIDEO_BLOCK = 128, 16
@@ -70,13 +73,13 @@ def make_gallery(size: int) -> Gallery:
     rng = np.random.default_rng(0)
 
     def side(which: int) -> Encoded:
-        levels = []
-        for counts in COUNTS:
+        levels = OrderedDict()
+        for name, counts in zip(LEVELS, COUNTS, strict=True):
             count = counts[which]
             mask = np.arange(count) < rng.integers(-(-count // 2), count + 1, (size, 1))
             features, logits = rng.normal(size=(size, count, WIDTH)), rng.normal(size=(size, count))
-            levels.append(WeightedTokens(features.astype(np.float32), mask, logits.astype(np.float32)))
-        return Encoded(tuple(levels), 0.05 * rng.normal(size=(size, WIDTH)).astype(np.float32))
+            levels[name] = WeightedTokens(features.astype(np.float32), mask, logits.astype(np.float32))
+        return Encoded(levels, 0.05 * rng.normal(size=(size, WIDTH)).astype(np.float32))
 
     rows = np.arange(size, dtype=np.int32)
     return Gallery(side(0), side(1), rows, rows, None)
@@ -85,14 +88,20 @@ def make_gallery(size: int) -> Gallery:
 def make_params(hbi: HBI) -> dict:
     """The parameters that the similarity uses: neither those of the towers nor those of the prediction header."""
     gallery = make_gallery(2)
-    rates = (1.0,) * len(COUNTS)
+    rates = dict.fromkeys(LEVELS, 1.0)
     return hbi.init(jax.random.key(0), gallery.text, gallery.video, rates, method="gallery_similarity")
 
 
 def score(reconstruction: bool, rates: tuple[float, ...], size: int, calls: int = 3) -> dict:
     """Seconds of a whole gallery, as an evaluation scores it, beside the bound; peak memory of this process."""
     hbi = HBI(HBIConfig(CLIPConfig(), weight_features=HIDDEN, reconstruction=reconstruction))
-    evaluator = RetrievalEvaluator(hbi, make_mesh(), TEXT_BLOCK, VIDEO_BLOCK, rates)
+    evaluator = RetrievalEvaluator(
+        hbi,
+        make_mesh(),
+        batch_size=TEXT_BLOCK,
+        video_block=VIDEO_BLOCK,
+        level_rates=dict(zip(LEVELS, rates, strict=True)),
+    )
     params, gallery = make_params(hbi), make_gallery(size)
     seconds = []
     for _ in range(1 + calls):
@@ -153,7 +162,7 @@ def against_dense() -> dict:
         return MLP(*(layers[layer][leaf] for layer in ("hidden", "logit") for leaf in ("kernel", "bias")))
 
     text_mlps, video_mlps = (SideMLPs(mlp(f"{side}_gate"), mlp(f"{side}_weight")) for side in ("text", "video"))
-    text, video = (jax.tree.map(jnp.asarray, side.levels[0]) for side in (gallery.text, gallery.video))
+    text, video = (jax.tree.map(jnp.asarray, side.levels["entity"]) for side in (gallery.text, gallery.video))
     sentence = jnp.asarray(gallery.text.pooled)
 
     def blocks(text, video, sentence):

@@ -17,9 +17,12 @@ from flax.traverse_util import unflatten_dict
 from benchmarks import harness
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.hbi import HBI
-from hbi_jax.train.answers import AnswerBatch, AnswerLossConfig, answer_loss
-from hbi_jax.train.objective import LossConfig, retrieval_loss
-from hbi_jax.train.optimizer import OptimizerConfig, make_optimizer
+from hbi_jax.tasks.answers.batch import AnswerBatch
+from hbi_jax.tasks.answers.config import AnswerLossConfig
+from hbi_jax.tasks.answers.objective import answer_loss
+from hbi_jax.tasks.retrieval.objective import retrieval_loss
+from hbi_jax.train.config import AlignmentLossConfig, OptimizerConfig
+from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.teacher import estimator_teacher, exact_teacher
 from tests.models.published import FOLDER, Golden, load
 
@@ -56,7 +59,7 @@ def compute(golden: Golden, model: dict, loss: dict, teacher=None) -> tuple:
     batch = golden.batch._replace(video_index=jnp.array([0, 0, 1, 2]))
     if golden.weights.kind == "hbi":
         hbi = HBI(config)
-        function = functools.partial(retrieval_loss, hbi, LossConfig(**LOSS | loss), teacher)
+        function = functools.partial(retrieval_loss, hbi, AlignmentLossConfig(**LOSS | loss), teacher)
     else:
         hbi = AnswerHBI(config, num_answers=golden.weights.config["num_answers"], dropout_rate=0.0)
         function = functools.partial(answer_loss, hbi, AnswerLossConfig(**LOSS | ANSWERS | loss), teacher)

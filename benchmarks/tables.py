@@ -11,9 +11,9 @@ import json
 import pathlib
 import re
 
-from hbi_jax.ablations import TABLES
-from hbi_jax.evaluate.ablation import Ablation, spread
-from hbi_jax.visualize.ablations import plot_ablation
+from hbi_jax.ablations.pictures import plot_ablation
+from hbi_jax.ablations.results import Ablation, spread
+from hbi_jax.ablations.tables import TABLES
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

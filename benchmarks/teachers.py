@@ -17,9 +17,14 @@ import numpy as np
 
 from benchmarks.harness import write
 from configs.quickstart import get_config
-from hbi_jax import build, runs
-from hbi_jax.evaluate.ablation import summary
-from hbi_jax.parallel import make_mesh, put_batch
+from hbi_jax.ablations import runs
+from hbi_jax.ablations.results import summary
+from hbi_jax.config import parse
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel.mesh import make_mesh, put_batch
+from hbi_jax.tasks.retrieval.objective import retrieval_loss
+from hbi_jax.tasks.task import abstract_batch, init_model
+from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import init_state, state_shardings
 from hbi_jax.train.step import make_train_step
@@ -38,16 +43,18 @@ def step_ms(teacher: str, estimator: pathlib.Path) -> dict[str, float]:
     """Median and spread of a whole training step of the quickstart with this teacher, batch in memory."""
     config = get_config()
     config.loss.update(overrides(teacher, estimator))
-    model, mesh, rng = build.model(config), make_mesh(), np.random.default_rng(0)
-    init_params = functools.partial(build.init_params, model, config)
-    tx = make_optimizer(build.optimizer(config), jax.eval_shape(init_params), 1000)
+    config = parse(config)
+    model, mesh, rng = HBI(config.model), make_mesh(), np.random.default_rng(0)
+    init_params = functools.partial(init_model, model, config)
+    tx = make_optimizer(config.optimizer, jax.eval_shape(init_params), 1000)
     state = init_state(init_params, tx, mesh)
-    shapes = build.abstract_batch(config)
+    shapes = abstract_batch(config)
     batch = jax.tree.map(lambda leaf: rng.integers(0, 2, leaf.shape).astype(leaf.dtype), shapes)
     rows = np.arange(config.train.batch_size, dtype=np.int32)
     masks = {name: np.ones_like(getattr(batch, name)) for name in ("text_mask", "frame_mask", "example_mask")}
     batch = put_batch(batch._replace(video_index=rows, record_index=rows, **masks), mesh)
-    step = make_train_step(build.loss_fn(model, config), tx, mesh, state_shardings(state)).lower(state, batch).compile()
+    loss_fn = functools.partial(retrieval_loss, model, config.loss, make_teacher(config.loss, config.model.padding))
+    step = make_train_step(loss_fn, tx, mesh, state_shardings(state)).lower(state, batch).compile()
     times = []
     for call in range(STEPS + 1):
         begun = time.perf_counter()

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hbi_jax import apply
+from hbi_jax.commands import apply
 
 if TYPE_CHECKING:
-    from hbi_jax.inference import Answer
+    from hbi_jax.tasks.answers.inference import Answer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def answer() -> "Sequence[Answer]":
         if os.path.exists(options.question):
             raise ValueError(f"the last argument, {options.question}, is a file: wanted a question after the videos")
-        from hbi_jax.inference import answer_questions
+        from hbi_jax.tasks.answers.inference import answer_questions
 
         return answer_questions(options.checkpoint, options.videos, options.question, options.top)
 

@@ -19,62 +19,46 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
-from ml_collections import ConfigDict
 
-from hbi_jax import __version__, build
-from hbi_jax.config import ConfigError, default_config, validate
-from hbi_jax.data import shapes
+from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.datasets import DataError, Split
 from hbi_jax.data.source import Source
-from hbi_jax.evaluate import report as reports
-from hbi_jax.parallel import DATA_AXIS, make_mesh, put_batch
-from hbi_jax.tasks import Results, Task, make_task
+from hbi_jax.fields import ConfigError, plain
+from hbi_jax.parallel.mesh import DATA_AXIS, make_mesh, put_batch
+from hbi_jax.report import report as reports
+from hbi_jax.report.curves import plot_training
+from hbi_jax.tasks.config import Config
+from hbi_jax.tasks.registry import make_task
+from hbi_jax.tasks.task import Results, Task
+from hbi_jax.tasks.weights import is_converted, open_checkpoint, workdir_of
+from hbi_jax.tasks.workdir import claim_workdir, open_workdir
 from hbi_jax.train import loop
 from hbi_jax.train.checkpoint import Checkpoints
 from hbi_jax.train.optimizer import is_frozen, make_optimizer, make_schedule
 from hbi_jax.train.state import TrainState, abstract_state, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
 from hbi_jax.train.writers import ConsoleWriter, JsonlWriter, MultiWriter, TensorBoardWriter
-from hbi_jax.visualize.curves import plot_training
-from hbi_jax.weights import is_converted, open_checkpoint, workdir_of
+from hbi_jax.version import __version__
 
 _log = logging.getLogger(__name__)
-
-# What may change between the first start of a run and the next: nothing of it changes what is learnt, and folders may
-# have moved.
-FREE_FIELDS = (
-    "init",
-    "loss.estimator",
-    "data.annotations",
-    "data.videos",
-    "data.num_workers",
-    "data.num_threads",
-    "data.cache_gib",
-    "data.video_timeout",
-    "data.prepare",
-    "train.log_every",
-    "eval",
-    "mesh",
-)
 
 
 class Setup(NamedTuple):
     """What training and evaluation both start from."""
 
-    config: ConfigDict
+    config: Config
     workdir: epath.Path
     mesh: Mesh
     task: Task
 
 
-def prepare(config: ConfigDict, workdir: str) -> Setup:
-    """Checks the configuration and the work folder, renders the embedded world, builds the model.
+def prepare(config: Config, workdir: str) -> Setup:
+    """Checks the devices and the work folder, renders the embedded world, builds the model.
 
     Raises:
       ConfigError: If a field cannot work or the work folder cannot be written.
       ShapesError: If the world cannot be rendered.
     """
-    validate(config)
     mesh = make_mesh(config.mesh.data, config.mesh.model)
     rows = mesh.shape[DATA_AXIS]
     if config.train.batch_size % rows:
@@ -82,19 +66,10 @@ def prepare(config: ConfigDict, workdir: str) -> Setup:
             f"config.train.batch_size={config.train.batch_size}: wanted a multiple of the {rows} devices along "
             f"the mesh's data axis; use {-(-config.train.batch_size // rows) * rows}"
         )
-    folder = epath.Path(workdir).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{jax.process_index()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"--workdir={workdir}: wanted a folder that can be written ({error}); choose another"
-        ) from error
-    if config.data.render == "shapes":
+    folder = open_workdir(workdir)
+    if config.data.render:
         if jax.process_index() == 0:
-            shapes.generate(build.folder(config, "annotations", workdir), build.world(config))
+            Dataset(config.data, config.model.clip.image_size, workdir).render()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("the world is rendered")
     return Setup(config, folder, mesh, make_task(config, mesh, folder))
@@ -114,29 +89,28 @@ def train(setup: Setup) -> None:
     """
     config, task = setup.config, setup.task
     source = task.source("train")
-    validation = task.source("val") if build.has_validation(config) else None
-    for gallery in task.galleries:
-        # What is wrong with a gallery is better told now than after the training.
-        records = build.split(config, gallery, str(setup.workdir))
+    validation = task.source("val") if config.data.has_validation else None
+    for gallery in task.dataset.galleries:
+        # Check the galleries before training, so that errors surface early.
+        records = task.dataset.split(gallery)
         if validation is not None and config.data.protocol == "held_out":
             _check_held_out(validation.split, records)
-    loop_config = build.loop(config, source.num_rows)
-    optimizer_config = build.optimizer(config)
-    tx = make_optimizer(optimizer_config, jax.eval_shape(task.init_params), loop_config.num_steps)
+    num_steps = config.train.length(source.num_rows)
+    tx = make_optimizer(config.optimizer, jax.eval_shape(task.init_params), num_steps)
     abstract = abstract_state(task.init_params, tx, setup.mesh)
 
     def validate_params(params: PyTree) -> dict[str, float]:
         return {} if validation is None else task.validate(params, validation)
 
     def schedule(peak: float):
-        return make_schedule(optimizer_config, peak, loop_config.num_steps)
+        return make_schedule(config.optimizer, peak, num_steps)
 
     with contextlib.ExitStack() as stack:
         folder = str(setup.workdir / "checkpoints")
         checkpoints = stack.enter_context(Checkpoints(folder, config.eval.best_metric))
         start = checkpoints.latest_step() or 0
-        _claim_workdir(setup, resumes=start > 0)
-        if start >= loop_config.num_steps:
+        claim_workdir(task, resumes=start > 0)
+        if start >= num_steps:
             _log.info("%s has all its %d steps already: only evaluating it", setup.workdir, start)
             return
         state = checkpoints.restore(abstract, start) if start else _first_state(task, tx, abstract)
@@ -155,7 +129,7 @@ def train(setup: Setup) -> None:
             clips_per_second,
             "going on from" if start else "starting at",
             start,
-            loop_config.num_steps,
+            num_steps,
         )
         job = loop.Job(
             step_fn=compiled,
@@ -164,14 +138,16 @@ def train(setup: Setup) -> None:
             describe_rows=functools.partial(_describe_rows, source),
             validate=validate_params,
             schedules={
-                "learning_rate/new": schedule(optimizer_config.learning_rate),
-                "learning_rate/clip": schedule(optimizer_config.clip_learning_rate),
+                "learning_rate/new": schedule(config.optimizer.learning_rate),
+                "learning_rate/clip": schedule(config.optimizer.clip_learning_rate),
             },
         )
-        writer = stack.enter_context(contextlib.closing(_writer(setup, start, loop_config.num_steps)))
-        state, summary = loop.train(job, state, loop_config, checkpoints, writer)
+        writer = stack.enter_context(contextlib.closing(_writer(setup, start, num_steps)))
+        state, summary = loop.train(
+            job, state, dataclasses.replace(config.train, num_steps=num_steps), checkpoints, writer
+        )
     training = reports.Training(
-        steps=loop_config.num_steps,
+        steps=num_steps,
         seconds=summary.seconds,
         steps_per_second=summary.steps / summary.step_seconds,
         clips_per_second=clips_per_second,
@@ -231,27 +207,6 @@ def _first_state(task: Task, tx: optax.GradientTransformation, abstract: TrainSt
     return state._replace(params=jax.device_put(task.load_init(state.params), state_shardings(abstract).params))
 
 
-def _claim_workdir(setup: Setup, resumes: bool) -> None:
-    """Writes the configuration down; refuses to go on with what another one began."""
-    file = setup.workdir / "config.json"
-    mine = _flat(json.loads(setup.config.to_json()))
-    if resumes and file.exists():
-        # A field that is newer than the run had its default's meaning then.
-        theirs = _flat(json.loads(default_config().to_json())) | _flat(json.loads(file.read_text()))
-        free = tuple(f"{field}/" for field in (field.replace(".", "/") for field in FREE_FIELDS))
-        for field in sorted(mine.keys() | theirs.keys()):
-            if mine.get(field) != theirs.get(field) and not f"{field}/".startswith(free):
-                name = field.replace("/", ".")
-                raise ConfigError(
-                    f"config.{name}={mine.get(field)!r}, but --workdir={setup.workdir} was started with "
-                    f"{theirs.get(field)!r}; use that, or another --workdir"
-                )
-        setup.task.check_workdir(setup.workdir)
-    if jax.process_index() == 0:
-        file.write_text(setup.config.to_json(indent=2) + "\n")
-        setup.task.claim_workdir()
-
-
 def _check_held_out(validation: Split, gallery: Split) -> None:
     """Raises where a checkpoint would be selected by the videos that it is then measured on."""
     shared = sorted({video.video_id for video in validation.videos} & {video.video_id for video in gallery.videos})
@@ -271,7 +226,7 @@ def _selection(setup: Setup, validation: Source | None) -> str:
         return "There was no validation split: the checkpoint is the last one."
     if setup.config.data.protocol == "published":
         return (
-            f"The checkpoint is the best by gallery {setup.task.galleries[0]!r} itself, as in published code "
+            f"The checkpoint is the best by gallery {setup.task.dataset.galleries[0]!r} itself, as in published code "
             "(config.data.protocol='published'): the figures of that gallery are selected on."
         )
     return "The checkpoint is the best by the validation split, which shares no video with any gallery."
@@ -279,12 +234,12 @@ def _selection(setup: Setup, validation: Source | None) -> str:
 
 def _measure_pipeline(setup: Setup) -> float:
     """Clips a second that decoding delivers when nothing else runs and nothing is cached."""
-    uncached = setup.config.copy_and_resolve_references()
-    uncached.data.cache_gib = 0.0
-    source = build.source(uncached, build.split(uncached, "train", str(setup.workdir)))
+    config = setup.config.replace(data__cache_gib=0.0)
+    dataset = Dataset(config.data, config.model.clip.image_size, str(setup.workdir))
+    source = dataset.source(dataset.split("train"))
     begun = time.perf_counter()
     with contextlib.closing(setup.task.batches(source, 0)) as batches:
-        rows = sum(len(batch.record_index) for batch in itertools.islice(batches, 5))
+        rows = sum(len(record_index) for record_index, _ in itertools.islice(batches, 5))
         return rows / (time.perf_counter() - begun)
 
 
@@ -309,14 +264,6 @@ def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
     return writer
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    """Nested dicts as one, keys joined by a slash."""
-    out = {}
-    for key, value in tree.items():
-        out |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
-
-
 def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
     config, training, metrics = setup.config, None, setup.workdir / "metrics.jsonl"
     unreadable, pictures, protocol = results.unreadable, list(results.pictures), list(results.protocol)
@@ -334,7 +281,7 @@ def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
     report = reports.Report(
         title=f"{config.name}: {config.task}",
         command=shlex.join(["python", "-m", "hbi_jax.main", *sys.argv[1:]]),
-        config=json.loads(config.to_json()),
+        config=plain(config),
         environment=reports.current_environment(__version__),
         dataset=results.dataset,
         galleries=results.galleries,

@@ -4,15 +4,11 @@ captions.
 Every loss takes masks; a masked row or class takes no part in numerator, denominator or gradient.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# How the divergences of interaction and distillation are meant: as the paper prints them, KL(student || teacher), the
-# mean over rows, nothing flowing into the teacher; or as the published code computes them, see `published_divergence`.
-Divergence = Literal["paper", "published"]
+from hbi_jax.choices import Divergence
 
 # Finite, so that a row without a real class gives no NaN; far below any logit.
 _ABSENT = -1e30

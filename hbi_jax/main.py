@@ -3,15 +3,17 @@
   python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
   python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart --mode=evaluate
 
-Any field of the configuration can be set on the command line, --config.train.batch_size=32; hbi_jax/config.py
-lists them all with their meaning. An interrupted run goes on when the same command is given again.
+Any field of the configuration can be set on the command line, --config.train.batch_size=32. --explain=train.batch_size
+prints what a field means, --explain=all every field. An interrupted run goes on when the same command is given again.
 """
 
 import sys
 
 from absl import flags
 
-from hbi_jax import commands
+from hbi_jax import fields
+from hbi_jax.commands import cli
+from hbi_jax.config import Config, parse
 
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -24,6 +26,12 @@ _CHECKPOINT = flags.DEFINE_string(
     None,
     "What --mode=evaluate takes: another work folder (its best checkpoint), one step of it, such as "
     "runs/quickstart/checkpoints/500, or a folder of converted weights. By default the best of --workdir.",
+)
+_EXPLAIN = flags.DEFINE_string(
+    "explain",
+    None,
+    "Print the value, meaning, default and range of a field, such as loss.teacher, or of a section, such as loss; all "
+    "prints every field. Nothing is run.",
 )
 _MULTIHOST = flags.DEFINE_bool(
     "multihost",
@@ -38,9 +46,15 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process."
 
 def _main() -> int | None:
     """Runs the job that the flags describe."""
-    commands.wanted((commands.CONFIG, "configs/quickstart.py"), (commands.WORKDIR, "runs/quickstart"))
+    if _EXPLAIN.value is not None:
+        config = Config() if cli.CONFIG.value is None else parse(cli.CONFIG.value)
+        print(fields.explain(config, "" if _EXPLAIN.value == "all" else _EXPLAIN.value.removeprefix("config.")))
+        return None
+    cli.wanted((cli.CONFIG, "configs/quickstart.py"), (cli.WORKDIR, "runs/quickstart"))
     if _MODE.value == "train" and _CHECKPOINT.value is not None:
-        commands.fail("--checkpoint is what --mode=evaluate takes; training goes on from --workdir by itself")
+        cli.fail("--checkpoint is what --mode=evaluate takes; training goes on from --workdir by itself")
+
+    config = parse(cli.CONFIG.value)
 
     import jax
 
@@ -49,7 +63,7 @@ def _main() -> int | None:
 
     if _MULTIHOST.value:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    setup = experiment.prepare(commands.CONFIG.value, commands.WORKDIR.value)
+    setup = experiment.prepare(config, cli.WORKDIR.value)
     try:
         if _MODE.value == "train":
             experiment.train(setup)
@@ -62,7 +76,7 @@ def _main() -> int | None:
 
 def run() -> None:
     """The console entry point."""
-    commands.run(_main, __name__, __doc__)
+    cli.run(_main, __name__, __doc__)
 
 
 if __name__ == "__main__":

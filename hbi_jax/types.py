@@ -4,10 +4,13 @@ Axes, here and everywhere: `a` texts and `b` videos of a pairwise product (or `b
 `t` text tokens, `v` video tokens, `n` either, `f` frames, `d` features. Masks are True at real tokens.
 """
 
-from typing import NamedTuple
+from collections import OrderedDict
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
+
+T = TypeVar("T")
 
 # What comes from the host is numpy, what a compiled function sees is a jax array.
 ArrayLike = Array | np.ndarray
@@ -32,12 +35,17 @@ class Encoded(NamedTuple):
     """One side of a batch or gallery, encoded once: its tokens at every level and one pooled vector a row.
 
     Attributes:
-      levels: The tokens of each level, in the order of the model's levels.
+      levels: The tokens of each level by its name, from fine to coarse.
       pooled: The sentence vector of a text; the mean of the real frame features of a video.
     """
 
-    levels: tuple[WeightedTokens, ...]
+    levels: OrderedDict[str, WeightedTokens]
     pooled: Float[Array, "b d"]
+
+
+def finest(levels: OrderedDict[str, T]) -> T:
+    """The value of the finest level, which is the first."""
+    return next(iter(levels.values()))
 
 
 class Pair(NamedTuple):
@@ -94,44 +102,6 @@ class Batch(NamedTuple):
     video_index: Int[ArrayLike, " b"]
     record_index: Int[ArrayLike, " b"]
     example_mask: Bool[ArrayLike, " b"]
-
-
-class AnswerBatch(NamedTuple):
-    """Questions with their videos, and their answers.
-
-    Attributes:
-      batch: The questions as texts, beside the frames; one of each video where there are several.
-      answer: Number of the right answer in the vocabulary; -1 where the vocabulary lacks it, or there is no question.
-      token_ids, text_mask: The questions, the row's own first, where each video has several.
-    """
-
-    batch: Batch
-    answer: Int[ArrayLike, "*bq"]
-    token_ids: Int[ArrayLike, "b q t"] | None = None
-    text_mask: Bool[ArrayLike, "b q t"] | None = None
-
-    @property
-    def record_index(self) -> Int[ArrayLike, " b"]:
-        """That of the questions."""
-        return self.batch.record_index
-
-
-class CaptionBatch(NamedTuple):
-    """Videos with several captions each.
-
-    Attributes:
-      batch: One caption of each video, beside the frames.
-      token_ids, text_mask: The captions, the row's own first; all False where a video has no more.
-    """
-
-    batch: Batch
-    token_ids: Int[ArrayLike, "b q t"]
-    text_mask: Bool[ArrayLike, "b q t"]
-
-    @property
-    def record_index(self) -> Int[ArrayLike, " b"]:
-        """That of the row's own captions."""
-        return self.batch.record_index
 
 
 def texts_of(

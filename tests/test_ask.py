@@ -5,8 +5,10 @@ import re
 
 import pytest
 
-from hbi_jax import apply, ask, inference
-from hbi_jax.inference import Answer
+from hbi_jax import ask
+from hbi_jax.commands import apply
+from hbi_jax.tasks.answers import inference
+from hbi_jax.tasks.answers.inference import Answer
 
 QUESTION = "what happens first?"
 

@@ -15,13 +15,18 @@ import numpy as np
 import pytest
 from etils import epath
 
-from hbi_jax import build
 from hbi_jax.banzhaf.estimator import InteractionNet
-from hbi_jax.config import ConfigError, default_config, read_config, validate
+from hbi_jax.config import Config, default_config, parse
+from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.datasets import LOADERS
-from hbi_jax.parallel import make_mesh
+from hbi_jax.fields import ConfigError
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.pretrained import Pretrained, save
-from hbi_jax.tasks import make_task
+from hbi_jax.tasks.config import read_config, to_json
+from hbi_jax.tasks.registry import make_task
+from hbi_jax.tasks.task import abstract_batch, init_model
+from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import abstract_state, state_shardings
 from hbi_jax.train.step import make_train_step
@@ -41,9 +46,14 @@ def changed(**fields):
     return config
 
 
+def dataset_of(config, workdir=""):
+    parsed = parse(config)
+    return Dataset(parsed.data, parsed.model.clip.image_size, workdir)
+
+
 def test_the_defaults_are_valid():
-    validate(default_config())
-    validate(default_config().lock())
+    parse(default_config())
+    parse(default_config().lock())
 
 
 LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
@@ -64,7 +74,10 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"eval__querybank_size": 0}, "config.eval.querybank_size=0: wanted 1 or more"),
         ({"eval__querybank_temperature": 0.0}, "config.eval.querybank_temperature=0.0: wanted more than 0"),
         ({"eval__dual_softmax_temperature": -1.0}, "config.eval.dual_softmax_temperature=-1.0: wanted more than 0"),
-        ({"eval__normalize": ("sinkhorn",)}, "config.eval.normalize=('sinkhorn',): wanted a tuple of 'dual_softmax'"),
+        (
+            {"eval__normalize": ("sinkhorn",)},
+            "config.eval.normalize[0]='sinkhorn': wanted one of 'dual_softmax', 'querybank'; choose",
+        ),
         ({"optimizer__learning_rate": -1e-3}, "config.optimizer.learning_rate=-0.001: wanted 0 or more"),
         ({"optimizer__weight_decay": -0.1}, "config.optimizer.weight_decay=-0.1: wanted 0 or more"),
         ({"optimizer__learning_rate": math.nan}, "config.optimizer.learning_rate=nan: wanted 0 or more"),
@@ -193,7 +206,7 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
 def test_what_cannot_work_is_named(fields, message):
     """Field, got, wanted, remedy."""
     with pytest.raises(ConfigError) as raised:
-        validate(changed(**fields))
+        parse(changed(**fields))
     assert str(raised.value).startswith(message)
     assert "; " in str(raised.value)
 
@@ -209,7 +222,7 @@ def test_what_cannot_work_is_named(fields, message):
     ],
 )
 def test_what_just_works_is_accepted(fields):
-    validate(changed(**fields))
+    parse(changed(**fields))
 
 
 def test_types_and_names_are_kept():
@@ -233,40 +246,39 @@ def test_what_a_run_wrote_is_read_again(tmp_path):
     values = json.loads(config.to_json())
     del values["task"], values["loss"]["teacher"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert json.loads(read_config(tmp_path / "config.json").to_json()) == json.loads(config.to_json())
+    assert read_config(tmp_path / "config.json") == parse(config)
+    assert json.loads(to_json(parse(config))) == json.loads(config.to_json())
 
 
 def test_folders(tmp_path):
     """{workdir} stands for the work folder; what is missing is named with the flag that sets it."""
     config = changed(data__annotations="{workdir}/data")
-    assert build.folder(config, "annotations", "runs/a") == pathlib.Path("runs/a/data")
+    dataset = dataset_of(config, "runs/a")
+    assert dataset.folder("annotations") == pathlib.Path("runs/a/data")
     with pytest.raises(ConfigError, match=r"config.data.videos is not set: .*add --config.data.videos=FOLDER"):
-        build.folder(config, "videos", "runs/a")
+        dataset.folder("videos")
 
 
 def test_the_number_of_steps():
     """Given, or from epochs: 5 x 1000 / 128 = 39.06; never none."""
-    config = changed(train__eval_every=7)
-    assert build.loop(config, 1000).num_steps == 39
-    assert build.loop(config, 3).num_steps == 1
-    config.train.num_steps = 12
-    loop = build.loop(config, 1000)
-    assert (loop.num_steps, loop.eval_every, loop.log_every) == (12, 7, config.train.log_every)
+    config = Config()
+    assert config.train.length(1000) == 39
+    assert config.train.length(3) == 1
+    assert config.replace(train__num_steps=12).train.length(1000) == 12
 
 
 def test_an_estimator_that_teaches_has_to_be_named():
     """Only where something is taught: an evaluation needs none."""
-    config = changed(loss__teacher="estimator")
-    validate(config)
+    config = parse(changed(loss__teacher="estimator"))
     with pytest.raises(ConfigError, match=r"config.loss.estimator is not set: wanted the folder of an estimator"):
-        build.teacher(config)
+        make_teacher(config.loss, config.model.padding)
 
 
 def test_an_unknown_field_of_the_world_is_named():
     config = default_config()
     config.data.world.num_trian = 3
     with pytest.raises(ConfigError, match=r"config.data.world.num_trian is unknown: wanted one of .*num_train"):
-        build.world(config)
+        _ = dataset_of(config).world
 
 
 def load(name):
@@ -311,18 +323,17 @@ def test_every_file_builds_a_training_step(name, estimator, tmp_path):
         config.data.annotations, config.answers.vocabulary = str(tmp_path), "answers.json"
     # The other one needs the training texts.
     config.captions.vocabulary = "clip"
-    validate(config)
-    config.lock()
+    config = parse(config.lock())
     mesh = make_mesh(config.mesh.data, config.mesh.model)
     task = make_task(config, mesh, epath.Path("runs"))
     assert config.train.batch_size % mesh.shape["data"] == 0
-    tx = make_optimizer(build.optimizer(config), jax.eval_shape(task.init_params), build.loop(config, 1000).num_steps)
+    tx = make_optimizer(config.optimizer, jax.eval_shape(task.init_params), config.train.length(1000))
     state = abstract_state(task.init_params, tx, mesh)
     after, scalars = make_train_step(task.loss_fn(), tx, mesh, state_shardings(state)).eval_shape(
         state, task.abstract_batch()
     )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    wanted = {f"loss/{level[0]}/{TERMS[config.task]}" for level in config.model.levels}
+    wanted = {f"loss/{level.name}/{TERMS[config.task]}" for level in config.model.levels}
     if config.task == "captions":
         wanted = {"loss/caption"} | (wanted if config.loss.alignment_weight else set())
     assert wanted <= scalars.keys()
@@ -331,17 +342,17 @@ def test_every_file_builds_a_training_step(name, estimator, tmp_path):
 
 def test_every_data_set_can_be_chosen_and_has_a_configuration():
     for name in LOADERS:
-        validate(changed(data__dataset=name))
+        parse(changed(data__dataset=name))
     assert {load(name).data.dataset for name in CONFIGS} == set(LOADERS)
 
 
 def test_the_paper_s_model_has_the_size_of_vit_b_32():
     """CLIP's own towers and temperature have 151,277,313 parameters; the batch is one of 12 frames and 32 words."""
-    config = load("msrvtt")
-    params = jax.eval_shape(functools.partial(build.init_params, build.model(config), config))["params"]
+    config = parse(load("msrvtt"))
+    params = jax.eval_shape(functools.partial(init_model, HBI(config.model), config))["params"]
     clip = [params[name] for name in ("text_tower", "vision_tower", "logit_scale")]
     assert sizes(clip) == 151_277_313
-    batch = build.abstract_batch(config)
+    batch = abstract_batch(config)
     assert batch.frames.shape == (128, 12, 224, 224, 3)
     assert batch.token_ids.shape == (128, 32)
     assert batch.frames.dtype == np.uint8

@@ -1,13 +1,13 @@
 """A small network from a similarity matrix to logits of the interaction: prediction header and estimator."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-InteractionNetKind = Literal["none", "mlp", "cnn", "mlp_sa", "cnn_sa"]
+from hbi_jax.choices import InteractionNetKind
 
 
 class InteractionNet(nn.Module):

@@ -32,7 +32,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
-from hbi_jax import __version__
+from hbi_jax.commands.progress import Progress
 from hbi_jax.data.datasets.records import DataError, Split
 from hbi_jax.data.decode import TIMEOUT
 from hbi_jax.data.prepared import (
@@ -49,7 +49,7 @@ from hbi_jax.data.prepared import (
 )
 from hbi_jax.data.source import check_unreadable
 from hbi_jax.data.video import VideoError, Window, map_windows
-from hbi_jax.progress import Progress
+from hbi_jax.version import __version__
 
 _log = logging.getLogger(__name__)
 
@@ -260,7 +260,10 @@ def _shards(videos: Sequence[_Video]) -> dict[str, Sequence[_Video]]:
 def _plan(settings: Settings, videos: Sequence[_Video]) -> str:
     """Checksum of all that a shard is made from."""
     parts = [[video.file, video.size, list(video.texts.items())] for video in videos]
-    return hashlib.sha256(json.dumps([dataclasses.asdict(settings), parts]).encode()).hexdigest()
+    # In the order in which the first folders were made.
+    names = ("frames_per_second", "short_side", "quality")
+    made_by = {name: getattr(settings, name) for name in names}
+    return hashlib.sha256(json.dumps([made_by, parts]).encode()).hexdigest()
 
 
 def _claim(folder: pathlib.Path, settings: Settings) -> Sequence[Shard]:

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
+from hbi_jax.data.config import PrepareConfig
 from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.video import VideoError, Window, sample_indices
+from hbi_jax.fields import check, field
 
 T = TypeVar("T")
 
@@ -33,28 +35,17 @@ _AGAIN = "run the same `python -m hbi_jax.data prepare` again: it keeps what is 
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(PrepareConfig):
     """What prepared frames depend on, beside the videos.
 
-    Attributes:
-      frames_per_second: Density of the grid of frames, all of which are kept.
-      short_side: Short side of the frames, in pixels; smaller videos keep their size.
-      quality: Of the JPEGs, in 1..99; `LOSSLESS` for PNGs.
-
     Raises:
-      ValueError: If one of them is out of range.
+      ConfigError: If a field is out of range.
     """
 
-    frames_per_second: float | int = 1.0
-    short_side: int = 224
-    quality: int = 95
+    frames_per_second: float = field(1.0, "Density of the grid of frames, all of which are kept.", above=0)
 
     def __post_init__(self):
-        if not self.frames_per_second > 0 or self.short_side < 1 or not 1 <= self.quality <= 100:
-            raise ValueError(
-                f"frames_per_second, short_side, quality: got {self.frames_per_second}, {self.short_side}, "
-                f"{self.quality}, wanted > 0, >= 1 and 1 to 100."
-            )
+        check(self, "prepare")
 
 
 @dataclasses.dataclass(frozen=True)

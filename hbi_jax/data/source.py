@@ -42,6 +42,7 @@ class Source:
         tokenizer: Tokenizer,
         image_size: int,
         max_frames: int,
+        *,
         frames_per_second: float = 1.0,
         cache_gib: float = 0.0,
         max_unreadable_rate: float = 0.01,

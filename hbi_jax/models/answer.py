@@ -1,15 +1,17 @@
 """Questions answered by HBI: a classifier over a vocabulary of answers at every level (HBI, CVPR 2023)."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from hbi_jax.choices import Padding
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI, TokenWeight
-from hbi_jax.models.similarity import Padding, token_weights
+from hbi_jax.models.similarity import token_weights
 from hbi_jax.types import Alignment, Batch, Encoded, Tokens, WeightedTokens, texts_of
 
 
@@ -79,7 +81,7 @@ class AnswerHBI(HBI):
         deterministic: bool = True,
         token_ids: Int[Array, "b q t"] | None = None,
         text_mask: Bool[Array, "b q t"] | None = None,
-    ) -> tuple[dict[str, Alignment], dict[str, Float[Array, "bq n"]]]:
+    ) -> tuple[OrderedDict[str, Alignment], OrderedDict[str, Float[Array, "bq n"]]]:
         """Alignments of the matched rows and the answers of each level, in logits.
 
         Args:
@@ -94,20 +96,19 @@ class AnswerHBI(HBI):
         video = self.encode_video(batch.frames, batch.frame_mask)
         alignments = self.align(jax.tree.map(lambda x: x[::q], text), video)
         pairs = self.pairs(text, jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), video))
-        answers = {
-            level.name: self.answer[level.name](pair.text, pair.video, deterministic)
-            for level, pair in zip(self.config.levels, pairs, strict=True)
-        }
+        answers = OrderedDict(
+            (name, self.answer[name](pair.text, pair.video, deterministic)) for name, pair in pairs.items()
+        )
         return alignments, answers
 
-    def answer_questions(self, text: Encoded, video: Encoded, level_rates: Sequence[float]) -> Float[Array, "b n"]:
+    def answer_questions(self, text: Encoded, video: Encoded, level_rates: Mapping[str, float]) -> Float[Array, "b n"]:
         """The levels' answers to matched rows of questions and videos, in logits, summed with the given rates.
 
-        A level of rate 0 is not computed.
+        Levels with rate 0 are skipped.
         """
         parts = [
-            rate * self.answer[level.name](pair.text, pair.video)
-            for rate, level, pair in zip(level_rates, self.config.levels, self.pairs(text, video), strict=True)
-            if rate
+            level_rates[name] * self.answer[name](pair.text, pair.video)
+            for name, pair in self.pairs(text, video).items()
+            if level_rates[name]
         ]
         return sum(parts[1:], parts[0])

@@ -1,5 +1,6 @@
 """Captions: HBI with a transformer decoder that reads a video and says one word after the other (HBI V2, Sec. 3.3)."""
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hbi_jax.models.clip import quick_gelu
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI
-from hbi_jax.types import Alignment, Batch, WeightedTokens, texts_of
+from hbi_jax.types import Alignment, Batch, WeightedTokens, finest, texts_of
 
 
 class KeyValue(NamedTuple):
@@ -268,7 +269,7 @@ class CaptionHBI(HBI):
         deterministic: bool = True,
         token_ids: Int[Array, "b q t"] | None = None,
         text_mask: Bool[Array, "b q t"] | None = None,
-    ) -> tuple[dict[str, Alignment], Float[Array, "bq t1 n"]]:
+    ) -> tuple[OrderedDict[str, Alignment], Float[Array, "bq t1 n"]]:
         """Alignments of the matched rows, and logits of every token of the captions but the first, given those before.
 
         Args:
@@ -280,7 +281,7 @@ class CaptionHBI(HBI):
         b, q, t = token_ids.shape
         text = self.encode_text(batch.token_ids, batch.text_mask)
         video = self.encode_video(batch.frames, batch.frame_mask)
-        shown = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), video.levels[0])
+        shown = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), finest(video.levels))
         said = (x.reshape(b * q, t)[:, :-1] for x in (token_ids, text_mask))
         return self.align(text, video), self.caption(*said, shown, deterministic)
 

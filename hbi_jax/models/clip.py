@@ -3,46 +3,22 @@
 Parameter names follow the released checkpoints, with `_` for `.` inside a list: `resblocks_0/attn/in_proj`.
 """
 
-import dataclasses
 import math
-from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from hbi_jax.choices import Remat
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.models.dense import dense
 from hbi_jax.models.similarity import normalize
 from hbi_jax.types import Tokens
 
-Remat = Literal["none", "elementwise", "blocks"]
-
 # Mean and standard deviation of RGB in 0..1 over CLIP's training images.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclasses.dataclass(frozen=True)
-class CLIPConfig:
-    """Sizes of the two towers; the default is ViT-B/32.
-
-    Attributes:
-      image_size: Side of the square input, in pixels; a multiple of `patch_size`.
-      head_features: Width of one attention head; the widths of both towers are multiples of it.
-      context_length: The longest text, in tokens, that has a position embedding.
-    """
-
-    image_size: int = 224
-    patch_size: int = 32
-    vision_width: int = 768
-    vision_layers: int = 12
-    text_width: int = 512
-    text_layers: int = 12
-    embed_features: int = 512
-    head_features: int = 64
-    vocab_size: int = 49408
-    context_length: int = 77
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -1,69 +1,18 @@
 """Captions word by word: greedy, beam search and sampling, with static shapes and keys and values kept."""
 
-import dataclasses
 import functools
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from hbi_jax.fields import check
 from hbi_jax.models.caption import CaptionHBI, Context
+from hbi_jax.models.config import Decoding
 from hbi_jax.types import WeightedTokens
 
 PADDING = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """How captions are made.
-
-    Attributes:
-      method: `greedy`, the likeliest word each time; `beam`, a search that keeps `num_beams` captions; `sample`.
-      max_words: Length of a row, start and end token included: a caption that has not ended there is cut.
-      num_beams: Captions that a beam search keeps.
-      length_penalty: A caption of `n` generated tokens, its end among them, scores log p / n^length_penalty: 0
-        prefers short captions, 1 compares means over tokens.
-      num_samples: Captions that are sampled for a video.
-      temperature: Divides the logits that are sampled from.
-      top_k: Sample from so many of the likeliest tokens only; 0: from all.
-      top_p: Sample from the fewest likeliest tokens that together have this probability; 1: from all.
-    """
-
-    method: str = "beam"
-    max_words: int = 30
-    num_beams: int = 5
-    length_penalty: float = 1.0
-    num_samples: int = 1
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __post_init__(self):
-        """Checks the fields.
-
-        Raises:
-          ValueError: Names field, got, wanted and remedy.
-        """
-        methods = ("greedy", "beam", "sample")
-        for field, valid, wanted in (
-            ("method", self.method in methods, "one of " + ", ".join(map(repr, methods))),
-            ("max_words", self.max_words >= 2, "2 or more: the start token and another"),
-            ("num_beams", self.num_beams >= 1, "1 or more"),
-            ("length_penalty", 0 <= self.length_penalty < math.inf, "0 or more"),
-            ("num_samples", self.num_samples >= 1, "1 or more"),
-            ("temperature", 0 < self.temperature < math.inf, "more than 0; method='greedy' is what 0 would be"),
-            ("top_k", self.top_k >= 0, "a number of tokens, or 0 for all"),
-            ("top_p", 0 < self.top_p <= 1, "a share above 0 and at most 1"),
-        ):
-            if not valid:
-                raise ValueError(f"decoding: {field}={getattr(self, field)!r}: wanted {wanted}; change it")
-
-    @property
-    def num_captions(self) -> int:
-        """Captions that every video gets."""
-        return {"greedy": 1, "beam": self.num_beams, "sample": self.num_samples}[self.method]
 
 
 class Generated(NamedTuple):
@@ -106,14 +55,15 @@ def generate(
     Args:
       model: The model.
       params: Its variables.
-      video: Tokens of the first level, `encode_video(...).levels[0]`.
+      video: Tokens of the finest level, `finest(encode_video(...).levels)`.
       decoding: How.
       key: For sampling; row `i` draws the same whatever the other rows are.
 
     Raises:
-      ValueError: If there is no key to sample with, captions may get longer than the model's positions, or there are
-        fewer tokens than `top_k`.
+      ValueError: If there is no key to sample with, captions may get longer than the model's positions, there are
+        fewer tokens than `top_k`, or a field of `decoding` is out of its range.
     """
+    check(decoding, "decoding")
     if decoding.method == "sample" and key is None:
         raise ValueError("decoding: method='sample' draws: wanted a key; pass key=jax.random.key(seed)")
     decoder, variables = model.bind(params).caption.unbind()

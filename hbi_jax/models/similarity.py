@@ -1,17 +1,11 @@
 """Weighted token-wise interaction (WTI, Eq. 12): the similarity of two sets of tokens, in blocks of videos."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from hbi_jax.choices import Padding
 from hbi_jax.types import WeightedTokens
-
-# What padding is: `masked`, nothing, so that a padded row gives the numbers of the row without its padding; or what the
-# published code makes of it: a match of similarity 0, a neighbour in the merge's convolution, a cell of the header,
-# and merged tokens that are real whatever they hold.
-Padding = Literal["masked", "published"]
 
 
 def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:

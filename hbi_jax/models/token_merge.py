@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from hbi_jax.choices import Padding
 from hbi_jax.clustering import dpc_knn
 from hbi_jax.models.dense import dense
-from hbi_jax.models.similarity import Padding, token_weights
+from hbi_jax.models.similarity import token_weights
 from hbi_jax.types import Tokens
 
 

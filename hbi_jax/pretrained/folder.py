@@ -17,10 +17,10 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
+from hbi_jax.commands.progress import Progress
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.sizes import build_model, leaves_of, model_config, verify
 from hbi_jax.pretrained.tensors import Entry, from_arrays, read_safetensors, write_safetensors
-from hbi_jax.progress import Progress
 
 WEIGHTS, CONFIG, PUBLISHED = "model.safetensors", "config.json", "hbi.safetensors"
 FORMAT = 1
@@ -243,7 +243,7 @@ def refuse_run(path: pathlib.Path) -> None:
     if exists(path / "checkpoints") or (path.parent.name == "checkpoints" and exists(path)):
         raise PretrainedError(
             f"{path} holds checkpoints of a run, wanted weights; write them as a folder first, in Python: "
-            f"hbi_jax.pretrained.save(FOLDER, hbi_jax.weights.load_weights({str(path)!r})), and use FOLDER"
+            f"hbi_jax.pretrained.save(FOLDER, hbi_jax.tasks.weights.load_weights({str(path)!r})), and use FOLDER"
         )
 
 

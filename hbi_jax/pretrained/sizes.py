@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
+from hbi_jax import fields
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.caption import CaptionHBI
-from hbi_jax.models.clip import CLIP, CLIPConfig
-from hbi_jax.models.hbi import HBI, HBIConfig, Level
+from hbi_jax.models.clip import CLIP
+from hbi_jax.models.config import CLIPConfig, HBIConfig
+from hbi_jax.models.hbi import HBI
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.tables import count_layers
 from hbi_jax.types import Batch
@@ -37,7 +39,7 @@ _MODULES = {
     "answer": (AnswerHBI, ("num_answers", "dropout_rate")),
     "caption": (CaptionHBI, ("decoder_layers", "dropout_rate")),
 }
-TASK_FIELDS = frozenset(field for _, fields in _MODULES.values() for field in fields)
+TASK_FIELDS = frozenset(name for _, names in _MODULES.values() for name in names)
 # Every released CLIP has attention heads of this width; shapes do not tell it. A merge's heads neither.
 HEAD_FEATURES = 64
 MERGE_HEADS = 8
@@ -141,14 +143,13 @@ def build_model(kind: str, config: Mapping) -> nn.Module:
         if kind == "estimator":
             return InteractionNet(config["kind"], config["num_features"])
         if kind == "clip":
-            return CLIP(CLIPConfig(**config))
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-        fields["clip"] = CLIPConfig(**config["clip"])
-        fields["levels"] = tuple(Level(name, words or None, frames or None) for name, words, frames in config["levels"])
-        fields["dtype"] = jnp.dtype(config.get("dtype", "float32"))
+            return CLIP(fields.parse(CLIPConfig, config, "config"))
         module, names = _MODULES[kind]
-        task_fields = {name: fields.pop(name) for name in names if name in fields}
-        return module(HBIConfig(**fields), **task_fields)
+        task_fields = {name: config[name] for name in names if name in config}
+        values = {name: value for name, value in config.items() if name not in names}
+        # These have no defaults here: weights are of certain towers and levels.
+        values |= {name: config[name] for name in ("clip", "levels")}
+        return module(fields.parse(HBIConfig, values, "config"), **task_fields)
     except (KeyError, TypeError, ValueError) as error:
         raise PretrainedError(
             f"the configuration of these {KINDS[kind]} weights is not one ({type(error).__name__}: {error}); "

@@ -111,8 +111,6 @@ def _check_settings(source: Pretrained, config: Mapping) -> None:
             f"the weights are of a model with other attention heads: {listed(problems, '; ')}; set config.model as "
             "theirs is, or choose other weights"
         )
-    for side in (given, wanted):
-        side["levels"] = [tuple(level.values()) for level in side.get("levels", ())]
     for problem in compare(*(("padding", "levels") if source.kind != "clip" else ())):
         _log.warning("in the model of the weights %s by config.model, which is what is used", problem)
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from hbi_jax.models.clip import CLIPConfig
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained import tables
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.folder import ESTIMATOR, METADATA, PARAMS, UNUSED, Contents
@@ -101,7 +101,7 @@ def published(contents: Contents) -> dict[str, Entry]:
         rows, widths[""] = tables.interaction_net(config["kind"].endswith("_sa")), config["num_features"]
     else:
         hbi = build_model(kind, config).config
-        levels = [(level.name, level.words or 0, level.frames or 0) for level in hbi.levels]
+        levels = list(hbi.levels)
         net = [] if hbi.header == "none" else tables.interaction_net(hbi.header.endswith("_sa"))
         layers = *_layers(config["clip"]), hbi.frame_layers
         rows = tables.published_hbi(levels, *layers, net, kind == "answer")

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import PyTree
 
-from hbi_jax.parallel import make_mesh, path_name, replicated
+from hbi_jax.parallel.mesh import make_mesh, path_name, replicated
 from hbi_jax.train.state import TrainState
 
 

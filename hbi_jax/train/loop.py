@@ -12,11 +12,11 @@ from clu import metrics as clu_metrics
 from jaxtyping import Int, PyTree
 
 from hbi_jax.train.checkpoint import Checkpoints
+from hbi_jax.train.config import TrainConfig
 from hbi_jax.train.preemption import PreemptedError, StopRequest
 from hbi_jax.train.state import TrainState
 from hbi_jax.train.step import Scalars
 from hbi_jax.train.writers import MetricWriter
-from hbi_jax.types import AnswerBatch, Batch, CaptionBatch
 
 # Steps that may be queued on the devices: enough that they never wait for the host, few enough that their batches
 # take little memory and that a request to stop is soon honoured.
@@ -25,16 +25,6 @@ MAX_QUEUED = 2
 
 class NonFiniteError(ValueError):
     """The loss is no number any more: names the step and the videos of its batch."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """See the fields of the same names in `hbi_jax.config.default_config`."""
-
-    num_steps: int
-    log_every: int
-    eval_every: int
-    checkpoint_every: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +87,8 @@ class Job:
 
     Attributes:
       step_fn: The compiled step.
-      make_batches: From a number of steps done to the batches that follow; closed when done.
+      make_batches: From a number of steps done to the batches that follow, each with the records of its rows; closed
+        when done.
       put_batch: From this process's rows to the global batch on the devices.
       describe_rows: Names the videos of a batch, for messages.
       validate: From parameters to metrics.
@@ -105,15 +96,15 @@ class Job:
     """
 
     step_fn: Callable[[TrainState, PyTree], tuple[TrainState, Scalars]]
-    make_batches: Callable[[int], Iterator[Batch | AnswerBatch | CaptionBatch]]
-    put_batch: Callable[[Batch | AnswerBatch | CaptionBatch], PyTree]
+    make_batches: Callable[[int], Iterator[tuple[Int[np.ndarray, " b"], PyTree]]]
+    put_batch: Callable[[PyTree], PyTree]
     describe_rows: Callable[[Int[np.ndarray, " b"]], str]
     validate: Callable[[PyTree], Mapping[str, float]]
     schedules: Mapping[str, Callable[[int], float]]
 
 
 def train(
-    job: Job, state: TrainState, config: LoopConfig, checkpoints: Checkpoints, writer: MetricWriter
+    job: Job, state: TrainState, config: TrainConfig, checkpoints: Checkpoints, writer: MetricWriter
 ) -> tuple[TrainState, TrainSummary]:
     """Goes on from `state.step` to `config.num_steps`.
 
@@ -124,7 +115,7 @@ def train(
     Args:
       job: The task.
       state: Where to start; donated.
-      config: When to do what.
+      config: When to do what; `num_steps` is set.
       checkpoints: Where to save.
       writer: Gets the scalars.
 
@@ -139,10 +130,10 @@ def train(
     with StopRequest() as stop_request, contextlib.closing(job.make_batches(start)) as batches:
         for step in range(start + 1, config.num_steps + 1):
             before = time.perf_counter()
-            batch = next(batches)
+            record_index, batch = next(batches)
             waited += time.perf_counter() - before
             state, scalars = job.step_fn(state, job.put_batch(batch))
-            window.add(step, batch.record_index, scalars)
+            window.add(step, record_index, scalars)
 
             stop, last = stop_request.at(step), step == config.num_steps
             eval_due = last or (config.eval_every > 0 and step % config.eval_every == 0)

@@ -3,11 +3,9 @@
 Beside it Muon, which learns from nothing in fewer steps, and the optimizer of the published code, known as BertAdam.
 """
 
-import dataclasses
 import functools
 import math
 import re
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +13,8 @@ import optax
 import optax.contrib
 from jaxtyping import Array, Float, Int, PyTree
 
-from hbi_jax.parallel import path_name
+from hbi_jax.parallel.mesh import path_name
+from hbi_jax.train.config import OptimizerConfig
 
 # Parameters that come from CLIP, and those that weight decay would pull away from what they mean.
 CLIP_PATTERN = r"^params/(text_tower|vision_tower|logit_scale)"
@@ -26,24 +25,6 @@ PUBLISHED_NO_DECAY_PATTERN = r"/bias$"
 CLASSIFIER_PATTERN = r"^params/answer_"
 # Root mean square of Muon's updates before the rate: that of Adam's, so that both take the same rates.
 MUON_RMS = 0.2
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """See the fields of the same names in `hbi_jax.config.default_config`."""
-
-    learning_rate: float
-    clip_learning_rate: float
-    warmup_rate: float
-    weight_decay: float
-    b1: float
-    b2: float
-    eps: float
-    clip_norm: float
-    frozen: tuple[str, ...]
-    max_logit_scale: float
-    name: Literal["adamw", "muon", "bert_adam"] = "adamw"
-    schedule_share: float = 1.0
 
 
 def warmup_cosine(peak: float, num_steps: int, warmup_rate: float) -> optax.Schedule:

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
-from hbi_jax.parallel import abstract_params
+from hbi_jax.parallel.mesh import abstract_params
 
 
 class TrainState(NamedTuple):

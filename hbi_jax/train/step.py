@@ -7,9 +7,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
-from hbi_jax.parallel import batch_sharding, replicated
+from hbi_jax.parallel.mesh import batch_sharding, replicated
 from hbi_jax.train.state import TrainState
 
+# Scalars by the name under which they are logged.
 Scalars = dict[str, Float[Array, ""]]
 LossFn = Callable[[PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], Scalars]]
 

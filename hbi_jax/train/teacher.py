@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from hbi_jax import banzhaf
 from hbi_jax.banzhaf.estimator import InteractionNet
-from hbi_jax.models.similarity import Padding
+from hbi_jax.choices import Padding
 from hbi_jax.types import Alignment
 
 # From the matched pairs of a level and a key to the logits of the teacher's distributions, scaled; `[b, t, v]`.

@@ -18,7 +18,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from hbi_jax.progress import format_duration, write_now
+from hbi_jax.commands.progress import format_duration, write_now
 
 # A number, or a numpy or jax array that holds one.
 Scalar = Any

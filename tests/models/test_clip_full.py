@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hbi_jax import pretrained
-from hbi_jax.models.clip import CLIP, CLIPConfig, TextTower, VisionTower
+from hbi_jax.models.clip import CLIP, TextTower, VisionTower
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.models.hbi import HBI
 from tests.tiny_hbi import CLIP as TINY
 from tests.tiny_hbi import CONFIG, make_batch, random_params

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import unflatten_dict
 
-from hbi_jax.models.clip import CLIPConfig
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained import PretrainedError, convert, export, from_state_dict, load, to_state_dict
 from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import Entry

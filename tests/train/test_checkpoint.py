@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from hbi_jax.parallel import make_mesh, param_shardings
+from hbi_jax.parallel.mesh import make_mesh, param_shardings
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 from hbi_jax.train.state import TrainState, abstract_state
 

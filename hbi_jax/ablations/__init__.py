@@ -1,0 +1,1 @@
+"""Tables of ablations: several seeds of several models, run, gathered and drawn."""

@@ -1,0 +1,21 @@
+"""Choices that functions and configuration fields share, each declared once.
+
+This module imports nothing, so that a configuration can be declared and explained without loading JAX.
+"""
+
+from typing import Literal
+
+# The network that predicts an interaction from a similarity (Table V): multilayer perceptron or convolutions, with or
+# without self-attention (`sa`). `none` leaves the similarity as it is, which an estimator cannot use.
+InteractionNetKind = Literal["none", "mlp", "cnn", "mlp_sa", "cnn_sa"]
+EstimatorKind = Literal["mlp", "cnn", "mlp_sa", "cnn_sa"]
+# How padding is treated. masked: it takes no part in anything. published: as in the first paper's code, it is a cell of
+# similarity 0 in maxima and header, enters the merges, and every merged token counts (docs/differences.md).
+Padding = Literal["masked", "published"]
+# Form of the divergences of interaction and distillation (docs/differences.md).
+Divergence = Literal["paper", "published"]
+# What the backward pass recomputes to save memory. elementwise: all but the matrix products. blocks: everything, which
+# costs one more forward pass.
+Remat = Literal["none", "elementwise", "blocks"]
+# How the tokens of a caption are chosen.
+DecodingMethod = Literal["greedy", "beam", "sample"]

@@ -1,0 +1,139 @@
+"""What the commands that take a configuration share: its flag, short logs, one line for what cannot work."""
+
+import difflib
+import logging
+import os
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+# Only what parses flags is imported above: --help and a mistyped field are answered at once.
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file such as configs/quickstart.py.", lock_config=True)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of checkpoints, logs, report and pictures; made where it is missing."
+)
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error came from.")
+_VERBOSE = flags.DEFINE_bool("verbose", False, "Show what the libraries log, too.")
+
+_OVERRIDE = "--config."
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one message and exit code 1."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def wanted(*examples: tuple[flags.FlagHolder, str]) -> None:
+    """Ends the program where a flag is missing; each comes with an example of its value."""
+    for flag, example in examples:
+        if flag.value is None:
+            fail(f"--{flag.name} is missing; give it, for instance --{flag.name}={example}")
+
+
+def start_logging(verbose: bool) -> None:
+    """This package's messages in short lines; the libraries' only on demand: what fails is raised as well."""
+    absl_logging.set_verbosity(absl_logging.INFO if verbose else absl_logging.FATAL)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    package = logging.getLogger("hbi_jax")
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    package.propagate = False
+
+
+# Does the work; gives the exit code, None for 0.
+Command = Callable[[], int | None]
+
+
+def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None:
+    """Parses the command line and runs a command; what cannot work ends in one message and exit code 1.
+
+    Args:
+      command: Does the work, or several commands by name, of which the first argument chooses. What a user can mend it
+        raises as a ValueError or OSError that names field, got, wanted and remedy.
+      module: `__name__` of the command's module; `--help` shows its flags and those of this module.
+      doc: Its docstring, for `--help`.
+    """
+    # XLA's start-up messages help nobody who is not debugging it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # absl's --help tells of the module that was started, be it the command's or a console script.
+    sys.modules["__main__"].__doc__ = doc
+    for name in (module, __name__):
+        for flag in flags.FLAGS.get_key_flags_for_module(name):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+    def main(argv: Sequence[str]) -> None:
+        chosen, rest = command, argv[1:]
+        if isinstance(command, Mapping):
+            name, rest = (rest[0] if rest else None), rest[1:]
+            if name not in command:
+                got = "no command" if name is None else f"unknown command {name!r}"
+                fail(f"{got}; wanted one of {', '.join(command)}; write it before the flags")
+            chosen = command[name]
+        if rest:
+            fail(f"unexpected argument {rest[0]!r}; fields are set as --config.field=value")
+        start_logging(_VERBOSE.value)
+        try:
+            sys.exit(chosen())
+        except (ValueError, OSError) as error:
+            if _TRACEBACK.value:
+                raise
+            fail(f"{error}\n(--traceback shows where this comes from)")
+
+    app.run(main, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """absl's parser, with one plain line for a configuration that is not one."""
+    names = [argument[len(_OVERRIDE) :].split("=")[0] for argument in argv if argument.startswith(_OVERRIDE)]
+    for argument in argv:
+        name, _, value = argument.partition("=")
+        if name == "--config" and not os.path.isfile(value.split(":")[0]):
+            fail(f"--config={value}: wanted a configuration file; there is none at that path, correct it")
+    if names and not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
+        fail(f"{_OVERRIDE}{names[0]} is set but --config is missing; add for instance --config=configs/quickstart.py")
+    try:
+        arguments = app.parse_flags_with_usage(argv)
+        # A config file is read when the flag's value is first asked for.
+        _ = CONFIG.value
+    except (AttributeError, KeyError) as error:
+        known = _names(_file_config(argv))
+        unknown = next((name for name in names if name not in known), None)
+        if unknown is None:
+            fail(f"--config: {error}")
+        near = difflib.get_close_matches(unknown, known, 3, 0.5)
+        fail(
+            f"config.{unknown} is no field of the configuration; "
+            + (
+                f"did you mean config.{' or config.'.join(near)}?"
+                if near
+                else "`python -m hbi_jax.main --explain=all` lists them"
+            )
+        )
+    except (ValueError, TypeError, OSError) as error:
+        fail(f"--config: {error}")
+    return arguments
+
+
+def _file_config(argv: Sequence[str]) -> ConfigDict:
+    """Returns the configuration as the file makes it, without what the command line changes."""
+    path = next(argument.partition("=")[2] for argument in argv if argument.startswith(("--config=", "-config=")))
+    file, _, argument = path.partition(":")
+    return runpy.run_path(file)["get_config"](*([argument] if argument else []))
+
+
+def _names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """The dotted names of all fields and sections."""
+    names = []
+    for name in config:
+        names.append(prefix + name)
+        if isinstance(config.get_ref(name).get(), ConfigDict):
+            names += _names(config[name], f"{prefix}{name}.")
+    return names

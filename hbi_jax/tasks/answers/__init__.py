@@ -1,0 +1,1 @@
+"""Task answers: choose the answer to a question about a video."""

@@ -1,0 +1,1 @@
+"""Task captions: say what happens in a video."""

@@ -1,0 +1,1 @@
+"""Task estimator: train a network that imitates the interaction."""
