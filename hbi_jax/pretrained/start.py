@@ -1,6 +1,5 @@
 """A model's parameters from weights of the same model, or from a CLIP."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 
@@ -8,6 +7,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Float, PyTree
 
+from hbi_jax.fields import plain
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.folder import Pretrained
 from hbi_jax.pretrained.sizes import KINDS, TASK_FIELDS, build_model, differences, kind_of, leaves_of, model_config
@@ -95,13 +95,13 @@ def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
 
 def _check_settings(source: Pretrained, config: Mapping) -> None:
     """Raises for settings that no shape tells and that differ, or warns where a configuration may mean it so."""
-    given = dataclasses.asdict(build_model(source.kind, source.config).config)
+    given = plain(build_model(source.kind, source.config).config)
     if source.kind == "clip":
         given = {"clip": given}
     given["clip"] = {"head_features": given["clip"]["head_features"]}
     # Heads for answers and decoders of captions are not compared.
     fields = {name: value for name, value in config.items() if name not in TASK_FIELDS}
-    wanted = dataclasses.asdict(build_model("hbi", fields).config)
+    wanted = plain(build_model("hbi", fields).config)
 
     def compare(*names: str) -> list[str]:
         return differences({name: given[name] for name in names if name in given}, wanted)

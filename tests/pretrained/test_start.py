@@ -142,7 +142,7 @@ def test_settings_that_a_configuration_may_override(clip, hbi, caplog):
         assert_same(initialize(shifted(hbi.params), hbi, other), hbi.params)
     first, second = (record.getMessage() for record in caplog.records)
     assert "padding is 'published', wanted 'masked' by config.model" in first
-    assert "('action', 6, 3), ('event', 3, 2)], wanted [('entity', None, None), ('action', 6, 4)" in second
+    assert "('action', 6, 3), ('event', 3, 2)), wanted (('entity', 0, 0), ('action', 6, 4)" in second
 
 
 def test_an_estimator_has_no_settings_of_a_model():

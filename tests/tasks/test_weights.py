@@ -25,7 +25,9 @@ MODELS = {
 
 
 def make_config(task):
-    return tiny_config(pathlib.Path("world"), task=task, captions__decoder_layers=2, captions__dropout_rate=0.3)
+    captions = {"data__dataset": "msrvtt_caption", "eval__best_metric": "CIDEr", "captions__max_words": 10}
+    fields = {"captions__decoder_layers": 2, "captions__dropout_rate": 0.3} | (captions if task == "captions" else {})
+    return tiny_config(pathlib.Path("world"), task=task, **fields)
 
 
 def params_of(config, value):

@@ -94,7 +94,7 @@ class World:
                     batch = batch_of(step)
                     if step in at:
                         batch = at[step](batch) or batch
-                    yield batch
+                    yield batch.record_index, batch
             finally:
                 self.closed = True
 

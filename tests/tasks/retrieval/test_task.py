@@ -135,7 +135,7 @@ def test_normalised_rows_stand_beside_the_plain_one(world, finished, tmp_path):
         assert row.metrics["Rsum"] == pytest.approx(sum(recalls))
         assert 0 <= results.galleries[1].rows[1].group_accuracy <= 100
     assert gallery.rows[0].metrics == retrieval_metrics(plain, test.text_to_video)
-    assert sum("all test queries" in sentence or "training queries" in sentence for sentence in results.protocol) == 2
+    assert sum("all test queries" in row.note or "training queries" in row.note for row in gallery.rows) == 2
     # Validation never uses them.
     validated = setup.task.validate(params, setup.task.source("test"))
     assert validated["t2v/R@1"] == gallery.rows[0].metrics["t2v"]["R@1"]
