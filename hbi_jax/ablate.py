@@ -288,7 +288,7 @@ def _stop(number: int, frame: object) -> None:
 
 def _main() -> int:
     """Makes the tables that the flags ask for."""
-    commands.wanted((_TABLE, "4"), (commands.CONFIG, "configs/quickstart.py"), (commands.WORKDIR, "runs/ablations"))
+    commands.wanted((_TABLE, "4"), (commands.CONFIG, "quickstart"), (commands.WORKDIR, "runs/ablations"))
     for name in _TABLE.value:
         if name not in TABLES:
             commands.fail(f"--table={name}: wanted one of {', '.join(TABLES)}; choose among them")

@@ -1,8 +1,9 @@
 """Trains and evaluates a video-text model.
 
-  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart --mode=evaluate
+  python -m hbi_jax.main --config=quickstart --workdir=runs/quickstart
+  python -m hbi_jax.main --config=quickstart --workdir=runs/quickstart --mode=evaluate
 
+--config takes the name of a configuration that comes with the library, or a file.
 Any field of the configuration can be set on the command line, --config.train.batch_size=32; hbi_jax/config.py
 lists them all with their meaning. An interrupted run goes on when the same command is given again.
 """
@@ -38,7 +39,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process."
 
 def _main() -> int | None:
     """Runs the job that the flags describe."""
-    commands.wanted((commands.CONFIG, "configs/quickstart.py"), (commands.WORKDIR, "runs/quickstart"))
+    commands.wanted((commands.CONFIG, "quickstart"), (commands.WORKDIR, "runs/quickstart"))
     if _MODE.value == "train" and _CHECKPOINT.value is not None:
         commands.fail("--checkpoint is what --mode=evaluate takes; training goes on from --workdir by itself")
 

@@ -34,7 +34,7 @@ _THRESHOLD = flags.DEFINE_float(
 
 def _dataset() -> tuple[ConfigDict, str]:
     """The configuration, whose embedded world is rendered if it has one, and the work folder."""
-    commands.wanted((commands.CONFIG, "configs/quickstart.py"))
+    commands.wanted((commands.CONFIG, "quickstart"))
     config = commands.CONFIG.value
     if any("{workdir}" in (config.data[field] or "") for field in ("annotations", "videos", "prepared")):
         commands.wanted((commands.WORKDIR, "runs/quickstart"))
