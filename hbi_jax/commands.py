@@ -17,7 +17,7 @@ from hbi_jax.config import ConfigError, default_config
 # Only what parses flags is imported above: --help and a mistyped field are answered at once.
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A name such as quickstart (--config=quickstart --help tells what it is), or a file.", lock_config=True
+    "config", None, "A name such as quickstart (--config=quickstart --help describes it), or a file.", lock_config=True
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints, logs, report and pictures; made where it is missing."
