@@ -71,7 +71,8 @@ ROOMS["tasks"] = _room(*ROOMS, packages=ARRAYS | {"ml_collections", "etils"})
 ROOMS["experiment"] = _room(*ROOMS, packages=ARRAYS | {"ml_collections", "clu", "etils"})
 ROOMS["inference"] = _room(*ROOMS, packages=frozenset({"jaxtyping", "ml_collections"}))
 ROOMS[""] = _room("pretrained", "inference")  # its functions import when they are called
-ROOMS["commands"] = _room("config", packages=frozenset({"absl", "ml_collections"}))
+ROOMS["config_files"] = _room("config", packages=frozenset({"ml_collections"}))
+ROOMS["commands"] = _room("config", "config_files", packages=frozenset({"absl", "ml_collections"}))
 ROOMS["apply"] = _room("commands")
 ROOMS["ask"] = ROOMS["caption"] = _room("apply", "inference")
 ROOMS["data.__main__"] = _room(
