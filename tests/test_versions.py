@@ -43,8 +43,9 @@ def _setup() -> dict:
 def _promised(text: str) -> list[str]:
     """Versions of Python that a text speaks of, but for sentences that say what is refused."""
     sentences = re.split(r"(?<=[.!?:])\s|\n\s*\n|\|\n", text)
-    kept = " ".join(sentence for sentence in sentences if not REFUSED.search(sentence))
-    return re.findall(r"\b3\.\d+(?=[^\d.]|\.\d|\.\s|$)", "\n".join(re.findall(r"(?i)python.{0,60}", kept, re.DOTALL)))
+    kept = [sentence for sentence in sentences if not REFUSED.search(sentence)]
+    about = [match for sentence in kept for match in re.findall(r"(?is)python.{0,60}", sentence)]
+    return [version for text in about for version in re.findall(r"\b3\.\d+(?=[^\d.]|\.\d|\.\s|\.?$)", text)]
 
 
 def test_ci_runs_every_supported_version():
