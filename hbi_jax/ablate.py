@@ -36,7 +36,7 @@ def _stop(number: int, frame: object) -> None:
 
 def _main() -> int:
     """Makes the tables that the flags ask for."""
-    cli.wanted((_TABLE, "4"), (cli.CONFIG, "configs/quickstart.py"), (cli.WORKDIR, "runs/ablations"))
+    cli.wanted((_TABLE, "4"), (cli.CONFIG, "quickstart"), (cli.WORKDIR, "runs/ablations"))
     for name in _TABLE.value:
         if name not in TABLES:
             cli.fail(f"--table={name}: wanted one of {', '.join(TABLES)}; choose among them")

@@ -1,10 +1,11 @@
 """Trains and evaluates a video-text model.
 
-  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart --mode=evaluate
+  python -m hbi_jax.main --config=quickstart --workdir=runs/quickstart
+  python -m hbi_jax.main --config=quickstart --workdir=runs/quickstart --mode=evaluate
 
-Any field of the configuration can be set on the command line, --config.train.batch_size=32. --explain=train.batch_size
-prints what a field means, --explain=all every field. An interrupted run goes on when the same command is given again.
+--config takes the name of a configuration that comes with the library, or a file. Any field can be set on the command
+line, --config.train.batch_size=32. --explain=train.batch_size prints what a field means, --explain=all every field. An
+interrupted run goes on when the same command is given again.
 """
 
 import sys
@@ -50,7 +51,7 @@ def _main() -> int | None:
         config = Config() if cli.CONFIG.value is None else parse(cli.CONFIG.value)
         print(fields.explain(config, "" if _EXPLAIN.value == "all" else _EXPLAIN.value.removeprefix("config.")))
         return None
-    cli.wanted((cli.CONFIG, "configs/quickstart.py"), (cli.WORKDIR, "runs/quickstart"))
+    cli.wanted((cli.CONFIG, "quickstart"), (cli.WORKDIR, "runs/quickstart"))
     if _MODE.value == "train" and _CHECKPOINT.value is not None:
         cli.fail("--checkpoint is what --mode=evaluate takes; training goes on from --workdir by itself")
 

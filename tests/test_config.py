@@ -377,7 +377,7 @@ def command(*arguments):
             ["--config=configs/quickstart.py", "--config.train.batch_sice=8"],
             "error: config.train.batch_sice is no field of the configuration; did you mean config.train.batch_size",
         ),
-        ([], "error: --config is missing; give it, for instance --config=configs/quickstart.py"),
+        ([], "error: --config is missing; give it, for instance --config=quickstart"),
         (["--config=configs/nothing.py"], "error: --config=configs/nothing.py: wanted a configuration file"),
         (
             ["--config=configs/msrvtt.py", "--config.model.clip.image_size=65"],

@@ -46,7 +46,7 @@ ROOMS = {
     "fields": _room(),
     "types": _room(packages=HOST_ARRAYS),
     "commands.progress": _room(),
-    "commands": _room(packages=frozenset({"absl", "ml_collections"})),
+    "commands": _room("fields", packages=frozenset({"absl", "ml_collections"})),
     "banzhaf": _room(*BASE, packages=ARRAYS),
     "clustering": _room(*BASE, packages=ARRAYS),
     "losses": _room(*BASE, packages=ARRAYS),

@@ -3,7 +3,6 @@
 import difflib
 import logging
 import os
-import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -12,9 +11,14 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from hbi_jax.commands import config_files
+from hbi_jax.fields import ConfigError
+
 # Only what parses flags is imported above: --help and a mistyped field are answered at once.
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file such as configs/quickstart.py.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A name such as quickstart (--config=quickstart --help describes it), or a file.", lock_config=True
+)
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints, logs, report and pictures; made where it is missing."
 )
@@ -63,8 +67,8 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
     """
     # XLA's start-up messages help nobody who is not debugging it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # absl's --help tells of the module that was started, be it the command's or a console script.
-    sys.modules["__main__"].__doc__ = doc
+    # absl's --help tells of the module that was started, be it the command's or a console script. It formats the text.
+    sys.modules["__main__"].__doc__ = f"{doc}\n{_configurations()}\n".replace("%", "%%")
     for name in (module, __name__):
         for flag in flags.FLAGS.get_key_flags_for_module(name):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
@@ -93,18 +97,14 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
 def _parse(argv: Sequence[str]) -> list[str]:
     """absl's parser, with one plain line for a configuration that is not one."""
     names = [argument[len(_OVERRIDE) :].split("=")[0] for argument in argv if argument.startswith(_OVERRIDE)]
-    for argument in argv:
-        name, _, value = argument.partition("=")
-        if name == "--config" and not os.path.isfile(value.split(":")[0]):
-            fail(f"--config={value}: wanted a configuration file; there is none at that path, correct it")
     if names and not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
-        fail(f"{_OVERRIDE}{names[0]} is set but --config is missing; add for instance --config=configs/quickstart.py")
+        fail(f"{_OVERRIDE}{names[0]} is set but --config is missing; add for instance --config=quickstart")
     try:
-        arguments = app.parse_flags_with_usage(argv)
+        arguments = app.parse_flags_with_usage(config_files.with_paths(argv))
         # A config file is read when the flag's value is first asked for.
         _ = CONFIG.value
     except (AttributeError, KeyError) as error:
-        known = _names(_file_config(argv))
+        known = _names(config_files.load(config_files.chosen(argv)))
         unknown = next((name for name in names if name not in known), None)
         if unknown is None:
             fail(f"--config: {error}")
@@ -117,16 +117,21 @@ def _parse(argv: Sequence[str]) -> list[str]:
                 else "`python -m hbi_jax.main --explain=all` lists them"
             )
         )
+    except ConfigError as error:
+        fail(str(error))
     except (ValueError, TypeError, OSError) as error:
         fail(f"--config: {error}")
     return arguments
 
 
-def _file_config(argv: Sequence[str]) -> ConfigDict:
-    """Returns the configuration as the file makes it, without what the command line changes."""
-    path = next(argument.partition("=")[2] for argument in argv if argument.startswith(("--config=", "-config=")))
-    file, _, argument = path.partition(":")
-    return runpy.run_path(file)["get_config"](*([argument] if argument else []))
+def _configurations() -> str:
+    """What --help says of configurations; nothing otherwise."""
+    if not any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:]):
+        return ""
+    try:
+        return config_files.help_text(sys.argv[1:])
+    except (ConfigError, OSError) as error:
+        fail(str(error))
 
 
 def _names(config: ConfigDict, prefix: str = "") -> list[str]:

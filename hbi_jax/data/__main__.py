@@ -39,7 +39,7 @@ _THRESHOLD = flags.DEFINE_float(
 
 def _config() -> DataConfig:
     """Returns the data section of the configuration, checked."""
-    cli.wanted((cli.CONFIG, "configs/quickstart.py"))
+    cli.wanted((cli.CONFIG, "quickstart"))
     config = fields.parse(DataConfig, cli.CONFIG.value.data.to_dict(), "config.data")
     fields.check(config, "config.data")
     if any("{workdir}" in (folder or "") for folder in (config.annotations, config.videos, config.prepared)):

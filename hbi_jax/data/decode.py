@@ -25,6 +25,8 @@ TIMEOUT = 120.0
 # Largest frame, twice 8K, in pixels: beyond, the header is damaged, and decoding would ask for memory by the gigabyte.
 # FFmpeg calls such a file invalid.
 _MAX_PIXELS = {"max_pixels": str(2**26)}
+# A title in an unknown encoding is no reason to refuse a video. From version 19 on PyAV never does.
+_METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 # Longest side, in short ones; resized to a short side of 224, more would be gigabytes as well.
 _LONGEST_SIDE = 256
 
@@ -109,9 +111,8 @@ class OpenVideo:
             str(self._path),
             options=_MAX_PIXELS,
             container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
-            # A title in an unknown encoding is no reason to refuse a video.
-            metadata_errors="ignore",
             timeout=self._timeout or None,
+            **_METADATA,
         )
         if not self._container.streams.video:
             raise self._error(NO_VIDEO)
