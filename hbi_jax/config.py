@@ -39,11 +39,21 @@ def default_config() -> ConfigDict:
     config.model.clip.text_layers = 12
     # Width of the joint space: of words, frames and everything after the towers.
     config.model.clip.embed_features = 512
-    # Width of one attention head; divides the three widths above.
+    # Width of one attention head in the joint space (divides embed_features), and of each tower's (divides its width; 0:
+    # head_features).
     config.model.clip.head_features = 64
+    config.model.clip.vision_head_features = 0
+    config.model.clip.text_head_features = 0
+    # Hidden width of each tower's MLPs (0: four times the tower's width).
+    config.model.clip.vision_mlp_features = 0
+    config.model.clip.text_mlp_features = 0
     config.model.clip.vocab_size = 49408
     # Longest text, in tokens, start and end token included.
     config.model.clip.context_length = 77
+    # What MLPs compute: quick_gelu (OpenAI, DFN, MetaCLIP) or gelu (LAION, DataComp; docs/pretrained.md).
+    config.model.clip.activation = "quick_gelu"
+    # How pixels are normalised: clip (mean and deviation of CLIP's training images) or half (to -1..1).
+    config.model.clip.pixels = "clip"
     # From fine to coarse: name, and how many words and frames are left (0: all those of the level before).
     config.model.levels = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
     # Layers of the temporal transformer over frames.
@@ -298,6 +308,10 @@ _LEAST = {
     "model.clip.text_layers": 1,
     "model.clip.embed_features": 1,
     "model.clip.head_features": 1,
+    "model.clip.vision_head_features": 0,
+    "model.clip.text_head_features": 0,
+    "model.clip.vision_mlp_features": 0,
+    "model.clip.text_mlp_features": 0,
     "model.clip.vocab_size": 1,
     "model.clip.context_length": 3,
     "model.frame_layers": 0,
@@ -395,6 +409,8 @@ _NETS = ("none", "mlp", "cnn", "mlp_sa", "cnn_sa")
 
 _CHOICES = {
     "task": tuple(_BEST_METRICS),
+    "model.clip.activation": ("quick_gelu", "gelu"),
+    "model.clip.pixels": ("clip", "half"),
     "model.header": _NETS,
     "model.padding": ("masked", "published"),
     "model.remat": ("none", "elementwise", "blocks"),
@@ -485,9 +501,14 @@ def validate(config: ConfigDict) -> None:
         sizes,
         f"use {nearest}",
     )
-    for name in ("vision_width", "text_width", "embed_features"):
-        heads = f"a multiple of config.model.clip.head_features={clip.head_features}"
-        _wanted(clip[name] % clip.head_features == 0, f"model.clip.{name}", clip[name], heads, either)
+    for name, own in (
+        ("vision_width", "vision_head_features"),
+        ("text_width", "text_head_features"),
+        ("embed_features", "head_features"),
+    ):
+        field = own if clip[own] else "head_features"
+        heads = f"a multiple of config.model.clip.{field}={clip[field]}"
+        _wanted(clip[name] % clip[field] == 0, f"model.clip.{name}", clip[name], heads, either)
     divisor = f"a divisor of config.model.clip.embed_features={clip.embed_features}"
     _wanted(clip.embed_features % model.merge_heads == 0, "model.merge_heads", model.merge_heads, divisor, either)
 
