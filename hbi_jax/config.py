@@ -39,8 +39,8 @@ def default_config() -> ConfigDict:
     config.model.clip.text_layers = 12
     # Width of the joint space: of words, frames and everything after the towers.
     config.model.clip.embed_features = 512
-    # Width of one attention head in the joint space (divides embed_features), and of each tower's (divides its width; 0:
-    # head_features).
+    # Width of one attention head in the joint space (divides embed_features), and in each tower (divides its width; 0:
+    # as in the joint space).
     config.model.clip.head_features = 64
     config.model.clip.vision_head_features = 0
     config.model.clip.text_head_features = 0

@@ -154,9 +154,7 @@ class CaptionDecoder(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
         self.ln_video = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
         self.video_proj = [nn.Dense(2 * d, dtype=self.dtype) for _ in layers]
-        self.resblocks = [
-            DecoderBlock(self.num_heads, self.dropout_rate, self.dtype, self.activation) for _ in layers
-        ]
+        self.resblocks = [DecoderBlock(self.num_heads, self.dropout_rate, self.dtype, self.activation) for _ in layers]
         self.ln_final = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
 
     def look(self, video: WeightedTokens) -> Context:
