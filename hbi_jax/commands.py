@@ -94,11 +94,16 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
 def _parse(argv: Sequence[str]) -> list[str]:
     """absl's parser, with one plain line for a configuration that is not one."""
     names = [argument[len(_OVERRIDE) :].split("=")[0] for argument in argv if argument.startswith(_OVERRIDE)]
-    for argument in argv:
-        name, _, value = argument.partition("=")
-        if name == "--config" and not os.path.isfile(value.split(":")[0]):
-            fail(f"--config={value}: wanted a configuration file; there is none at that path, correct it")
-    if names and not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
+    files = [
+        # Of the two forms, --config=FILE and --config FILE, the second has its value in the next argument.
+        value if equals else next(iter(argv[place:]), "")
+        for place, (name, equals, value) in enumerate((argument.partition("=") for argument in argv), 1)
+        if name in ("--config", "-config")
+    ]
+    for file in files:
+        if not os.path.isfile(file.split(":")[0]):
+            fail(f"--config={file}: wanted a configuration file; there is none at that path, correct it")
+    if names and not files:
         fail(f"{_OVERRIDE}{names[0]} is set but --config is missing; add for instance --config=configs/quickstart.py")
     try:
         arguments = app.parse_flags_with_usage(argv)

@@ -4,6 +4,7 @@ A file in `configs/` starts from `default_config()` and changes what differs.
 """
 
 import json
+import math
 import os
 import re
 
@@ -543,14 +544,15 @@ def validate(config: ConfigDict) -> None:
     rates, names = tuple(config.eval.level_rates), [level[0] for level in model.levels]
     for path in config.loss.distillation_paths:
         wanted = f"(teacher, student), two different of the levels {names}"
-        good = len(path) == 2 and set(path) <= set(names) and path[0] != path[1]
+        good = _is_row(path, str, str) and set(path) <= set(names) and path[0] != path[1]
         _wanted(good, "loss.distillation_paths", path, wanted, "correct it")
     wanted = f"one rate for each of the levels {names}, not all 0"
     example = f"write for instance {(1.0,) + (0.0,) * (len(names) - 1)}"
-    _wanted(len(rates) == len(names) and any(rates), "eval.level_rates", rates, wanted, example)
+    numbers = all(type(rate) in (int, float) and math.isfinite(rate) for rate in rates)
+    _wanted(numbers and len(rates) == len(names) and any(rates), "eval.level_rates", rates, wanted, example)
     normalize = tuple(config.eval.normalize)
     wanted = f"a tuple of {', '.join(map(repr, _NORMALIZATIONS))}, where config.task='retrieval' alone"
-    fits = set(normalize) <= set(_NORMALIZATIONS) and (config.task == "retrieval" or not normalize)
+    fits = all(name in _NORMALIZATIONS for name in normalize) and (config.task == "retrieval" or not normalize)
     _wanted(fits, "eval.normalize", normalize, wanted, "write for instance ('dual_softmax',), or ()")
     _wanted(
         train.num_steps > 0 or train.num_epochs > 0,
@@ -562,10 +564,15 @@ def validate(config: ConfigDict) -> None:
     for pattern in config.optimizer.frozen:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ConfigError(
                 f"config.optimizer.frozen has {pattern!r}: wanted a regular expression ({error}); correct it"
             ) from error
+
+
+def _is_row(value: object, *kinds: type) -> bool:
+    """Whether a value is a tuple or list with elements of these types, in this order."""
+    return isinstance(value, tuple | list) and tuple(map(type, value)) == kinds
 
 
 def _validate_levels(config: ConfigDict) -> None:
@@ -573,7 +580,8 @@ def _validate_levels(config: ConfigDict) -> None:
     levels = config.model.levels
     for row, level in enumerate(levels):
         wanted = "(name, words, frames), a name and two counts"
-        _wanted(len(level) == 3, f"model.levels[{row}]", level, wanted, 'write for instance ("action", 16, 6)')
+        good = _is_row(level, str, int, int)
+        _wanted(good, f"model.levels[{row}]", level, wanted, 'write for instance ("action", 16, 6)')
     names = [level[0] for level in levels]
     distinct = len(names) > 0 and len(set(names)) == len(names)
     _wanted(distinct, "model.levels", names, "one or more distinct names", "rename them")
