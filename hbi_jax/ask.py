@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answers as the arguments ask; returns the exit code."""
-    options = _parser().parse_intermixed_args(arguments)
+    options = apply.parse(_parser(), arguments)
 
     def answer() -> "Sequence[Answer]":
         if os.path.exists(options.question):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Captions as the arguments ask; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = apply.parse(_parser(), arguments)
 
     def caption() -> "Sequence[Caption]":
         from hbi_jax.tasks.captions.inference import generate_captions

@@ -19,3 +19,8 @@ Divergence = Literal["paper", "published"]
 Remat = Literal["none", "elementwise", "blocks"]
 # How the tokens of a caption are chosen.
 DecodingMethod = Literal["greedy", "beam", "sample"]
+# What the MLPs of a CLIP compute: its approximation of GELU (OpenAI, DFN, MetaCLIP) or the exact GELU (LAION,
+# DataComp).
+Activation = Literal["quick_gelu", "gelu"]
+# How pixels are normalised. clip: by mean and standard deviation of CLIP's training images. half: to -1..1.
+Pixels = Literal["clip", "half"]

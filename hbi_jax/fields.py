@@ -143,9 +143,15 @@ def _parsed(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         _require_type(isinstance(value, Mapping), path, value, "a section of fields")
         return parse(hint, value, path)
-    if origin is tuple or (isinstance(hint, type) and issubclass(hint, tuple)):
+    if origin is tuple:
         _require_type(isinstance(value, list | tuple), path, value, "a tuple")
-        return _parsed_tuple(hint, value, path)
+        kinds = (arguments[0],) * len(value) if arguments[-1] is Ellipsis else arguments
+        _require_type(len(value) == len(kinds), path, value, f"{len(kinds)} values")
+        return tuple(
+            _parsed(kind, item, f"{path}[{row}]") for row, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
+    if isinstance(hint, type) and issubclass(hint, tuple):
+        return _parsed_named_tuple(hint, value, path)
     if origin is types.UnionType:
         return None if value is None else _parsed(arguments[0], value, path)
     if origin is Literal:
@@ -161,20 +167,12 @@ def _parsed(hint: Any, value: Any, path: str) -> Any:
     return value
 
 
-def _parsed_tuple(hint: Any, values: list | tuple, path: str) -> tuple:
-    """The values as a tuple of any length, a tuple of fixed length or a named tuple."""
-    if typing.get_origin(hint) is tuple:
-        types_ = typing.get_args(hint)
-        if types_[-1] is Ellipsis:
-            types_ = (types_[0],) * len(values)
-        wanted, make = f"{len(types_)} values", tuple
-    else:
-        hints = typing.get_type_hints(hint)
-        types_, wanted, make = tuple(hints.values()), f"({', '.join(hints)})", hint._make
-    _require_type(len(values) == len(types_), path, tuple(values), wanted)
-    return make(
-        _parsed(kind, value, f"{path}[{row}]") for row, (kind, value) in enumerate(zip(types_, values, strict=True))
-    )
+def _parsed_named_tuple(hint: Any, value: Any, path: str) -> Any:
+    """The value as a named tuple, whose fields are plain."""
+    kinds = typing.get_type_hints(hint)
+    good = isinstance(value, list | tuple) and tuple(map(type, value)) == tuple(kinds.values())
+    _require_type(good, path, value, f"({', '.join(kinds)})")
+    return hint._make(value)
 
 
 def _require_type(condition: bool, name: str, got: object, wanted: str) -> None:

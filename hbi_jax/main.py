@@ -8,6 +8,7 @@ line, --config.train.batch_size=32. --explain=train.batch_size prints what a fie
 interrupted run goes on when the same command is given again.
 """
 
+import re
 import sys
 
 from absl import flags
@@ -44,6 +45,9 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process.", lower_bound=0)
 
+# A name or number, or an IPv6 address in brackets.
+_ADDRESS = re.compile(r"([\w.-]+|\[[\w.:%]+\]):(?P<port>[0-9]{1,5})")
+
 
 def _main() -> int | None:
     """Runs the job that the flags describe."""
@@ -57,13 +61,21 @@ def _main() -> int | None:
 
     config = parse(cli.CONFIG.value)
 
+    _check_processes()
+
     import jax
 
     from hbi_jax import experiment
     from hbi_jax.train.preemption import PreemptedError
 
     if _MULTIHOST.value:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        try:
+            jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        except ValueError as error:
+            cli.fail(
+                f"--multihost: {str(error).rstrip('.')}, and nothing here tells it by itself; give --coordinator, "
+                "--num_processes and --process_id"
+            )
     setup = experiment.prepare(config, cli.WORKDIR.value)
     try:
         if _MODE.value == "train":
@@ -73,6 +85,29 @@ def _main() -> int | None:
         return stop.exit_code
     experiment.evaluate(setup, _CHECKPOINT.value)
     return None
+
+
+def _check_processes() -> None:
+    """Ends the program where the flags that say which process of which job this is cannot be right."""
+    holders = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
+    given = [f"--{holder.name}" for holder in holders if holder.value is not None]
+    if given and not _MULTIHOST.value:
+        cli.fail(
+            f"{' and '.join(given)} given without --multihost: this process would train alone; add --multihost, or "
+            f"leave {'them' if given[1:] else 'it'} out"
+        )
+    if _COORDINATOR.value is not None:
+        found = _ADDRESS.fullmatch(_COORDINATOR.value)
+        if not (found and 1 <= int(found["port"]) <= 65535):
+            cli.fail(
+                f"--coordinator={_COORDINATOR.value}: wanted HOST:PORT of process 0 with a port in 1..65535; write for "
+                "instance --coordinator=10.0.0.1:1234"
+            )
+    if None not in (_NUM_PROCESSES.value, _PROCESS_ID.value) and _PROCESS_ID.value >= _NUM_PROCESSES.value:
+        cli.fail(
+            f"--process_id={_PROCESS_ID.value}: wanted 0 to {_NUM_PROCESSES.value - 1} where "
+            f"--num_processes={_NUM_PROCESSES.value}; number the processes from 0"
+        )
 
 
 def run() -> None:

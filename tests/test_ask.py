@@ -57,6 +57,21 @@ def test_all_is_well(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [line.format(name) for name in ("a.mp4", "b.mp4") for line in lines]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--checkpoint=runs/a", "--", "-dash.mp4", "b.mp4", "--why?"],
+        ["b.mp4", "--checkpoint", "runs/a", "--top=5", "--", "-dash.mp4", "--why?"],
+    ],
+)
+def test_after_two_dashes_nothing_is_an_option(monkeypatch, arguments):
+    asked = []
+    monkeypatch.setattr(inference, "answer_questions", lambda *arguments: asked.append(arguments) or [])
+    assert ask.main(arguments) == 0
+    ((checkpoint, videos, question, top),) = asked
+    assert (checkpoint, set(videos), question, top) == ("runs/a", {"-dash.mp4", "b.mp4"}, "--why?", 5)
+
+
 def test_what_cannot_work_is_one_line(answered, video, tmp_path, capsys):
     kept = tmp_path / "kept.jsonl"
     kept.write_text("kept\n")

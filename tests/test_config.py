@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from etils import epath
 
+from hbi_jax import main
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.config import Config, default_config, parse
 from hbi_jax.data.dataset import Dataset
@@ -191,6 +193,15 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ),
         ({"model__levels": (("entity", -1, 0),)}, "config.model.levels[0] (entity) words=-1: wanted at most"),
         ({"model__levels": (("entity", 0),)}, "config.model.levels[0]=('entity', 0): wanted (name, words, frames)"),
+        ({"model__levels": ("foo",)}, "config.model.levels[0]='foo': wanted (name, words, frames)"),
+        ({"model__levels": ("action", "8", "4")}, "config.model.levels[0]='action': wanted (name, words, frames)"),
+        (
+            {"model__levels": (("action", "8", "4"),)},
+            "config.model.levels[0]=('action', '8', '4'): wanted (name, words",
+        ),
+        ({"model__levels": ((1, 8, 4),)}, "config.model.levels[0]=(1, 8, 4): wanted (name, words, frames)"),
+        ({"model__levels": (("action", 8, True),)}, "config.model.levels[0]=('action', 8, True): wanted (name, words"),
+        ({"model__levels": (5,)}, "config.model.levels[0]=5: wanted (name, words, frames)"),
         ({"model__levels": ()}, "config.model.levels=[]: wanted one or more distinct names"),
         ({"model__levels": (LEVELS[0], LEVELS[0])}, "config.model.levels=['entity', 'entity']: wanted one or more"),
         ({"model__pooled": True}, "config.model.levels[1] (action) words=16: wanted at most the 1 words"),
@@ -198,6 +209,26 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
             {"eval__level_rates": (1.0, 0.0)},
             "config.eval.level_rates=(1.0, 0.0): wanted one rate for each of the levels ['entity', 'action', 'event'], "
             "not all 0; write for instance (1.0, 0.0, 0.0)",
+        ),
+        ({"eval__level_rates": ("a", "b", "c")}, "config.eval.level_rates[0]='a': wanted a number"),
+        ({"eval__level_rates": (math.nan, 0.0, 0.0)}, "config.eval.level_rates=(nan, 0.0, 0.0): wanted one rate"),
+        ({"eval__normalize": (5,)}, "config.eval.normalize[0]=5: wanted one of 'dual_softmax'"),
+        ({"eval__normalize": (["dual_softmax"],)}, "config.eval.normalize[0]=['dual_softmax']: wanted one"),
+        ({"loss__distillation_paths": (5,)}, "config.loss.distillation_paths[0]=5: wanted a tuple"),
+        ({"loss__distillation_paths": ("entity",)}, "config.loss.distillation_paths[0]='entity': wanted a tuple"),
+        ({"optimizer__frozen": (5,)}, "config.optimizer.frozen[0]=5: wanted text"),
+        (
+            {"model__clip__activation": "relu"},
+            "config.model.clip.activation='relu': wanted one of 'quick_gelu', 'gelu'",
+        ),
+        ({"model__clip__pixels": "grey"}, "config.model.clip.pixels='grey': wanted one of 'clip', 'half'"),
+        (
+            {"model__clip__vision_head_features": 80},
+            "config.model.clip.vision_width=768: wanted a multiple of config.model.clip.vision_head_features=80; ",
+        ),
+        (
+            {"model__clip__text_head_features": 80},
+            "config.model.clip.text_width=512: wanted a multiple of config.model.clip.text_head_features=80; ",
         ),
         ({"eval__level_rates": (0.0, 0.0, 0.0)}, "config.eval.level_rates=(0.0, 0.0, 0.0): wanted one rate"),
         ({"train__num_epochs": 0}, "config.train.num_epochs=0: wanted 1 or more where config.train.num_steps is 0"),
@@ -219,6 +250,7 @@ def test_what_cannot_work_is_named(fields, message):
         {"model__pooled": True, "model__levels": LEVELS[:1], "eval__level_rates": (1.0,)},
         {"loss__interaction_weight": 0.0, "optimizer__warmup_rate": 1.0, "train__eval_every": 0},
         {"data__num_frames": 77, "data__num_words": 77},
+        {"model__clip__vision_width": 1280, "model__clip__vision_head_features": 80, "model__clip__activation": "gelu"},
     ],
 )
 def test_what_just_works_is_accepted(fields):
@@ -379,8 +411,9 @@ def command(*arguments):
         ),
         ([], "error: --config is missing; give it, for instance --config=quickstart"),
         (["--config=configs/nothing.py"], "error: --config=configs/nothing.py: wanted a configuration file"),
+        (["--config", "configs/nothing.py"], "error: --config=configs/nothing.py: wanted a configuration file"),
         (
-            ["--config=configs/msrvtt.py", "--config.model.clip.image_size=65"],
+            ["--config", "configs/msrvtt.py", "--config.model.clip.image_size", "65"],
             "error: config.model.clip.image_size=65: wanted a multiple of config.model.clip.patch_size=32; use 64",
         ),
     ],
@@ -394,3 +427,41 @@ def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
     assert "Traceback" not in result.stdout + result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"coordinator": "localhost:1234"}, "--coordinator given without --multihost: this process would train alone"),
+        ({"num_processes": 2, "process_id": 0}, "--num_processes and --process_id given without --multihost: "),
+        ({"multihost": True, "coordinator": "localhost"}, "--coordinator=localhost: wanted HOST:PORT of process 0"),
+        ({"multihost": True, "coordinator": "localhost:"}, "--coordinator=localhost:: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": ":1234"}, "--coordinator=:1234: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "a b:1234"}, "--coordinator=a b:1234: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "http://a:1234"}, "--coordinator=http://a:1234: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "::1:1234"}, "--coordinator=::1:1234: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "localhost:x"}, "--coordinator=localhost:x: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "localhost:65536"}, "--coordinator=localhost:65536: wanted HOST:PORT"),
+        (
+            {"multihost": True, "num_processes": 2, "process_id": 2},
+            "--process_id=2: wanted 0 to 1 where --num_processes=2",
+        ),
+    ],
+)
+def test_flags_of_a_process_that_cannot_be_right(given, message, capsys):
+    with flagsaver.flagsaver(**given), pytest.raises(SystemExit) as stopped:
+        main._check_processes()
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "coordinator", ["localhost:1234", "10.0.0.1:65535", "[::1]:1234", "my-host.a_b.example:80", None]
+)
+def test_flags_of_a_process_that_can_be_right(coordinator):
+    with flagsaver.flagsaver(multihost=True, coordinator=coordinator, num_processes=2, process_id=1):
+        main._check_processes()
+    with flagsaver.flagsaver(multihost=False):
+        main._check_processes()

@@ -31,6 +31,29 @@ def parser(command: str, doc: str) -> argparse.ArgumentParser:
     return made
 
 
+def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses options and positionals in any order; what comes after `--` is positional, whatever it starts with.
+
+    Args:
+      made: The parser.
+      arguments: Without the program's name; None: those of the command line.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--" in arguments:
+        place = arguments.index("--")
+        # argparse parses twice where the order is free, and forgets `--` on the way. No argument of a program can
+        # hold a NUL, so it marks those that are no options.
+        arguments[place:] = [f"\0{argument}" for argument in arguments[place + 1 :]]
+
+    def plain(value: object) -> object:
+        if isinstance(value, list):
+            return list(map(plain, value))
+        return value.removeprefix("\0") if isinstance(value, str) else value
+
+    options = made.parse_intermixed_args(arguments)
+    return argparse.Namespace(**{name: plain(value) for name, value in vars(options).items()})
+
+
 def run(options: argparse.Namespace, apply: Callable[[], Sequence[NamedTuple]], say: Callable[..., str]) -> int:
     """Does the work, prints the results and writes them down.
 

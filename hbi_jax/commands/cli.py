@@ -97,7 +97,7 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
 def _parse(argv: Sequence[str]) -> list[str]:
     """absl's parser, with one plain line for a configuration that is not one."""
     names = [argument[len(_OVERRIDE) :].split("=")[0] for argument in argv if argument.startswith(_OVERRIDE)]
-    if names and not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
+    if names and not config_files.chosen(argv):
         fail(f"{_OVERRIDE}{names[0]} is set but --config is missing; add for instance --config=quickstart")
     try:
         arguments = app.parse_flags_with_usage(config_files.with_paths(argv))

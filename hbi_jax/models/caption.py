@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hbi_jax.models.clip import quick_gelu
+from hbi_jax.choices import Activation
+from hbi_jax.models.clip import activate
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI
 from hbi_jax.types import Alignment, Batch, WeightedTokens, finest, texts_of
@@ -70,6 +71,7 @@ class DecoderBlock(nn.Module):
     num_heads: int
     dropout_rate: float
     dtype: jax.typing.DTypeLike = jnp.float32
+    activation: Activation = "quick_gelu"
 
     @nn.compact
     def __call__(
@@ -93,7 +95,7 @@ class DecoderBlock(nn.Module):
         x = x + drop(h)
         h, _ = KeptAttention(self.num_heads, self.dtype, name="video_attn")(norm("ln_2"), video, video_mask)
         x = x + drop(h)
-        h = quick_gelu(dense(norm("ln_3"), 4 * d, dtype=self.dtype, name="mlp_fc"))
+        h = activate(dense(norm("ln_3"), 4 * d, dtype=self.dtype, name="mlp_fc"), self.activation)
         return x + drop(dense(h, d, dtype=self.dtype, name="mlp_proj")), words
 
 
@@ -122,6 +124,7 @@ class CaptionDecoder(nn.Module):
     dropout_rate: float = 0.1
     vocabulary: tuple[int, ...] = ()
     dtype: jax.typing.DTypeLike = jnp.float32
+    activation: Activation = "quick_gelu"
 
     @property
     def choices(self) -> Int[Array, " n"]:
@@ -153,7 +156,7 @@ class CaptionDecoder(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
         self.ln_video = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
         self.video_proj = [nn.Dense(2 * d, dtype=self.dtype) for _ in layers]
-        self.resblocks = [DecoderBlock(self.num_heads, self.dropout_rate, self.dtype) for _ in layers]
+        self.resblocks = [DecoderBlock(self.num_heads, self.dropout_rate, self.dtype, self.activation) for _ in layers]
         self.ln_final = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
 
     def look(self, video: WeightedTokens) -> Context:
@@ -253,7 +256,7 @@ class CaptionHBI(HBI):
         clip = self.config.clip
         self.caption = CaptionDecoder(
             self.decoder_layers,
-            clip.embed_features // clip.head_features,
+            clip.joint_heads,
             clip.embed_features,
             clip.vocab_size,
             clip.context_length,
@@ -261,6 +264,7 @@ class CaptionHBI(HBI):
             self.dropout_rate,
             self.vocabulary,
             self.config.dtype,
+            clip.activation,
         )
 
     def __call__(

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
-from hbi_jax.choices import DecodingMethod, InteractionNetKind, Padding, Remat
+from hbi_jax.choices import Activation, DecodingMethod, InteractionNetKind, Padding, Pixels, Remat
 from hbi_jax.fields import field, require, section
 
 
@@ -20,9 +20,46 @@ class CLIPConfig:
     embed_features: int = field(
         512, "Width of the joint space: of words, frames and everything after the towers.", at_least=1
     )
-    head_features: int = field(64, "Width of one attention head; it divides the three widths.", at_least=1)
+    head_features: int = field(
+        64, "Width of one attention head in the joint space; it divides embed_features.", at_least=1
+    )
     vocab_size: int = field(49408, "Tokens of the vocabulary; the last two are start and end of a text.", at_least=1)
     context_length: int = field(77, "Longest text, in tokens, start and end token included.", at_least=3)
+    activation: Activation = field(
+        "quick_gelu",
+        "What the MLPs compute: quick_gelu (OpenAI, DFN, MetaCLIP) or gelu (LAION, DataComp; docs/pretrained.md).",
+    )
+    vision_head_features: int = field(
+        0, "Width of one attention head of the vision tower; it divides vision_width. 0: head_features.", at_least=0
+    )
+    text_head_features: int = field(
+        0, "Width of one attention head of the text tower; it divides text_width. 0: head_features.", at_least=0
+    )
+    vision_mlp_features: int = field(
+        0, "Hidden width of the vision tower's MLPs; 0: four times the tower's width.", at_least=0
+    )
+    text_mlp_features: int = field(
+        0, "Hidden width of the text tower's MLPs; 0: four times the tower's width.", at_least=0
+    )
+    pixels: Pixels = field(
+        "clip",
+        "How pixels are normalised. clip: by mean and standard deviation of CLIP's training images. half: to -1..1.",
+    )
+
+    @property
+    def vision_heads(self) -> int:
+        """Number of attention heads of the vision tower."""
+        return self.vision_width // (self.vision_head_features or self.head_features)
+
+    @property
+    def text_heads(self) -> int:
+        """Number of attention heads of the text tower."""
+        return self.text_width // (self.text_head_features or self.head_features)
+
+    @property
+    def joint_heads(self) -> int:
+        """Number of attention heads in the joint space."""
+        return self.embed_features // self.head_features
 
     def validate(self, path: str) -> None:
         """Checks that patches tile a frame and that heads divide the widths."""
@@ -30,9 +67,15 @@ class CLIPConfig:
         wanted = f"a multiple of {path}.patch_size={self.patch_size}"
         tiles = self.image_size % self.patch_size == 0
         require(tiles, f"{path}.image_size", self.image_size, wanted, f"use {nearest}")
-        for name in ("vision_width", "text_width", "embed_features"):
-            width, wanted = getattr(self, name), f"a multiple of {path}.head_features={self.head_features}"
-            require(width % self.head_features == 0, f"{path}.{name}", width, wanted, "change one of them")
+        for name, own in (
+            ("vision_width", "vision_head_features"),
+            ("text_width", "text_head_features"),
+            ("embed_features", "head_features"),
+        ):
+            heads = own if getattr(self, own) else "head_features"
+            width, head = getattr(self, name), getattr(self, heads)
+            wanted = f"a multiple of {path}.{heads}={head}"
+            require(width % head == 0, f"{path}.{name}", width, wanted, "change one of them")
 
 
 class Level(NamedTuple):

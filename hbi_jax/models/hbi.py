@@ -43,12 +43,13 @@ class HBI(nn.Module):
     config: HBIConfig
 
     def setup(self):  # noqa: D102
-        config = self.config
-        heads = config.clip.embed_features // config.clip.head_features
-        self.text_tower = TextTower(config.clip, config.remat, config.dtype)
-        self.vision_tower = VisionTower(config.clip, config.remat, config.dtype)
+        config, clip = self.config, self.config.clip
+        self.text_tower = TextTower(clip, config.remat, config.dtype)
+        self.vision_tower = VisionTower(clip, config.remat, config.dtype)
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ())
-        self.frame_transformer = FrameTransformer(config.frame_layers, heads, config.max_frames, config.dtype)
+        self.frame_transformer = FrameTransformer(
+            config.frame_layers, clip.joint_heads, config.max_frames, config.dtype, clip.activation
+        )
 
         def per_level(make):
             return {level.name: make(level) for level in config.levels}
@@ -80,7 +81,7 @@ class HBI(nn.Module):
         """The frames of each video at every level and the mean of its real frame features."""
         if self.config.padding == "published":
             # Frames are padded after their normalisation: grey, not black, which the merge's convolution sees.
-            pixels = normalize_pixels(frames) if frames.dtype == jnp.uint8 else frames
+            pixels = normalize_pixels(frames, self.config.clip.pixels) if frames.dtype == jnp.uint8 else frames
             frames = jnp.where(mask[:, :, None, None, None], pixels, 0)
         tokens = self.frame_transformer(Tokens(self._frame_features(frames), mask))
         real = mask[..., None].astype(jnp.float32)

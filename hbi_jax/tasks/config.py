@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -173,7 +174,7 @@ class Config:
             require(good, f"{path}.loss.distillation_paths", pair, wanted, "correct it")
         wanted = f"one rate for each of the levels {names}, not all 0"
         example = f"write for instance {(1.0,) + (0.0,) * (len(names) - 1)}"
-        good = len(rates) == len(names) and any(rates)
+        good = len(rates) == len(names) and any(rates) and all(map(math.isfinite, rates))
         require(good, f"{path}.eval.level_rates", rates, wanted, example)
 
 

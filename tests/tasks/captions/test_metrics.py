@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import stat
 
@@ -97,12 +98,73 @@ def test_without_java_meteor_is_not_run_and_the_others_are(monkeypatch, tmp_path
         fake.write_text(f"#!/bin/sh\n{script}\n")
         fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}" if script else str(tmp_path))
+    monkeypatch.setattr(module, "_LAST_WORDS", 0.1)
+    module._meteor.cache_clear()
     found = caption_scores(RIGHT, REFERENCES)
     assert set(found.not_run) == {"METEOR"}
     assert "Java" in found.not_run["METEOR"]
     assert found.tokenizer == (PENN if script == "cat" else PLAIN)
     assert found.values.keys() == scores(RIGHT, REFERENCES).keys()
     assert found.values["ROUGE-L"] == pytest.approx(100)
+
+
+def fake_java(monkeypatch, folder, script):
+    """A command `java` whose tokenizer copies and whose METEOR does what the script says."""
+    fake = folder / "java"
+    tokenizer = (
+        f'echo "$@" >> {folder}/log; echo "$_JAVA_OPTIONS" >> {folder}/log; case "$*" in *PTBTok*) cat; exit;; esac'
+    )
+    fake.write_text(f"#!/bin/sh\n{tokenizer}\n{script}\n")
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}:{os.defpath}")
+    module._meteor.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("echo 'java.lang.NumberFormatException: 0,85' >&2; exit 1", r"code 1 \(java.*: 0,85\): run `java -version`"),
+        ("kill -9 $$", r"killed by signal 9 \(it said nothing\): METEOR needs 2 GiB of free memory"),
+        ("exit 137", "killed by signal 9 .*METEOR needs 2 GiB"),
+        ("echo 'java.lang.OutOfMemoryError: Java heap space' >&2; exit 3", "code 3 .*heap space.*needs 2 GiB"),
+        ("echo 'Picked up JAVA_TOOL_OPTIONS: -Dx' >&2; exit 2", r"code 2 \(it said nothing\): run"),
+        ("for i in $(seq 20000); do echo noise >&2; done; exit 4", "code 4 .noise noise"),
+    ],
+)
+def test_why_java_failed_is_said(monkeypatch, tmp_path, script, says):
+    """Memory only where it was memory."""
+    fake_java(monkeypatch, tmp_path, script)
+    found = caption_scores(RIGHT, REFERENCES)
+    assert set(found.not_run) == {"METEOR"}
+    assert re.search(says, found.not_run["METEOR"])
+    assert found.values["ROUGE-L"] == pytest.approx(100)
+
+
+def test_java_runs_in_the_locale_it_was_written_for(monkeypatch, tmp_path):
+    """Both programs, and whatever the user's variables say."""
+    monkeypatch.setenv("_JAVA_OPTIONS", "-Duser.language=it")
+    fake_java(monkeypatch, tmp_path, "exit 1")
+    caption_scores(RIGHT, REFERENCES)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        assert "-Duser.language=en -Duser.country=US " in line
+    for own in lines[1::2]:
+        assert own.startswith("-Duser.language=it -Duser.language=en")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
+def test_meteor_is_the_same_in_every_locale(monkeypatch):
+    said = {"a": "a red disc spins", "b": "the star grows", "c": "A RING"}
+    module._meteor.cache_clear()
+    wanted = caption_scores(said, REFERENCES)
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=tr -Duser.country=TR -Duser.language.format=it")
+    monkeypatch.setenv("_JAVA_OPTIONS", "-Duser.language=ar")
+    monkeypatch.setenv("LC_ALL", "it_IT.UTF-8")
+    module._meteor.cache_clear()
+    assert caption_scores(said, REFERENCES) == wanted
+    assert 0 < wanted.values["METEOR"] < 100
 
 
 @pytest.mark.slow
