@@ -4,7 +4,7 @@ PYTHON ?= python3
 ifeq ($(origin PYTHON), file)
 VENV ?= .venv
 else
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1)
+VERSION := $(shell { $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'; } 2>/dev/null)
 VENV ?= .venv-$(VERSION)
 endif
 PY := $(VENV)/bin/python

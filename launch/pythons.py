@@ -45,7 +45,8 @@ def run(version: str, target: str, stamp: str) -> tuple[bool, str]:
         reason = made.stderr.partition("\n")[0].removeprefix("error: ")
         if reason.startswith((environment.NO_INDEX, environment.NO_SPACE)):
             return True, f"NOT RUN: no environment; {reason}"
-        return False, f"FAILED: no environment\n{made.stderr}"
+        sys.stderr.write(made.stderr)
+        return False, f"FAILED: no environment; {reason}"
     ready = time.monotonic()
     good = make(python, target).returncode == 0
     seconds = f"{time.monotonic() - ready:.0f} s, and {ready - begun:.0f} s for the environment"

@@ -98,7 +98,7 @@ def test_the_first_line_of_make_says_what_is_wanted(tmp_path):
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
         "PIP_EXTRA_INDEX_URL": "",
         "PIP_FIND_LINKS": "",
-        "PIP_RETRIES": "0",
+        "PIP_RETRIES": "1",
         "PIP_CONFIG_FILE": os.devnull,
     }
     command = ["make", "--no-print-directory", f"VENV={tmp_path / 'venv'}", f"PYTHON={sys.executable}", "quickstart"]
@@ -122,7 +122,7 @@ def other(tmp_path):
     shutil.copytree(ROOT / "launch", tmp_path / "launch", ignore=shutil.ignore_patterns("__pycache__"))
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("make", "sh", "echo"):
+    for name in ("make", "sh", "echo", "true", "false"):
         (programs / name).symlink_to(shutil.which(name))
     program = programs / f"python{versions[0]}"
     program.write_text(f"#!/bin/sh\necho {versions[0]}\n")
@@ -155,5 +155,6 @@ def test_what_was_run_and_what_was_not_is_said_at_the_end(other):
     # Without a network nothing can be said of a Python; that a package is missing can.
     code, line, _ = other("echo 'error: wanted a package index, but' >&2; false", "true")
     assert (code, line.split(": ", 1)[1]) == (0, "NOT RUN: no environment; wanted a package index, but")
-    code, line, _ = other("echo 'error: wanted av==19' >&2; false", "true")
-    assert code == 1
+    code, line, errors = other("echo 'error: wanted av==19' >&2; echo more >&2; false", "true")
+    assert (code, line.split(": ", 1)[1]) == (1, "FAILED: no environment; wanted av==19")
+    assert errors.startswith("error: wanted av==19\nmore\n")
