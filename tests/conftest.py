@@ -7,26 +7,32 @@ import pathlib
 import shutil
 import tempfile
 
-from tests import compilation
-
-# The workers of pytest-xdist inherit the environment of the process that starts them, and with it the folder.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    programs = tempfile.mkdtemp(prefix="hbi_jax_programs_")
-    atexit.register(shutil.rmtree, programs, ignore_errors=True)
-    compilation.set_environment(programs)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
 from absl import flags
 
+from tests import compilation
+
+# Workers of pytest-xdist inherit the environment of the process that starts them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="hbi_jax_programs_")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    compilation.set_environment(programs)
+compilation.keep_programs()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-compilation.keep_programs()
 # Grain hands absl's flags to its worker processes.
 flags.FLAGS.mark_as_parsed()
 
 # The whole runs that tests share, the longest first: a worker makes each once for all tests that read it.
 RUNS = ("finished", "captioned", "answered")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One a core, and four at most, for folders; none for single files, which are done before workers have started."""
+    return min(os.cpu_count() or 1, 4) if all(map(os.path.isdir, config.args)) else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
