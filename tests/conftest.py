@@ -1,4 +1,4 @@
-"""Eight simulated CPU devices, strict rank promotion, quick compilation, parsed flags, and how the tests are shared out."""
+"""Eight simulated CPU devices, strict rank promotion, quick compilation, and how the tests are shared out."""
 
 import atexit
 import collections
