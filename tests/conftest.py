@@ -1,7 +1,11 @@
-"""Eight simulated CPU devices, strict rank promotion, quick compilation, parsed flags."""
+"""Eight simulated CPU devices, strict rank promotion, quick compilation, and how the tests are shared out."""
 
+import atexit
+import collections
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -9,13 +13,45 @@ import jax
 import pytest
 from absl import flags
 
+from tests import compilation
+
+# Workers of pytest-xdist inherit the environment of the process that starts them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    programs = tempfile.mkdtemp(prefix="hbi_jax_programs_")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    compilation.set_environment(programs)
+compilation.keep_programs()
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tiny models spend their time in the compiler; this halves it. A persistent cache of compiled programs would save
-# more, but programs of several simulated devices that come out of one deadlock.
-jax.config.update("jax_disable_most_optimizations", True)
 # Grain hands absl's flags to its worker processes.
 flags.FLAGS.mark_as_parsed()
+
+# The whole runs that tests share, the longest first: a worker makes each once for all tests that read it.
+RUNS = ("finished", "captioned", "answered")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One a core, and four at most, for folders; none for single files, which are done before workers have started."""
+    return min(os.cpu_count() or 1, 4) if all(map(os.path.isdir, config.args)) else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps together what shares a run, and else the tests of a file; the longest groups first."""
+    groups = {}
+    for item in items:
+        run = next((name for name in RUNS if name in item.fixturenames), None)
+        item.add_marker(pytest.mark.xdist_group(run or item.nodeid.split("::")[0]))
+        groups[item] = RUNS.index(run) if run else len(RUNS)
+    items.sort(key=groups.get)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line that says what was skipped and why."""
+    reasons = collections.Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
+    )
+    told = "; ".join(f"{number} because {reason}" for reason, number in reasons.most_common())
+    terminalreporter.write_line(f"skipped: {told or 'nothing'}")
 
 
 @pytest.fixture(scope="session")

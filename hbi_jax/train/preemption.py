@@ -46,7 +46,9 @@ class StopRequest:
         self._signal = signal.Signals(number)
         _log.warning("%s received: saving after this step, then stopping", self._signal.name)
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
+            previous = self._previous[signal.SIGINT]
+            # A script's background jobs inherit an ignored SIGINT; the second one kills them too.
+            signal.signal(signal.SIGINT, signal.default_int_handler if previous == signal.SIG_IGN else previous)
 
     def at(self, step: int) -> bool:
         """Whether to stop at this step: the same answer on every process of a group."""

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import pytest
 
 from hbi_jax import banzhaf
+from tests.optimized import compile_optimized
 
 FLOAT_BYTES = 4
 
 
 def temp_floats(function, *inputs) -> float:
     """Memory of a compiled function beside its inputs and outputs, in float32 numbers."""
-    return jax.jit(function).lower(*inputs).compile().memory_analysis().temp_size_in_bytes / FLOAT_BYTES
+    return compile_optimized(jax.jit(function).lower(*inputs)).memory_analysis().temp_size_in_bytes / FLOAT_BYTES
 
 
 def everything(*inputs, **options):

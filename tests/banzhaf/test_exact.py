@@ -121,13 +121,8 @@ def test_wide_steps_cost_no_more_accuracy_than_documented(dtype, tolerance):
 def test_equals_enumeration_over_a_sweep_of_games(shape, index):
     """Of every size down to nobody, by masks; weights spread over e^0 to e^25 in any pattern."""
 
-    @settings(max_examples=150, deadline=None, derandomize=True)
-    @given(
-        st.sampled_from(KINDS),
-        st.integers(0, 10**6),
-        st.floats(0, 25),
-        *(st.sets(st.integers(0, n - 1)) for n in shape),
-    )
+    @settings(max_examples=6, deadline=None, derandomize=True)
+    @given(st.integers(0, 10**6), st.floats(0, 25), *(st.sets(st.integers(0, n - 1)) for n in shape))
     def sweep(kind, seed, spread, words_absent, frames_absent):
         similarity, *logits = game(kind, shape, seed)
         if kind != "outlier":
@@ -142,7 +137,8 @@ def test_equals_enumeration_over_a_sweep_of_games(shape, index):
             players = masks[0][:, None] & masks[1], *masks
             assert_close(got, [np.where(real, x, 0) for real, x in zip(players, want, strict=True)], tolerance)
 
-    sweep()
+    for kind in KINDS:
+        sweep(kind)
 
 
 @pytest.mark.parametrize("options", [{}, {"index": "shapley"}])

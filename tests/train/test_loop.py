@@ -218,7 +218,15 @@ def test_stopped_at_the_last_step_is_finished(world, tmp_path):
     assert world.writer.of(f"val/{METRIC}")[9] == 3
 
 
-def test_the_first_interrupt_stops_and_the_second_kills(world, tmp_path):
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def interrupts(request):
+    """SIGINT as the process was started with it: a script's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_interrupt_stops_and_the_second_kills(world, tmp_path, interrupts):
     with pytest.raises(PreemptedError, match="stopped at step 4") as raised:
         world.run(tmp_path / "first", CONFIG, at={4: stop(signal.SIGINT)})
     assert raised.value.exit_code == 128 + 2
@@ -231,6 +239,7 @@ def test_the_first_interrupt_stops_and_the_second_kills(world, tmp_path):
         world.run(tmp_path / "second", CONFIG, at={4: twice})
     assert world.closed
     assert steps_in(tmp_path / "second") == [3]
+    assert signal.getsignal(signal.SIGINT) == interrupts
 
 
 def test_handlers_are_as_before():
