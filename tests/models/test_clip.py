@@ -10,7 +10,6 @@ import pytest
 
 from hbi_jax.models.clip import (
     Attention,
-    CLIPConfig,
     ResidualBlock,
     TextTower,
     VisionTower,
@@ -18,6 +17,7 @@ from hbi_jax.models.clip import (
     normalize_pixels,
     quick_gelu,
 )
+from hbi_jax.models.config import CLIPConfig
 from tests.tiny_hbi import CLIP, END, make_batch, random_params
 
 BATCH = make_batch(4)
@@ -197,7 +197,7 @@ def test_gelu_by_hand():
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_the_mlp_of_a_block_is_its_formula(activation):
     """Of any hidden width: with a zero attention output, a block adds its MLP to the input."""
-    x = jax.random.normal(jax.random.key(0), (1, 3, 8))
+    x = np.random.default_rng(0).normal(size=(1, 3, 8)).astype(np.float32)
     block = ResidualBlock(2, activation=activation, mlp_features=12)
     params = random_params(block, x)
     p = params["params"]
