@@ -78,7 +78,7 @@ def test_a_block_is_residual():
     """Zero output projections leave the input as it is."""
     x = jax.random.normal(jax.random.key(0), (1, 3, 8))
     block = ResidualBlock(2)
-    params = random_params(block, x)
+    params = random_params(block, jnp.asarray(x))
     p = params["params"]
     for part in (p["attn"]["out_proj"], p["mlp_proj"]):
         part["kernel"], part["bias"] = jnp.zeros_like(part["kernel"]), jnp.zeros_like(part["bias"])
@@ -199,7 +199,7 @@ def test_the_mlp_of_a_block_is_its_formula(activation):
     """Of any hidden width: with a zero attention output, a block adds its MLP to the input."""
     x = np.random.default_rng(0).normal(size=(1, 3, 8)).astype(np.float32)
     block = ResidualBlock(2, activation=activation, mlp_features=12)
-    params = random_params(block, x)
+    params = random_params(block, jnp.asarray(x))
     p = params["params"]
     p["attn"]["out_proj"] = jax.tree.map(jnp.zeros_like, p["attn"]["out_proj"])
     assert p["mlp_fc"]["kernel"].shape == (8, 12)
@@ -209,7 +209,7 @@ def test_the_mlp_of_a_block_is_its_formula(activation):
     share = {"gelu": (1 + np.vectorize(math.erf)(h / math.sqrt(2))) / 2, "quick_gelu": 1 / (1 + np.exp(-1.702 * h))}
     h = h * share[activation]
     wanted = x + h @ p["mlp_proj"]["kernel"] + p["mlp_proj"]["bias"]
-    np.testing.assert_allclose(jax.jit(block.apply)(params, x), wanted, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(jax.jit(block.apply)(params, jnp.asarray(x)), wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 def test_each_tower_has_heads_of_its_own_width():
