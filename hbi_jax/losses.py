@@ -1,4 +1,4 @@
-"""The losses of HBI: contrastive (Eq. 13), interaction (Eq. 8), distillation between levels (Eq. 15), answers, captions.
+"""The losses of HBI: contrastive (Eq. 13), interaction (Eq. 8), distillation (Eq. 15), answers and captions.
 
 Every loss takes masks. Masked rows and classes do not enter the numerator, the denominator or the gradient.
 """

@@ -102,7 +102,7 @@ class AnswerHBI(HBI):
         return alignments, answers
 
     def answer_questions(self, text: Encoded, video: Encoded, level_rates: Mapping[str, float]) -> Float[Array, "b n"]:
-        """Returns the logits of the answers to matched questions and videos: the sum over levels, weighted by the rates.
+        """Returns the logits of the answers to matched questions and videos, summed over levels with the given rates.
 
         Levels with rate 0 are skipped.
         """
