@@ -65,9 +65,10 @@ def solved(*arrays: jax.Array, index: str) -> tuple[jax.Array, ...]:
 
 @functools.partial(jax.jit, static_argnames="index")
 def enumerated(*arrays: jax.Array, index: str) -> tuple[jax.Array, ...]:
-    """The same by the oracle."""
+    """The same by enumeration."""
     payoff, shape = functools.partial(banzhaf.coalition_value, *arrays), arrays[0].shape
-    return banzhaf.enumerate(payoff, *shape, index=index), *banzhaf.enumerate_values(payoff, *shape, index=index)
+    interactions = banzhaf.enumerate_interactions(payoff, *shape, index=index)
+    return interactions, *banzhaf.enumerate_values(payoff, *shape, index=index)
 
 
 def sampled(num_samples: int, *arrays: jax.Array) -> banzhaf.Estimate:

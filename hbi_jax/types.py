@@ -1,7 +1,7 @@
-"""The nouns that every room shares: tokens, encoded items, alignments and batches.
+"""The data types that all packages share: tokens, encoded items, alignments and batches.
 
-Axes, here and everywhere: `a` texts and `b` videos of a pairwise product (or `b` alone for matched pairs),
-`t` text tokens, `v` video tokens, `n` either, `f` frames, `d` features. Masks are True at real tokens.
+Axis names throughout the library: `a` texts and `b` videos of a pairwise product (only `b` for matched pairs), `t` text
+tokens, `v` video tokens, `n` either, `f` frames, `d` features. Masks are True at real tokens.
 """
 
 from collections import OrderedDict
@@ -12,19 +12,19 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 T = TypeVar("T")
 
-# What comes from the host is numpy, what a compiled function sees is a jax array.
+# Batches are numpy arrays on the host and jax arrays inside compiled functions.
 ArrayLike = Array | np.ndarray
 
 
 class Tokens(NamedTuple):
-    """A set of tokens a row: words, phrases, frames or clips."""
+    """One set of tokens per row: words, phrases, frames or clips."""
 
     features: Float[Array, "*b n d"]
     mask: Bool[Array, "*b n"]
 
 
 class WeightedTokens(NamedTuple):
-    """Tokens with the unnormalised logits of their weights (softmax over the real ones gives the weights)."""
+    """Tokens with the unnormalised logits of their weights (the softmax over the real tokens gives the weights)."""
 
     features: Float[Array, "*b n d"]
     mask: Bool[Array, "*b n"]
@@ -32,10 +32,10 @@ class WeightedTokens(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """One side of a batch or gallery, encoded once: its tokens at every level and one pooled vector a row.
+    """One encoded side of a batch or gallery: its tokens at every level and one pooled vector per row.
 
     Attributes:
-      levels: The tokens of each level by its name, from fine to coarse.
+      levels: The tokens of each level by name, from fine to coarse.
       pooled: The sentence vector of a text; the mean of the real frame features of a video.
     """
 
@@ -44,16 +44,16 @@ class Encoded(NamedTuple):
 
 
 def finest(levels: OrderedDict[str, T]) -> T:
-    """The value of the finest level, which is the first."""
+    """Returns the value of the finest level, which is the first."""
     return next(iter(levels.values()))
 
 
 class Pair(NamedTuple):
-    """The tokens of one level of texts and videos whose row `i` belong together.
+    """The tokens of matched texts and videos at one level: row `i` of both belongs together.
 
     Attributes:
       text, video: Words and frames.
-      text_gate, video_gate: delta and gamma, the shares of the single-modal tokens in the reconstructed ones (HBI V2,
+      text_gate, video_gate: delta and gamma, the shares of the single-modal tokens in the reconstructed tokens (HBI V2,
         Eq. 3 and 5); None without reconstruction.
     """
 
@@ -64,13 +64,13 @@ class Pair(NamedTuple):
 
 
 class Alignment(NamedTuple):
-    """What one level says of a batch of texts and videos whose row `i` belong together.
+    """The outputs of one level for a batch of matched texts and videos: row `i` of both belongs together.
 
     Attributes:
       similarity: Cosine-based score of every text with every video, in [-1, 1] (Eq. 12).
       pair_similarity: Token-by-token cosines of the matched pairs; zero at padding.
-      pair_prediction: What the prediction header makes of `pair_similarity`: logits of the interaction.
-      text, video, text_gate, video_gate: The matched pairs' tokens at this level, as in `Pair`.
+      pair_prediction: The prediction header's output for `pair_similarity`: logits of the interaction.
+      text, video, text_gate, video_gate: The tokens of the matched pairs at this level, as in `Pair`.
     """
 
     similarity: Float[Array, "a b"]
@@ -83,16 +83,16 @@ class Alignment(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Matched rows of text and video, as the input pipeline makes them.
+    """Matched rows of text and video from the input pipeline.
 
     Attributes:
       token_ids: CLIP token ids, zero at padding.
       text_mask: True at real tokens, start and end token included.
-      frames: RGB, resized and cropped: uint8 in 0..255 as the pipeline makes it, or float and normalised.
+      frames: RGB, resized and cropped: uint8 in 0..255 from the pipeline, or normalised floats.
       frame_mask: True at real frames.
-      video_index: Number of the row's video within its split: rows that share it are no negatives.
-      record_index: Number of the row's record (a text with its video) within its split.
-      example_mask: False where the row stands for nothing: an unreadable video, the filling of a last batch.
+      video_index: Index of the row's video within its split. Rows with the same video are not each other's negatives.
+      record_index: Index of the row's record (a text with its video) within its split.
+      example_mask: False at masked rows: unreadable videos and the padding of a last batch.
     """
 
     token_ids: Int[ArrayLike, "b t"]
@@ -107,7 +107,7 @@ class Batch(NamedTuple):
 def texts_of(
     batch: Batch, token_ids: Int[ArrayLike, "b q t"] | None = None, text_mask: Bool[ArrayLike, "b q t"] | None = None
 ) -> tuple[Int[ArrayLike, "b q t"], Bool[ArrayLike, "b q t"]]:
-    """The several texts of each video where they are given, otherwise the row's own as the only one."""
+    """Returns the given texts of each video, or else the row's own text as the only one of its video."""
     if token_ids is None:
         return batch.token_ids[:, None], batch.text_mask[:, None]
     return token_ids, text_mask

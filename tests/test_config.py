@@ -231,7 +231,7 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
             "config.model.clip.text_width=512: wanted a multiple of config.model.clip.text_head_features=80; ",
         ),
         ({"eval__level_rates": (0.0, 0.0, 0.0)}, "config.eval.level_rates=(0.0, 0.0, 0.0): wanted one rate"),
-        ({"train__num_epochs": 0}, "config.train.num_epochs=0: wanted 1 or more where config.train.num_steps is 0"),
+        ({"train__num_epochs": 0}, "config.train.num_epochs=0: wanted 1 or more if config.train.num_steps is 0"),
     ],
 )
 def test_what_cannot_work_is_named(fields, message):

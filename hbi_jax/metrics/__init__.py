@@ -1,4 +1,4 @@
-"""Metrics of rankings, in plain numpy on the host."""
+"""Ranking metrics in plain numpy, on the host."""
 
 from hbi_jax.metrics.normalization import Directed, dual_softmax, querybank
 from hbi_jax.metrics.retrieval import (

@@ -83,7 +83,7 @@ class Level(NamedTuple):
 
     Attributes:
       name: `entity`, `action`, `event`, or any other.
-      words, frames: Tokens that words and frames are merged to; 0 keeps those of the level before.
+      words, frames: Number of tokens after the merge; 0 keeps the tokens of the previous level.
     """
 
     name: str
@@ -93,13 +93,13 @@ class Level(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class HBIConfig:
-    """What an HBI model is made of."""
+    """The architecture of an HBI model."""
 
     clip: CLIPConfig = section(CLIPConfig, "Sizes of the two towers.")
     levels: tuple[Level, ...] = field(
         (Level("entity"), Level("action", 16, 6), Level("event", 4, 2)),
-        "Levels from fine to coarse: name, and the number of words and frames that are left (0: all those of the level "
-        "before). By default, the first level is distilled into the others.",
+        "Levels from fine to coarse: name, and the number of words and frames after the merge (0: no merge). By "
+        "default, the first level is distilled into the others.",
     )
     frame_layers: int = field(4, "Layers of the temporal transformer over frames.", at_least=0)
     max_frames: int = field(77, "Rows of the frame position embedding, at least data.num_frames.")
@@ -120,8 +120,8 @@ class HBIConfig:
     merge_heads: int = field(8, "Attention heads of a token merge; divides clip.embed_features.", at_least=1)
     padding: Padding = field(
         "masked",
-        "How padding is treated. masked: it takes no part in anything. published: as in the first paper's code, it is "
-        "a cell of similarity 0 in maxima and header, enters the merges, and every merged token counts "
+        "How padding is treated. masked: it has no effect. published: as in the first paper's code, it is a cell of "
+        "similarity 0 in maxima and header, enters the merges, and every merged token counts as real "
         "(docs/differences.md).",
     )
     header: InteractionNetKind = field(
@@ -153,41 +153,41 @@ class HBIConfig:
         wanted = f"a divisor of {path}.clip.embed_features={width}"
         require(width % heads == 0, f"{path}.merge_heads", heads, wanted, "change one of them")
         for name, excluded in (("pooled", self.pooled), ("padding", self.padding == "published")):
-            remedy = f"reconstruction knows padding and has tokens to mix; turn {path}.reconstruction off"
+            remedy = f"reconstruction needs masked padding and several tokens; turn {path}.reconstruction off"
             good = not (self.reconstruction and excluded)
             require(good, f"{path}.{name}", getattr(self, name), "another", remedy)
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How captions are made."""
+    """How captions are generated."""
 
     method: DecodingMethod = field(
         "beam",
-        "How captions are made. greedy: the likeliest token each time. beam: a search that keeps num_beams captions. "
-        "sample: tokens are drawn.",
+        "How captions are generated. greedy: the most likely token at each step. beam: beam search with num_beams "
+        "beams. sample: tokens are sampled.",
     )
     max_words: int = field(
         30,
-        "Tokens of a generated caption at most, start and end token included; at most data.num_words. A caption that "
-        "has not ended there is cut.",
+        "Maximum number of tokens of a generated caption, start and end token included; at most data.num_words. Longer "
+        "captions are truncated.",
         at_least=2,
     )
-    num_beams: int = field(5, "Captions that a beam search keeps.", at_least=1)
+    num_beams: int = field(5, "Number of captions that beam search keeps.", at_least=1)
     length_penalty: float = field(
         1.0,
-        "A caption of n generated tokens, its end among them, scores log p / n^length_penalty in a beam search: 0 "
+        "In beam search, a caption of n generated tokens, end token included, scores log p / n^length_penalty: 0 "
         "prefers short captions, 1 compares means over tokens.",
         at_least=0,
     )
-    num_samples: int = field(1, "Captions that are sampled for each video.", at_least=1)
-    temperature: float = field(1.0, "Divides the logits that are sampled from.", above=0)
-    top_k: int = field(0, "Sample from this many of the likeliest tokens only; 0: from all.", at_least=0)
+    num_samples: int = field(1, "Number of captions sampled for each video.", at_least=1)
+    temperature: float = field(1.0, "Divides the logits before sampling.", above=0)
+    top_k: int = field(0, "Sample from this many most likely tokens only; 0: from all tokens.", at_least=0)
     top_p: float = field(
-        1.0, "Sample from the fewest likeliest tokens that together have this probability.", above=0, share=True
+        1.0, "Sample from the smallest set of most likely tokens with this total probability.", above=0, share=True
     )
 
     @property
     def num_captions(self) -> int:
-        """Captions that every video gets."""
+        """The number of captions per video."""
         return {"greedy": 1, "beam": self.num_beams, "sample": self.num_samples}[self.method]

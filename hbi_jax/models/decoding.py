@@ -1,4 +1,4 @@
-"""Captions word by word: greedy, beam search and sampling, with static shapes and keys and values kept."""
+"""Caption generation by greedy decoding, beam search or sampling, with static shapes and cached keys and values."""
 
 import functools
 from typing import NamedTuple
@@ -16,13 +16,13 @@ PADDING = 0
 
 
 class Generated(NamedTuple):
-    """Captions of videos, those of each by falling score (`Decoding.length_penalty`).
+    """Captions of videos, sorted for each video by descending score (`Decoding.length_penalty`).
 
     Attributes:
-      token_ids: Start token, words, end token, zeros, as the tokenizer makes them.
+      token_ids: Start token, words, end token, zeros; the tokenizer's format.
       mask: True at start token, words and end token.
-      log_probability: Of all tokens after the first, by the model, whatever the method. -inf where there is no
-        caption: fewer are possible than were asked for, or the video has no real token.
+      log_probability: The model's log-probability of all tokens after the first, for every method. -inf if there is no
+        caption, because fewer captions are possible than requested or the video has no real token.
     """
 
     token_ids: Int[Array, "b n t"]
@@ -31,7 +31,7 @@ class Generated(NamedTuple):
 
 
 class _Captions(NamedTuple):
-    """Captions so far, with what the next word needs; see `Generated`."""
+    """The captions so far and the state needed for the next word; see `Generated`."""
 
     token_ids: Int[Array, "b n t"]
     mask: Bool[Array, "b n t"]
@@ -47,21 +47,21 @@ def generate(
     decoding: Decoding,
     key: Key[Array, ""] | None = None,
 ) -> Generated:
-    """Captions of videos. Pure; compile it with `model` and `decoding` static.
+    """Generates captions of videos. Pure; compile it with `model` and `decoding` static.
 
-    Every step computes one word of every caption: the keys and values of the video are computed once, those of
-    the words before are kept. It stops where all captions have ended.
+    Each step computes one word of every caption. The keys and values of the video are computed once, and those of the
+    preceding words are cached. Generation stops when all captions have ended.
 
     Args:
       model: The model.
       params: Its variables.
       video: Tokens of the finest level, `finest(encode_video(...).levels)`.
-      decoding: How.
-      key: For sampling; row `i` draws the same whatever the other rows are.
+      decoding: The method and its parameters.
+      key: For sampling. The samples of row `i` do not depend on the other rows.
 
     Raises:
-      ValueError: If there is no key to sample with, captions may get longer than the model's positions, there are
-        fewer tokens than `top_k`, or a field of `decoding` is out of its range.
+      ValueError: If sampling has no key, captions may become longer than the model's position embedding, `top_k`
+        exceeds the vocabulary, or a field of `decoding` is out of range.
     """
     check(decoding, "decoding")
     if decoding.method == "sample" and key is None:
@@ -74,13 +74,13 @@ def generate(
         wanted = f"at most the {vocab} tokens of the vocabulary"
         raise ValueError(f"decoding: top_k={decoding.top_k}: wanted {wanted}; lower it")
     context = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), apply(video, method="look"))
-    # A caption that has ended goes on with padding, which costs nothing.
+    # A caption that has ended continues with padding at log-probability 0.
     stay = jnp.where(choices == PADDING, 0.0, -jnp.inf)[None, None]
 
     def choose(
         captions: _Captions, log_p: Float[Array, "b n vocab"], position: Int[Array, ""]
     ) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
-        """Which captions go on, and the places of their next tokens among the choices."""
+        """Returns the parent of each new caption and the index of its next token among the choices."""
         if decoding.method == "beam":
             total = captions.log_probability[..., None] + log_p
             score = _score(decoding, total, (_length(captions.mask) + ~captions.ended)[..., None])
@@ -93,7 +93,7 @@ def generate(
         return itself, _sample(decoding, keys.reshape(b, n), log_p)
 
     def step(state: tuple[Int[Array, ""], _Captions]) -> tuple[Int[Array, ""], _Captions]:
-        """One more token for every caption."""
+        """Extends every caption by one token."""
         position, captions = state
         last = functools.partial(jax.lax.dynamic_index_in_dim, index=position, axis=2)
         inputs = (last(x).reshape(b * n, 1) for x in (captions.token_ids, captions.mask))
@@ -114,7 +114,7 @@ def generate(
 
     absent = jnp.broadcast_to(~video.mask.any(axis=1)[:, None], (b, n))
     if decoding.method == "beam":
-        # The search starts from one caption: equal ones would stay equal.
+        # The search starts from a single beam, because equal beams would stay equal.
         absent |= (jnp.arange(n) > 0)[None]
     first = (jnp.arange(t) == 0)[None, None]
     start = _Captions(
@@ -135,19 +135,19 @@ def generate(
 
 
 def _length(mask: Bool[Array, "b n t"]) -> Int[Array, "b n"]:
-    """Tokens that were generated: all but the start token."""
+    """Returns the number of generated tokens: all but the start token."""
     return mask.sum(axis=-1) - 1
 
 
 def _score(
     decoding: Decoding, log_probability: Float[Array, "b n *v"], length: Int[Array, "b n *#v"]
 ) -> Float[Array, "b n *v"]:
-    """What captions are ranked by: log p / length^length_penalty. Equal ones keep their order."""
+    """Returns the score that ranks captions: log p / length^length_penalty. Ties keep their order."""
     return log_probability / jnp.maximum(length, 1).astype(jnp.float32) ** decoding.length_penalty
 
 
 def _sample(decoding: Decoding, keys: Key[Array, "b n"], log_p: Float[Array, "b n vocab"]) -> Int[Array, "b n"]:
-    """A token of every row, drawn from its likeliest; of equally likely ones, those of lower number are kept."""
+    """Samples a token for every row from its most likely tokens; among equally likely ones, lower indices are kept."""
     if not decoding.top_k and decoding.top_p == 1:  # nothing to sort
         return jax.vmap(jax.vmap(jax.random.categorical))(keys, log_p / decoding.temperature)
     best, tokens = jax.lax.top_k(log_p / decoding.temperature, decoding.top_k or log_p.shape[-1])
@@ -160,7 +160,7 @@ def _sample(decoding: Decoding, keys: Key[Array, "b n"], log_p: Float[Array, "b 
 
 
 def _take(parent: Int[Array, "b n"], x: Array) -> Array:
-    """Of each video the captions of these numbers, whether they are on an axis of their own or not."""
+    """Selects captions of each video by index from an array whose leading axes are `b n` or their product."""
     b, n = parent.shape
     rows = x.reshape(b, n, -1)
     return jax.vmap(lambda rows, parent: rows[parent])(rows, parent).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""The temporal transformer: frame embeddings that know their place and their neighbours."""
+"""The temporal transformer: adds position and context to frame embeddings."""
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ from hbi_jax.types import Tokens
 
 
 class FrameTransformer(nn.Module):
-    """Position embedding and residual blocks over the frames, added to the frames as they came.
+    """A position embedding and residual blocks over the frames; their output is added to the input.
 
     Attributes:
       max_frames: Rows of the position embedding.
@@ -26,7 +26,7 @@ class FrameTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, frames: Tokens) -> Tokens:
-        """Mixes the real frames of each video; padding is attended to by nobody.
+        """Mixes the real frames of each video; padding gets no attention.
 
         Raises:
           ValueError: If a video has more frames than the position embedding has rows.

@@ -1,4 +1,4 @@
-"""HBI: two towers, tokens merged from level to level, and the alignment of text and video at each of them."""
+"""HBI: two towers, tokens merged from level to level, and the alignment of text and video at every level."""
 
 import math
 from collections import OrderedDict
@@ -21,12 +21,12 @@ from hbi_jax.types import Alignment, Batch, Encoded, Pair, Tokens, WeightedToken
 
 
 class TokenWeight(TokenMLP):
-    """The logit of each token's weight: a two-layer MLP, or 0 where `num_features` is 0."""
+    """The logit of each token's weight: a two-layer MLP, or 0 if `num_features` is 0."""
 
     dtype: jax.typing.DTypeLike = jnp.float32
 
     def __call__(self, tokens: Tokens) -> WeightedTokens:
-        """Attaches float32 logits to the tokens."""
+        """Returns the tokens with logits in float32."""
         features, mask = tokens
         mlp = self.mlp(features.shape[-1])
         if mlp is None:
@@ -35,9 +35,9 @@ class TokenWeight(TokenMLP):
 
 
 class HBI(nn.Module):
-    """Encodes texts and videos, each once, and aligns them at every level (HBI, CVPR 2023).
+    """A model that encodes each text and video once and aligns them at every level (HBI, CVPR 2023).
 
-    `encode_text` and `encode_video` serve galleries; `__call__` is what training needs.
+    Galleries use `encode_text` and `encode_video`; training uses `__call__`.
     """
 
     config: HBIConfig
@@ -64,23 +64,24 @@ class HBI(nn.Module):
         self.text_merge, self.video_merge = merges("words"), merges("frames")
         self.text_weight = per_level(lambda _: TokenWeight(config.weight_features, dtype=config.dtype))
         self.video_weight = per_level(lambda _: TokenWeight(config.weight_features, dtype=config.dtype))
-        # Gates of 1: at first the single-modal tokens stay as they are, and a fresh model is the one without gates.
+        # Gates start at 1, so a fresh model equals the model without reconstruction.
         self.text_gate, self.video_gate = (
             per_level(lambda _: TokenMLP(config.gate_features, 1.0)) if config.reconstruction else {} for _ in range(2)
         )
         self.header = per_level(lambda _: InteractionNet(config.header, config.header_features))
 
     def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Encoded:
-        """The words of each text at every level and its sentence vector."""
+        """Returns the words of each text at every level, and its sentence vector."""
         words, sentence = self.text_tower(token_ids, mask)
         return self._encoded(words, sentence, self.text_merge, self.text_weight)
 
     def encode_video(
         self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"], mask: Bool[Array, "b f"]
     ) -> Encoded:
-        """The frames of each video at every level and the mean of its real frame features."""
+        """Returns the frames of each video at every level, and the mean of its real frame features."""
         if self.config.padding == "published":
-            # Frames are padded after their normalisation: grey, not black, which the merge's convolution sees.
+            # The published code pads after normalisation, so padding is grey rather than black; the merge's
+            # convolution sees it.
             pixels = normalize_pixels(frames, self.config.clip.pixels) if frames.dtype == jnp.uint8 else frames
             frames = jnp.where(mask[:, :, None, None, None], pixels, 0)
         tokens = self.frame_transformer(Tokens(self._frame_features(frames), mask))
@@ -89,7 +90,7 @@ class HBI(nn.Module):
         return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
 
     def _frame_features(self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"]) -> Float[Array, "b f d"]:
-        """The vision tower on every frame, `frame_portions` portions one after the other."""
+        """Returns the vision tower's features of every frame, computed in `frame_portions` sequential portions."""
         (b, f), p = frames.shape[:2], self.config.frame_portions
         if f % p:
             raise ValueError(
@@ -107,7 +108,7 @@ class HBI(nn.Module):
             variable_broadcast="params",
             split_rngs={"params": False},
         )
-        # Cut along the frames, not along the batch, whose rows lie on different devices.
+        # Split along the frames, not along the batch, because the batch is sharded over devices.
         portions = jnp.swapaxes(frames.reshape(b, p, f // p, *frames.shape[2:]), 0, 1)
         _, features = scan(self.vision_tower, None, portions.reshape(p, b * f // p, *frames.shape[2:]))
         return jnp.swapaxes(features.reshape(p, b, f // p, -1), 0, 1).reshape(b, f, -1)
@@ -123,12 +124,12 @@ class HBI(nn.Module):
         return Encoded(levels, pooled)
 
     def __call__(self, batch: Batch) -> OrderedDict[str, Alignment]:
-        """Aligns a batch whose row `i` holds a text and its own video, at every level."""
+        """Returns the alignment of a batch at every level; each row holds a text and its own video."""
         text = self.encode_text(batch.token_ids, batch.text_mask)
         return self.align(text, self.encode_video(batch.frames, batch.frame_mask))
 
     def align(self, text: Encoded, video: Encoded) -> OrderedDict[str, Alignment]:
-        """Aligns texts and videos whose rows belong together, at every level."""
+        """Returns the alignment of matched texts and videos at every level: row `i` of both belongs together."""
         padding, out = self.config.padding, OrderedDict()
         similarities = self._similarities(text, video, text.levels)
         for name, pair in self.pairs(text, video).items():
@@ -138,7 +139,7 @@ class HBI(nn.Module):
         return out
 
     def pairs(self, text: Encoded, video: Encoded) -> OrderedDict[str, Pair]:
-        """The tokens of texts and videos whose rows belong together, at every level: reconstructed, or as they are."""
+        """Returns the tokens of matched texts and videos at every level, reconstructed if the model does so."""
         out = OrderedDict()
         for name, words in text.levels.items():
             frames = video.levels[name]
@@ -154,7 +155,7 @@ class HBI(nn.Module):
     def gallery_similarity(
         self, text: Encoded, video: Encoded, level_rates: Mapping[str, float], video_block: int = 16
     ) -> Float[Array, "a b"]:
-        """Similarity of every text with every video: the levels' similarities, summed with the given rates.
+        """Returns the similarity of every text with every video: the sum over levels, weighted by the given rates.
 
         Levels with rate 0 are skipped. The interaction is not computed.
         """
@@ -166,7 +167,7 @@ class HBI(nn.Module):
     def _similarities(
         self, text: Encoded, video: Encoded, levels: Iterable[str], video_block: int = 16
     ) -> dict[str, Float[Array, "a b"]]:
-        """Similarity of every text with every video at the named levels."""
+        """Returns the similarity of every text with every video at each of the named levels."""
         config, out = self.config, {}
         for name in levels:
             words, frames = text.levels[name], video.levels[name]
@@ -178,6 +179,6 @@ class HBI(nn.Module):
         return out
 
     def _side_mlps(self, level: str, num_inputs: int) -> tuple[SideMLPs, SideMLPs]:
-        """Gates and token weights of texts and of videos."""
+        """Returns the MLPs of the gates and token weights at a level, for texts and for videos."""
         text, video = (self.text_gate, self.text_weight), (self.video_gate, self.video_weight)
         return tuple(SideMLPs(*(mlps[level].mlp(num_inputs) for mlps in side)) for side in (text, video))

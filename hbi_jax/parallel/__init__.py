@@ -1,1 +1,1 @@
-"""Devices: the mesh, where parameters and rows lie, and how batches get there."""
+"""Devices: the mesh, the sharding of parameters and batches, and the transfer of batches."""

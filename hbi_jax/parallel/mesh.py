@@ -1,4 +1,4 @@
-"""Devices: the mesh, which parameter lies where, and how a batch from the host is spread over it."""
+"""The device mesh, the sharding of parameters, and the transfer of batches from the host."""
 
 import re
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from jaxtyping import PyTree
 
 DATA_AXIS, MODEL_AXIS = "data", "model"
 
-# First match on the parameter's path wins. The towers' wide products are cut along `model`; the rest, small
-# or awkward to cut, lies whole on every device.
+# The first rule that matches the parameter's path applies. The towers' wide kernels are sharded along `model`; the
+# other parameters, which are small or awkward to shard, are replicated.
 PARAM_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"/(in_proj|mlp_fc)/kernel$", PartitionSpec(None, MODEL_AXIS)),
     (r"/(in_proj|mlp_fc)/bias$", PartitionSpec(MODEL_AXIS)),
@@ -22,23 +22,23 @@ PARAM_RULES: tuple[tuple[str, PartitionSpec], ...] = (
 
 
 def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of `data` x `model` devices.
+    """Returns a mesh of `data` x `model` devices.
 
     Args:
-      data: Devices along the batch; -1 takes all that `model` leaves.
+      data: Devices along the batch; -1 uses all devices that `model` leaves.
       model: Devices along the towers' widths.
-      devices: All of the process group's by default.
+      devices: The devices; by default those of all processes.
 
     Raises:
-      ValueError: If the devices do not fill the mesh.
+      ValueError: If the mesh does not use exactly these devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     if data == -1:
         data = len(devices) // model
     if data < 1 or model < 1 or data * model != len(devices):
         raise ValueError(
-            f"config.mesh.data={data} x config.mesh.model={model} is not the {len(devices)} devices there are; "
-            "use config.mesh.data=-1 and a config.mesh.model that divides them"
+            f"config.mesh.data={data} x config.mesh.model={model} is not the {len(devices)} devices available; "
+            "use config.mesh.data=-1 and a config.mesh.model that divides their number"
         )
     return jax.make_mesh(
         (data, model), (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices
@@ -46,26 +46,26 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows along `data`, whole along `model`."""
+    """Returns the sharding of a batch: rows along `data`, replicated along `model`."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Returns the sharding that replicates an array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def path_name(path: tuple) -> str:
-    """A tree path as `params/text_tower/ln_final/scale`."""
+    """Returns a tree path in the form `params/text_tower/ln_final/scale`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def param_shardings(
     tree: PyTree, mesh: Mesh, rules: Sequence[tuple[str, PartitionSpec]] = PARAM_RULES
 ) -> PyTree[NamedSharding]:
-    """The sharding of every leaf by its path.
+    """Returns the sharding of every leaf by its path.
 
-    The optimizer's moments have their parameter's path as the end of their own, so the same rules serve them.
+    The path of an optimizer moment ends with the path of its parameter, so the same rules apply to it.
 
     Raises:
       ValueError: If no rule matches a leaf, or a dimension is not divisible by its mesh axis.
@@ -88,7 +88,7 @@ def param_shardings(
 
 
 def abstract_params(shapes: PyTree, mesh: Mesh) -> PyTree[jax.ShapeDtypeStruct]:
-    """Shapes and dtypes with the shardings of `param_shardings`."""
+    """Returns shapes and dtypes with the shardings of `param_shardings`."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -97,6 +97,6 @@ def abstract_params(shapes: PyTree, mesh: Mesh) -> PyTree[jax.ShapeDtypeStruct]:
 
 
 def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
-    """Makes the global batch of every process's rows, spread along `data`."""
+    """Returns the global batch, sharded along `data`, from the rows of every process."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

@@ -21,10 +21,10 @@ class Term(NamedTuple):
     """A term of a loss.
 
     Attributes:
-      kind: What it measures.
-      value: Before its weight.
-      weight: Multiplies the value in the total.
-      level: The name of its level; None for a term that belongs to no level.
+      kind: Kind of the term.
+      value: Unweighted value.
+      weight: Weight of the value in the total.
+      level: Name of the level; None if the term belongs to no level.
     """
 
     kind: Kind
@@ -34,7 +34,7 @@ class Term(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name under which it is logged, such as `entity/contrastive`."""
+        """The name of the term in the logs, such as `entity/contrastive`."""
         return self.kind if self.level is None else f"{self.level}/{self.kind}"
 
 
@@ -49,17 +49,17 @@ def alignment_terms(
     distil: bool = True,
     keep_padding: bool = False,
 ) -> list[Term]:
-    """Returns the terms that train every level's alignment: contrast, interaction and distillation of similarities.
+    """Returns the alignment terms of every level: contrastive, interaction and distillation of similarities.
 
     Args:
-      config: The weights; a term of weight 0 is not computed.
-      teacher: Of the interaction.
-      alignments: From fine to coarse.
+      config: The weights; terms with weight 0 are not computed.
+      teacher: The teacher of the interaction.
+      alignments: The alignment of each level, from fine to coarse.
       scale: Inverse temperature of the contrastive loss.
-      batch: The global batch that was aligned.
+      batch: The global batch of these alignments.
       key: For a teacher that samples.
       distil: Whether similarities are distilled between levels.
-      keep_padding: Whether the interaction loss takes padded cells as header and teacher fill them.
+      keep_padding: Whether the interaction loss includes padded cells, with the values of header and teacher there.
     """
     rows = batch.example_mask
     mask = losses.negatives_mask(batch.video_index, rows, config.mask_same_video)
@@ -97,7 +97,7 @@ def alignment_terms(
 
 
 def total(terms: Iterable[Term], scale: Float[Array, ""], others: Scalars) -> tuple[Float[Array, ""], Scalars]:
-    """Returns the weighted sum of the terms, and what is logged: every value before its weight, and `others`."""
+    """Returns the weighted sum of the terms, and the scalars to log: every unweighted value, and `others`."""
     loss, logged = jnp.zeros(()), {}
     for term in terms:
         loss += term.weight * term.value
@@ -106,9 +106,9 @@ def total(terms: Iterable[Term], scale: Float[Array, ""], others: Scalars) -> tu
 
 
 def gate_means(alignments: OrderedDict[str, Alignment], batch: Batch) -> Scalars:
-    """Returns the mean of delta (words) and gamma (frames) over the real tokens of matched pairs, by level.
+    """Returns the means of delta (words) and gamma (frames) over the real tokens of matched pairs, by level.
 
-    These are the gates of the reconstruction (HBI V2, Fig. 9); without reconstruction there are none.
+    These are the gates of the reconstruction (HBI V2, Fig. 9). Without reconstruction the result is empty.
     """
     out = {}
     for name, alignment in alignments.items():

@@ -98,7 +98,7 @@ def test_any_payoff_agrees_with_enumeration():
     table = jnp.asarray(np.random.default_rng(1).normal(size=(2,) * 5), jnp.float32)
     payoff = lambda t, v: table[tuple(jnp.concatenate([t, v]).astype(int))]  # noqa: E731
     estimate = banzhaf.sample(payoff, 2, 3, KEY, 8192)
-    error = jnp.abs(estimate.interaction - banzhaf.enumerate(payoff, 2, 3))
+    error = jnp.abs(estimate.interaction - banzhaf.enumerate_interactions(payoff, 2, 3))
     assert bool(jnp.all(error < 4 * estimate.standard_error))
     assert float(estimate.standard_error.max()) < 0.1
 
