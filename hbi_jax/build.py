@@ -297,13 +297,14 @@ def source(config: ConfigDict, records: Split) -> Source:
         max_unreadable_rate=config.data.max_unreadable_rate,
         video_timeout=config.data.video_timeout,
         captions_per_video=config.data.captions_per_video,
+        square_pixels=config.data.square_pixels,
         prepared=Prepared.holding(records.videos[0].path) if config.data.prepared else None,
     )
 
 
 def prepare_settings(config: ConfigDict) -> Settings:
     """How `config.data` prepares videos."""
-    return Settings(config.data.frames_per_second, **config.data.prepare)
+    return Settings(config.data.frames_per_second, **config.data.prepare, square_pixels=config.data.square_pixels)
 
 
 def augmentation(config: ConfigDict) -> Augmentation | None:

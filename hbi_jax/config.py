@@ -99,6 +99,9 @@ def default_config() -> ConfigDict:
     # Text and video of the galleries that are evaluated at the end: name -> file. A file with a column
     # `group` also gets its in-group accuracy. Empty: the data set's own.
     config.data.galleries = ConfigDict()
+    # Whether videos whose pixels are not square are shown as a player shows them. The published code takes their pixels
+    # as they are stored.
+    config.data.square_pixels = True
     # Words of a text, start and end token included; longer texts are cut.
     config.data.num_words = 32
     # Frames of a video at most, and how many a second are candidates.

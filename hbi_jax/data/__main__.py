@@ -84,6 +84,7 @@ def _check() -> int | None:
             # Where annotations cannot be read, what they mention is not known.
             videos=None if broken else build.folder(config, "videos", workdir),
             timeout=config.data.video_timeout,
+            square_pixels=config.data.square_pixels,
         )
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)

@@ -41,6 +41,7 @@ _LONGEST_SIDE = 256
 NO_VIDEO = "holds no video stream"
 NO_FRAME_RATE = "states no frame rate"
 TOO_SHORT = "ends before the wanted clip starts"
+TOO_LATE = "shows its first picture after the wanted clip ends"
 
 # FFmpeg opens much more, such as pictures, text and lists of other files.
 _CONTAINERS = "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif"
@@ -51,6 +52,8 @@ _BROADCAST = ("mpegts", "mpeg")
 _JUMP = 10.0
 # A picture that a broadcast lost is replaced by one that was shown so many seconds earlier at most.
 _LOST = 1.0
+# Of what a broadcast ends with, so many packets may be made: if one of these is incomplete, the file was cut there.
+_LAST_PACKETS = 12
 # Codecs of single pictures: covers and thumbnails, if there is another video stream.
 _PICTURES = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -96,6 +99,8 @@ class OpenVideo:
         self._path, self._timeout, self._square_pixels = path, timeout, square_pixels
         self._container: av.container.InputContainer | None = None
         self._shown = np.zeros(0, np.int64)  # times of the frames, ascending, in units of the stream
+        # Whether only decoding tells that the last picture is whole, and that of those decoded so far the last is not.
+        self._ends_unknown = self._ends_damaged = False
 
     def __enter__(self) -> "OpenVideo":
         self._end = time.thread_time() + self._timeout if self._timeout else float("inf")
@@ -139,7 +144,7 @@ class OpenVideo:
         context.thread_type = "SLICE"
         # Clips are read several at once; threads within a small one then only get in the way of the others.
         context.thread_count = 1
-        self._context, self._packets, self._is_cut = context, 0, False
+        self._context, self._packets, self._corrupt = context, 0, -_LAST_PACKETS
         self._aspect = pixel_aspect(self._stream.sample_aspect_ratio if self._square_pixels else None)
 
     def _best_stream(self) -> av.VideoStream:
@@ -159,7 +164,7 @@ class OpenVideo:
 
         return max(streams, key=rank)
 
-    def timeline(self, until: float = float("inf")) -> Timeline:
+    def timeline(self, until: float | int = float("inf")) -> Timeline:
         """When the frames are shown that are shown by some time, in seconds from the file's beginning.
 
         Raises:
@@ -186,7 +191,8 @@ class OpenVideo:
         self._hidden = np.frombuffer(hidden, bool)
         self._shown = np.sort(self._order[~self._hidden])
         if not len(self._shown):
-            raise self._error("no frame can be decoded")
+            is_cut = ending(self._path, self._container.format.name) in (Ending.CUT, Ending.SHORT)
+            raise self._error("truncated before its first picture" if is_cut else "no frame can be decoded")
         self._check_is_moving()
         base = float(self._stream.time_base)
         times = self._shown * base - self._begin
@@ -208,8 +214,9 @@ class OpenVideo:
         how = ending(self._path, self._container.format.name)
         if how is Ending.WHOLE:
             return
+        self._ends_unknown = self._is_broadcast or "mpegvideo" in self._names
         length, seconds = (self._container.duration or 0) / av.time_base, timeline.end
-        is_cut = how is Ending.CUT or self._is_cut
+        is_cut = how is Ending.CUT or self._packets - self._corrupt < _LAST_PACKETS
         if not is_cut:
             missing = 1.5 * timeline.interval if how is Ending.SHORT else _MISSING_SHARE * length + 1
             if length - seconds > missing:
@@ -218,6 +225,18 @@ class OpenVideo:
         if is_cut:
             declared = f" of the declared {length:.1f} s" if length > seconds else " s"
             raise self._error(f"truncated at {seconds:.1f}{declared}")
+
+    @property
+    def stream(self) -> av.VideoStream:
+        """The stream that is read; until the file is read from the beginning again."""
+        return self._stream
+
+    def first_frame(self) -> av.VideoFrame:
+        """The first frame that can be decoded, after `timeline`."""
+        frame = next(self._frames(), None)
+        if frame is None:
+            raise self._error("no frame can be decoded")
+        return frame
 
     def decode(self, wanted: Sequence[int], keep: Keep) -> dict[int, Any]:
         """Decodes the wanted frames, and others only where these need them or the container leaves no choice.
@@ -296,7 +315,9 @@ class OpenVideo:
     def _is_grouped(self) -> bool:
         """Whether packets are frames, and no frame needs another from before the key frame that precedes it."""
         is_indexed = any(name in self._names for name in _INDEXED_CONTAINERS)
-        if not is_indexed or self._is_untimed or self._context.name not in _INDEXED_CODECS or self._hidden.any() or not self._keys[0]:
+        if not is_indexed or self._context.name not in _INDEXED_CODECS:
+            return False
+        if self._is_untimed or self._hidden.any() or not self._keys[0]:
             return False
         starts = np.flatnonzero(self._keys)
         first, last = np.minimum.reduceat(self._order, starts), np.maximum.reduceat(self._order, starts)
@@ -325,10 +346,12 @@ class OpenVideo:
             latest = frame
             if waiting and waiting[0] == frame.pts:
                 yield waiting.popleft(), frame
-            if not waiting:
+            if not (waiting or self._ends_unknown):
                 return
         if latest is None:
             raise self._error("no frame can be decoded")
+        if self._ends_damaged:
+            raise self._error(f"truncated: its last picture, after {self._seconds(latest.pts):.2f} s, is damaged")
         for stamp in waiting:
             yield self._checked(stamp, latest)
 
@@ -348,10 +371,13 @@ class OpenVideo:
             except av.error.InvalidDataError:
                 if not self._is_broadcast:
                     raise
-                continue  # what precedes the first key frame, or follows a loss
+                # What precedes the first key frame, or follows a loss.
+                self._ends_damaged = True
+                continue
             for frame in frames:
                 if self._is_untimed:
                     frame.pts = next(stamps, None)
+                self._ends_damaged = frame.is_corrupt
                 if frame.pts is not None and not (self._is_broadcast and frame.is_corrupt):
                     yield frame
 
@@ -373,8 +399,9 @@ class OpenVideo:
                 continue
             if packet.is_corrupt and not self._is_broadcast:
                 raise self._error(f"truncated or damaged after {self._packets} packets")
-            self._is_cut = packet.is_corrupt
             self._packets += 1
+            if packet.is_corrupt:
+                self._corrupt = self._packets
             if packet.dts is not None:
                 packet.dts += shift
                 if self._is_broadcast and latest is not None and not 0 <= packet.dts - latest <= _JUMP / base:

@@ -95,7 +95,8 @@ def _mov(file: BinaryIO, size: int) -> Ending:
     return Ending.UNKNOWN if b"moof" in names and b"mfra" not in names else Ending.WHOLE
 
 
-_SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+# Names of parts: of all but the header; of those with pictures and sound, from the outer to the inner.
+_SEGMENT, _MEDIA = b"\x18\x53\x80\x67", (b"\x1f\x43\xb6\x75", b"\xa0", b"\xa1", b"\xa3")
 
 
 def _matroska_header(file: BinaryIO, begin: int) -> _Part | None:
@@ -115,12 +116,17 @@ def _matroska_header(file: BinaryIO, begin: int) -> _Part | None:
 
 def _matroska(file: BinaryIO, size: int) -> Ending:
     segment = next((part for part in _parts(file, 0, size, _matroska_header) if part.name == _SEGMENT), None)
-    if segment is None or segment.end is None:
+    if segment is None:
         return Ending.UNKNOWN
-    if segment.end <= size:
+    if segment.end is not None and segment.end <= size:
         return Ending.WHOLE
-    *_, last = (None, *_parts(file, segment.begin, size, _matroska_header))
-    return Ending.CUT if last and last.name == _CLUSTER and last.end and last.end > size else Ending.SHORT
+    last, begin = None, segment.begin
+    while begin < size and (part := _matroska_header(file, begin)):
+        # What is recorded as it comes does not know its size: its own parts follow.
+        last, begin = part, part.begin if part.end is None else part.end
+    if last and last.end and last.end > size and last.name in _MEDIA:
+        return Ending.CUT
+    return Ending.UNKNOWN if segment.end is None else Ending.SHORT
 
 
 def _riff_header(file: BinaryIO, begin: int) -> _Part | None:

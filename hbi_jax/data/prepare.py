@@ -350,7 +350,8 @@ def _in_order(
 def _decode(settings: Settings, timeout: float | int, video: _Video) -> list[_Record]:
     """The records of all clips of a video file."""
     keep = functools.partial(_stored, settings)
-    found = map_windows(keep, video.path, list(video.texts), _MAX_FRAMES, settings.frames_per_second, timeout)
+    grid = _MAX_FRAMES, settings.frames_per_second, timeout, settings.square_pixels
+    found = map_windows(keep, video.path, list(video.texts), *grid)
     records = []
     for ((start, end), texts), frames in zip(video.texts.items(), found, strict=True):
         if isinstance(frames, VideoError):

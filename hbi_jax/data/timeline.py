@@ -70,7 +70,7 @@ class Timeline:
         """Ticks a second of what frames are sampled by: the frames themselves where their rate is constant."""
         return self.rate if self.is_constant else float(CLOCK)
 
-    def until(self, end: float | None) -> "Timeline":
+    def until(self, end: float | int | None) -> "Timeline":
         """The part that begins by a time, in seconds; all of it for `None`."""
         count = len(self.times) if end is None else int(np.searchsorted(self.times, end + ROUNDING, side="right"))
         if count == len(self.times):

@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from hbi_jax.data.augment import Transform
-from hbi_jax.data.decode import TIMEOUT, TOO_SHORT, OpenVideo, VideoError
+from hbi_jax.data.decode import TIMEOUT, TOO_LATE, TOO_SHORT, OpenVideo, VideoError
 from hbi_jax.data.images import resize_and_crop
 from hbi_jax.data.timeline import CLOCK, Timeline
 
@@ -206,8 +206,10 @@ def _read(
         if until >= timeline.end:
             video.check_whole(timeline)
         clips = [sample_times(timeline, max_frames, start, end, frames_per_second) for start, end in windows]
-        if not all(map(len, clips)):
-            raise VideoError(path, TOO_SHORT)
+        for (_, end), clip in zip(windows, clips, strict=True):
+            if not len(clip):
+                is_late = end is not None and timeline.times[0] > end
+                raise VideoError(path, TOO_LATE if is_late else TOO_SHORT)
         kept = video.decode(sorted(set().union(*(clip.tolist() for clip in clips))), picture)
         return [[kept[number] for number in clip.tolist()] for clip in clips]
 

@@ -175,7 +175,7 @@ def test_a_truncated_file_is_unreadable(tmp_path, write_video):
         except VideoError as error:
             reasons.append(error.reason)
     assert len(reasons) >= 38
-    assert any(reason.endswith("of the declared 3.0 s") and reason.startswith("truncated at ") for reason in reasons)
+    assert any(reason.startswith("truncated or damaged after") for reason in reasons)
 
 
 def test_a_truncated_file_that_declares_no_frames_is_unreadable(tmp_path, write_video):
