@@ -41,6 +41,7 @@ NOTED = {
     "shared": "videos that are in several splits",
     "repeated": "the same text of the same video more than once",
     "unreferenced": "video files that no annotation mentions",
+    "unnamed": "splits of a table that no field names, so that nothing reads them",
     "unusual": "read as players show them, but no plain files",
 }
 KINDS = {**BAD, **NOTED}
@@ -186,6 +187,8 @@ def check(
                 problems.append(Problem(verdict.kind, video_id, verdict.reason, names[video_id]))
     same = _same_files(clips, sizes, num_processes, show_progress)
     problems += [*_duplicated(clips, same, names), *_shared(splits, same), *_repeated(splits)]
+    notes = dict.fromkeys(note for split in (*splits, *others) for note in split.notes)
+    problems += [Problem("unnamed", *note.split(": ", 1)) for note in notes]
     if videos is not None:
         mentioned = {record.path for split in (*splits, *others) for record in split.records}
         unreferenced = (path for path in list_videos(videos) if path not in mentioned)

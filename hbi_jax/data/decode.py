@@ -23,6 +23,7 @@ from av.stream import Disposition
 from jaxtyping import UInt8
 
 from hbi_jax.data.ending import Ending, ending
+from hbi_jax.data.names import with_other_ending
 from hbi_jax.data.picture import pixel_aspect, shown, square_size
 from hbi_jax.data.timeline import Timeline
 
@@ -451,10 +452,5 @@ class OpenVideo:
 
 def not_found(path: str | pathlib.Path) -> str:
     """That there is no such file, and which files have its name with another ending."""
-    path = pathlib.Path(path)
-    try:
-        names = sorted(name for name in os.listdir(path.parent) if os.path.splitext(name)[0] == path.stem)
-    except OSError:
-        names = []
-    there = f", but there is {' and '.join(names[:3])}, an ending that is not looked for" if names else ""
-    return os.strerror(errno.ENOENT) + there
+    names = " and ".join(other.name for other in with_other_ending(path))
+    return os.strerror(errno.ENOENT) + (f", but there is {names}, an ending that is not looked for" if names else "")
