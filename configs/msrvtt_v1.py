@@ -23,6 +23,7 @@ def get_config():
 
     config.data.num_words = 24
     config.data.num_frames = 12
+    config.data.square_pixels = False
     config.data.augmentation = "rand_augment"
     config.data.protocol = "published"
 

@@ -91,6 +91,7 @@ def _check() -> int | None:
             # If annotations cannot be read, the files that they mention are unknown.
             videos=None if broken else dataset.folder("videos"),
             timeout=config.video_timeout,
+            square_pixels=config.square_pixels,
         )
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)

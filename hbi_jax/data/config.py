@@ -92,6 +92,10 @@ class DataConfig:
         "Galleries that are evaluated at the end: name -> file. A file with a column `group` also gets its in-group "
         "accuracy. Empty: the data set's own."
     )
+    square_pixels: bool = field(
+        True,
+        "Show videos whose pixels are not square as a player does. The published code takes pixels as they are stored.",
+    )
     num_words: int = field(32, "Tokens of a text, start and end token included; longer texts are cut.")
     num_frames: int = field(12, "Frames of a video at most.")
     frames_per_second: float = field(1.0, "Density of the grid of candidate frames, per second of video.", above=0)

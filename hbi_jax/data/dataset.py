@@ -92,6 +92,7 @@ class Dataset:
             max_unreadable_rate=config.max_unreadable_rate,
             video_timeout=config.video_timeout,
             captions_per_video=config.captions_per_video,
+            square_pixels=config.square_pixels,
             prepared=Prepared.holding(records.videos[0].path) if config.prepared else None,
         )
 
@@ -104,7 +105,12 @@ class Dataset:
     @property
     def prepare_settings(self) -> Settings:
         """How `python -m hbi_jax.data prepare` writes frames."""
-        return Settings(**fields.plain(self.config.prepare), frames_per_second=self.config.frames_per_second)
+        config = self.config
+        return Settings(
+            **fields.plain(config.prepare),
+            frames_per_second=config.frames_per_second,
+            square_pixels=config.square_pixels,
+        )
 
     @property
     def world(self) -> shapes.WorldConfig:

@@ -260,8 +260,8 @@ def _shards(videos: Sequence[_Video]) -> dict[str, Sequence[_Video]]:
 def _plan(settings: Settings, videos: Sequence[_Video]) -> str:
     """Checksum of all that a shard is made from."""
     parts = [[video.file, video.size, list(video.texts.items())] for video in videos]
-    # In the order in which the first folders were made.
-    names = ("frames_per_second", "short_side", "quality")
+    # A fixed order: the checksum outlives the order of declaration.
+    names = ("frames_per_second", "short_side", "quality", "square_pixels")
     made_by = {name: getattr(settings, name) for name in names}
     return hashlib.sha256(json.dumps([made_by, parts]).encode()).hexdigest()
 
@@ -353,7 +353,8 @@ def _in_order(
 def _decode(settings: Settings, timeout: float | int, video: _Video) -> list[_Record]:
     """The records of all clips of a video file."""
     keep = functools.partial(_stored, settings)
-    found = map_windows(keep, video.path, list(video.texts), _MAX_FRAMES, settings.frames_per_second, timeout)
+    grid = _MAX_FRAMES, settings.frames_per_second, timeout, settings.square_pixels
+    found = map_windows(keep, video.path, list(video.texts), *grid)
     records = []
     for ((start, end), texts), frames in zip(video.texts.items(), found, strict=True):
         if isinstance(frames, VideoError):

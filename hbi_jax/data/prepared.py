@@ -43,6 +43,7 @@ class Settings(PrepareConfig):
     """
 
     frames_per_second: float = field(1.0, "Density of the grid of frames, all of which are kept.", above=0)
+    square_pixels: bool = field(True, "Scale pictures whose pixels are not square, as a player does.")
 
     def __post_init__(self):
         check(self, "prepare")
@@ -249,21 +250,26 @@ class Prepared:
         folder = next((parent for parent in path.parents if (parent / MANIFEST).exists()), None)
         return folder and Prepared(folder)
 
-    def check(self, split: Split, image_size: int, frames_per_second: float) -> None:
+    def check(self, split: Split, image_size: int, frames_per_second: float, square_pixels: bool = True) -> None:
         """Refuses what the folder was not prepared for.
 
         Args:
           split: The records whose clips will be read.
           image_size: Side of the square frames that will be wanted, in pixels.
           frames_per_second: Density of the grid that they will be sampled from.
+          square_pixels: Whether pictures whose pixels are not square are to be scaled.
 
         Raises:
-          DataError: If the folder was prepared with another density or smaller frames, or lacks clips of the split.
+          DataError: If the folder was prepared with another density or smaller frames, otherwise scaled, or lacks
+            clips of the split.
         """
         field, made = f"prepared videos {self._folder}", self._settings
         if made.frames_per_second != frames_per_second:
             got, wanted = f"frames_per_second={made.frames_per_second}", f"{frames_per_second}"
             raise DataError(field, got, wanted, "set data.frames_per_second so or prepare the videos again")
+        if made.square_pixels != square_pixels:
+            got, wanted = f"square_pixels={made.square_pixels}", f"{square_pixels}"
+            raise DataError(field, got, wanted, "set data.square_pixels so or prepare the videos again")
         if made.short_side < image_size:
             got, wanted = f"short_side={made.short_side}", f"at least the image_size of {image_size}"
             raise DataError(field, got, wanted, "prepare the videos again with a larger data.prepare.short_side")
@@ -282,6 +288,7 @@ class Prepared:
         max_frames: int,
         frames_per_second: float = 1.0,
         timeout: float = 0.0,
+        square_pixels: bool = True,
     ) -> list[list[T] | VideoError]:
         """What `hbi_jax.data.video.map_windows` does, with the prepared frames of the same numbers.
 
@@ -290,7 +297,8 @@ class Prepared:
           path: The video file, as if it were in the folder.
           windows: The clips of it.
           max_frames: Most frames of a clip.
-          frames_per_second, timeout: Of no effect: the grid is the folder's (`check` has looked), nothing is decoded.
+          frames_per_second, timeout, square_pixels: Of no effect: grid and pixels are the folder's (`check` has
+            looked), nothing is decoded.
 
         Returns:
           For each clip what `keep` gave for its frames, or why there are none.
