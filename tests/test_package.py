@@ -64,7 +64,7 @@ import pathlib, sys
 sys.path.insert(0, {str(installed)!r})
 import hbi_jax
 assert pathlib.Path(hbi_jax.__file__).parent == pathlib.Path({str(installed / "hbi_jax")!r}), hbi_jax.__file__
-from hbi_jax import banzhaf, build, config, experiment
+from hbi_jax import banzhaf, config, experiment
 from hbi_jax.data.text import Tokenizer
 print(Tokenizer(6).encode(["a red circle"])[0][0].tolist(), config.default_config().name)
 """
