@@ -46,6 +46,9 @@ NO_FRAME_RATE = "states no frame rate"
 TOO_SHORT = "ends before the wanted clip starts"
 TOO_LATE = "shows its first picture after the wanted clip ends"
 
+# Looks for streams in the whole file: bytes, and microseconds.
+_PROBE_ALL = {"probesize": str(2**31 - 1), "analyzeduration": str(2**31 - 1)}
+
 # FFmpeg opens much more, such as pictures, text and lists of other files.
 _CONTAINERS = "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif"
 # Made for channels that lose packets, and joined by putting one file after the other. There a lost packet is no
@@ -55,8 +58,8 @@ _BROADCAST = ("mpegts", "mpeg")
 _JUMP = 10.0
 # A picture that a broadcast lost is replaced by one that was shown so many seconds earlier at most.
 _LOST = 1.0
-# Of what a broadcast ends with, so many packets may be made: if one of these is incomplete, the file was cut there.
-_LAST_PACKETS = 12
+# A broadcast was cut where it ends with incomplete packets, but for so many that follow, and has none before.
+_LAST_PACKETS = 2
 # Codecs of single pictures: covers and thumbnails, if there is another video stream.
 _PICTURES = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -102,6 +105,7 @@ class OpenVideo:
         self._path, self._timeout, self._square_pixels = path, timeout, square_pixels
         self._container: av.container.InputContainer | None = None
         self._shown = np.zeros(0, np.int64)  # times of the frames, ascending, in units of the stream
+        self._probing: dict[str, str] = {}  # how far FFmpeg looks for streams; otherwise as far as it does
         # Whether only decoding tells that the last picture is whole, and that of those decoded so far the last is not.
         self._ends_unknown = self._ends_damaged = False
 
@@ -131,7 +135,7 @@ class OpenVideo:
             # Without the protocol, what precedes a colon in the name would be taken for one.
             f"file:{self._path}",
             options=_MAX_PIXELS,
-            container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"},
+            container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"} | self._probing,
             timeout=self._timeout or None,
             **_METADATA,
         )
@@ -146,7 +150,7 @@ class OpenVideo:
         context.thread_type = "SLICE"
         # Clips are read several at once; threads within a small one then only get in the way of the others.
         context.thread_count = 1
-        self._context, self._packets, self._corrupt = context, 0, -_LAST_PACKETS
+        self._context, self._packets, self._incomplete = context, 0, array.array("q")
         self._aspect = pixel_aspect(self._stream.sample_aspect_ratio if self._square_pixels else None)
 
     def _best_stream(self) -> av.VideoStream:
@@ -155,11 +159,12 @@ class OpenVideo:
         if not streams:
             raise self._error(NO_VIDEO)
 
-        def rank(stream: av.VideoStream) -> tuple[bool, bool, bool, int]:
+        def rank(stream: av.VideoStream) -> tuple[bool, bool, bool, bool, int]:
             context = stream.codec_context
             return (
                 context is not None,
                 context is not None and context.name not in _PICTURES,
+                stream.frames != 1,
                 bool(stream.disposition & Disposition.default),
                 0 if context is None else context.width * context.height,
             )
@@ -172,6 +177,14 @@ class OpenVideo:
         Raises:
           VideoError: If there is no frame, or nothing tells when frames are shown.
         """
+        try:
+            return self._read_timeline(until)
+        except IndexError:
+            # A stream, such as late sound, begins after what FFmpeg looked at; PyAV fails on its packets.
+            self._probing = _PROBE_ALL
+            return self._read_timeline(until)
+
+    def _read_timeline(self, until: float | int) -> Timeline:
         stamps, hidden, keys = array.array("q"), bytearray(), bytearray()
         latest = duration = 0
         # A second more, because where the presentation begins is only known afterwards if the container does not say.
@@ -216,13 +229,17 @@ class OpenVideo:
         how = ending(self._path, self._container.format.name)
         if how is Ending.WHOLE:
             return
-        self._ends_unknown = self._is_broadcast or "mpegvideo" in self._names
         length, seconds = (self._container.duration or 0) / av.time_base, timeline.end
-        is_cut = how is Ending.CUT or self._packets - self._corrupt < _LAST_PACKETS
+        if not self._is_broadcast:
+            seconds += max(0.0, self._begin)  # some say when they end by their own clock, not how long they last
+        # Where packets before are incomplete, too, some were lost, and the last ones prove nothing.
+        lost = self._packets - self._incomplete[0] + 1 - len(self._incomplete) if self._incomplete else None
+        is_cut = how is Ending.CUT or (lost is not None and lost <= _LAST_PACKETS)
+        self._ends_unknown = (self._is_broadcast or "mpegvideo" in self._names) and lost is None
         if not is_cut:
             missing = 1.5 * timeline.interval if how is Ending.SHORT else _MISSING_SHARE * length + 1
             if length - seconds > missing:
-                seconds = max(seconds, self._end_of_all_streams())
+                seconds = max(seconds, self._end_of_all_streams() + max(0.0, self._begin))
             is_cut = length - seconds > missing
         if is_cut:
             declared = f" of the declared {length:.1f} s" if length > seconds else " s"
@@ -352,7 +369,7 @@ class OpenVideo:
                 return
         if latest is None:
             raise self._error("no frame can be decoded")
-        if self._ends_damaged:
+        if self._ends_unknown and self._ends_damaged:
             raise self._error(f"truncated: its last picture, after {self._seconds(latest.pts):.2f} s, is damaged")
         for stamp in waiting:
             yield self._checked(stamp, latest)
@@ -403,7 +420,7 @@ class OpenVideo:
                 raise self._error(f"truncated or damaged after {self._packets} packets")
             self._packets += 1
             if packet.is_corrupt:
-                self._corrupt = self._packets
+                self._incomplete.append(self._packets)
             if packet.dts is not None:
                 packet.dts += shift
                 if self._is_broadcast and latest is not None and not 0 <= packet.dts - latest <= _JUMP / base:

@@ -204,9 +204,36 @@ def _mpegts(file: BinaryIO, size: int) -> Ending:
     return Ending.UNKNOWN if closed else Ending.CUT
 
 
+_PACK, _END_OF_STREAM = 0xBA, 0xB9
+# Of a program stream so many bytes at the end are looked at: packets are shorter.
+_LONGEST_PACK = 2**17
+
+
+def _mpeg_header(file: BinaryIO, begin: int) -> _Part | None:
+    data = _read(file, begin, 14)
+    if len(data) < 6 or data[:3] != b"\0\0\1" or data[3] < _END_OF_STREAM:
+        return None
+    if data[3] == _END_OF_STREAM:
+        length = 4
+    elif data[3] == _PACK:
+        is_mpeg1 = data[4] >> 6 == 0
+        length = 12 if is_mpeg1 else 14 + (data[13] & 7 if len(data) == 14 else 0)
+    else:
+        length = 6 + int.from_bytes(data[4:6])
+    return _Part(data[:4], begin + 6, begin + length)
+
+
 def _mpeg(file: BinaryIO, size: int) -> Ending:
-    """A stream may say that it ends; few do."""
-    return Ending.WHOLE if _read(file, size - 4, 4) == b"\0\0\1\xb9" else Ending.UNKNOWN
+    """The last packet has to end with the file. More may be missing, unless the stream says that it ends."""
+    begin = max(0, size - _LONGEST_PACK)
+    data = _read(file, begin, _LONGEST_PACK)
+    if data.endswith(bytes((0, 0, 1, _END_OF_STREAM))):
+        return Ending.WHOLE
+    pack = data.find(bytes((0, 0, 1, _PACK)))
+    if pack < 0:
+        return Ending.UNKNOWN
+    *_, last = (None, *_parts(file, begin + pack, size, _mpeg_header))
+    return Ending.CUT if last and last.end > size else Ending.UNKNOWN
 
 
 def _gif(file: BinaryIO, size: int) -> Ending:

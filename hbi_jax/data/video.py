@@ -96,7 +96,7 @@ def sample_times(
         # Pictures that start with the sound, but for less than one of them, start at 0.
         late = late if late >= part.interval else 0.0
         start, end = (None if time is None else max(0.0, time - late) for time in (start, end))
-        return sample(len(part.times), part.rate, start=start, end=end)
+        return sample(len(timeline.times), part.rate, start=start, end=end)
     start = max(start or 0, late, 0)
     if end is not None and end < start:
         return np.zeros(0, np.int64)
