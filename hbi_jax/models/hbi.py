@@ -46,7 +46,7 @@ class HBI(nn.Module):
         config = self.config
         heads = config.clip.embed_features // config.clip.head_features
         self.text_tower = TextTower(config.clip, config.remat, config.dtype)
-        self.vision_tower = VisionTower(config.clip, config.remat, config.dtype)
+        self.vision_tower = self.make_vision_tower()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ())
         self.frame_transformer = FrameTransformer(config.frame_layers, heads, config.max_frames, config.dtype)
 
@@ -68,6 +68,10 @@ class HBI(nn.Module):
             per_level(lambda _: TokenMLP(config.gate_features, 1.0)) if config.reconstruction else {} for _ in range(2)
         )
         self.header = per_level(lambda _: InteractionNet(config.header, config.header_features))
+
+    def make_vision_tower(self) -> nn.Module:
+        """Returns the module that embeds images; a subclass may return another with the interface of `VisionTower`."""
+        return VisionTower(self.config.clip, self.config.remat, self.config.dtype)
 
     def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Encoded:
         """The words of each text at every level and its sentence vector."""
@@ -98,7 +102,7 @@ class HBI(nn.Module):
             return self.vision_tower(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
 
         @nn.remat
-        def encode(tower: VisionTower, images: Array) -> Array:
+        def encode(tower: nn.Module, images: Array) -> Array:
             return tower(images)
 
         scan = nn.scan(
