@@ -77,7 +77,7 @@ def test_what_cannot_work_is_one_line(answered, video, tmp_path, capsys):
     kept.write_text("kept\n")
     for arguments, message in (
         ([f"--checkpoint={answered}", video, video], "the last argument, .* is a file: wanted a question"),
-        ([f"--checkpoint={tmp_path}", video, QUESTION, f"--jsonl={kept}"], "is no work folder of a run"),
+        ([f"--checkpoint={tmp_path}", video, QUESTION, f"--jsonl={kept}"], "is not the work folder of a run"),
         ([f"--checkpoint={answered}", video, QUESTION, f"--jsonl={tmp_path}"], "Is a directory"),
         ([f"--checkpoint={answered}", video, QUESTION, "--top=0"], "top=0: wanted 1 answer or more"),
     ):

@@ -103,4 +103,4 @@ def test_what_cannot_work_is_one_line(tmp_path, capsys):
     assert caption.main([f"--checkpoint={tmp_path}", "a.mp4"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert re.match("error: .* is no work folder of a run", said.err)
+    assert re.match("error: .* is not the work folder of a run", said.err)

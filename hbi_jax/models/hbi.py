@@ -45,7 +45,7 @@ class HBI(nn.Module):
     def setup(self):  # noqa: D102
         config, clip = self.config, self.config.clip
         self.text_tower = TextTower(clip, config.remat, config.dtype)
-        self.vision_tower = VisionTower(clip, config.remat, config.dtype)
+        self.vision_tower = self.make_vision_tower()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ())
         self.frame_transformer = FrameTransformer(
             config.frame_layers, clip.joint_heads, config.max_frames, config.dtype, clip.activation
@@ -69,6 +69,10 @@ class HBI(nn.Module):
             per_level(lambda _: TokenMLP(config.gate_features, 1.0)) if config.reconstruction else {} for _ in range(2)
         )
         self.header = per_level(lambda _: InteractionNet(config.header, config.header_features))
+
+    def make_vision_tower(self) -> nn.Module:
+        """Returns the module that embeds images; a subclass may return another with the interface of `VisionTower`."""
+        return VisionTower(self.config.clip, self.config.remat, self.config.dtype)
 
     def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Encoded:
         """Returns the words of each text at every level, and its sentence vector."""
@@ -100,7 +104,7 @@ class HBI(nn.Module):
             return self.vision_tower(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
 
         @nn.remat
-        def encode(tower: VisionTower, images: Array) -> Array:
+        def encode(tower: nn.Module, images: Array) -> Array:
             return tower(images)
 
         scan = nn.scan(

@@ -1,1 +1,1 @@
-"""What a report is made of: its data, its texts, curves of training and strips of frames."""
+"""The parts of a report: its data and text, training curves and strips of frames."""

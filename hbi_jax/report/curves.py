@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-# A level has its colour in every panel, and so has a recall.
+# A level or a recall has the same colour in every panel.
 COLOURS = {
     "entity": "#0072b2",
     "action": "#d55e00",
@@ -24,14 +24,14 @@ COLOURS = {
     "R@50": "#b8b8b8",
 }
 OTHER_COLOURS = ("#56b4e9", "#8c564b", "#bcbd22", "#e377c2", "#17becf")
-# The line of a learning rate that has no groups.
+# The label of a learning rate without groups.
 ALL_PARAMETERS = "all parameters"
-# Scores of captions that are drawn; CIDEr may exceed 100.
+# The caption scores that are drawn; CIDEr may exceed 100.
 CAPTION_SCORES = ("CIDEr", "ROUGE-L", "BLEU-4")
 COLUMNS = 3
-# A panel whose values span more than this factor, all positive, gets a logarithmic axis.
+# A loss panel with positive values that span more than this factor gets a logarithmic axis.
 LOG_SPAN = 10.0
-# From this many points on a smoothed line is drawn over the raw one.
+# With at least this many points, a smoothed line is drawn over the raw line.
 SMOOTH_FROM = 60
 
 
@@ -43,7 +43,7 @@ class Series(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One plot: what it shows, in what unit, and its lines by label."""
+    """One plot: its title, its unit, and its lines by label."""
 
     title: str
     unit: str
@@ -51,19 +51,19 @@ class Panel(NamedTuple):
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
-    """Reads the JSONL file of `train.writers.JsonlWriter`.
+    """Reads the JSONL file that `train.writers.JsonlWriter` wrote.
 
-    Lines that are no whole row (a killed process) and values that are no finite number are left out. Where a
-    step occurs more than once, because a run was resumed, the later row counts.
+    Incomplete lines (of a killed process) and values that are not finite are skipped. If a step occurs more than once
+    because the run was resumed, the last row counts.
 
     Args:
       path: The file.
 
     Returns:
-      One series a metric name, in the order of first occurrence.
+      One series per metric, in the order of first occurrence.
 
     Raises:
-      FileNotFoundError: There is no such file.
+      FileNotFoundError: If there is no such file.
     """
     found: dict[str, dict[int, float]] = {}
     for line in pathlib.Path(path).read_text(errors="replace").splitlines():
@@ -83,19 +83,19 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
 
 
 def panels(series: dict[str, Series]) -> list[Panel]:
-    """Arranges metrics by their names.
+    """Groups metrics into panels by their names.
 
-    `loss/total` and other one-part losses share the first panel; `loss/<level>/<term>` gives a panel a term
-    with a line a level; `gate/<level>/<side>` gives a panel a side with a line a level (HBI V2, Fig. 9);
-    `learning_rate` and `learning_rate/<group>` share one; `val/<gallery and direction>/R@<k>` gives a panel a
-    direction with a line a recall; `val/.../<...>accuracy` share one, and so do the scores of
-    captions. Other names are not drawn.
+    `loss/total` and other losses without a level share the first panel. `loss/<level>/<term>` gets a panel per term
+    with a line per level, and `gate/<level>/<side>` a panel per side with a line per level (HBI V2, Fig. 9).
+    `learning_rate` and `learning_rate/<group>` share a panel. `val/<gallery and direction>/R@<k>` gets a panel per
+    direction with a line per recall. All `val/.../<...>accuracy` share a panel, and so do the caption scores. Other
+    names are not drawn.
 
     Args:
-      series: As `read_metrics` gives it.
+      series: The metrics, as returned by `read_metrics`.
 
     Returns:
-      The panels that have a line, in the order above.
+      The panels with at least one line, in the order above.
     """
     losses = Panel("total loss", "loss", {})
     rates = Panel("learning rate", "learning rate", {})
@@ -131,16 +131,16 @@ def panels(series: dict[str, Series]) -> list[Panel]:
 
 
 def training_figure(series: dict[str, Series]) -> Figure:
-    """Draws the panels of a run, three a row.
+    """Draws the panels of a run, three per row.
 
     Args:
-      series: As `read_metrics` gives it.
+      series: The metrics, as returned by `read_metrics`.
 
     Returns:
-      A figure with one axes a panel, titled by it. No pyplot state is touched.
+      A figure with one titled axes per panel. The pyplot state is unchanged.
 
     Raises:
-      ValueError: No metric has a name that `panels` knows.
+      ValueError: If `panels` knows none of the metric names.
     """
     shown = panels(series)
     if not shown:
@@ -156,7 +156,7 @@ def training_figure(series: dict[str, Series]) -> Figure:
     for place, panel in enumerate(shown):
         axes = figure.add_subplot(rows, columns, place + 1)
         _draw(axes, panel)
-        # One scale of steps for all, so that the panels can be read across.
+        # All panels share one scale of steps, so that they can be compared.
         axes.set_xlim(0, max(last, 1) * 1.02)
         if place + columns >= len(shown):
             axes.set_xlabel("step", fontsize=9)
@@ -164,15 +164,15 @@ def training_figure(series: dict[str, Series]) -> Figure:
 
 
 def plot_training(metrics_jsonl_path: str | os.PathLike[str], out_path: str | os.PathLike[str]) -> None:
-    """Reads a run's metrics and saves their curves; the format follows from the suffix (.png, .svg, .pdf).
+    """Draws the curves of a run's metrics and saves them. The suffix sets the format (.png, .svg, .pdf).
 
     Args:
-      metrics_jsonl_path: What `train.writers.JsonlWriter` wrote.
-      out_path: The file; its folder is made where it is missing.
+      metrics_jsonl_path: The file that `train.writers.JsonlWriter` wrote.
+      out_path: The picture; its folder is created if needed.
 
     Raises:
-      FileNotFoundError: There is no metrics file.
-      ValueError: It holds nothing to draw.
+      FileNotFoundError: If there is no metrics file.
+      ValueError: If the file holds nothing to draw.
     """
     figure = training_figure(read_metrics(metrics_jsonl_path))
     path = pathlib.Path(out_path)
@@ -181,7 +181,7 @@ def plot_training(metrics_jsonl_path: str | os.PathLike[str], out_path: str | os
 
 
 def _draw(axes, panel: Panel) -> None:
-    """One panel: its lines, a legend where there are several, a fitting scale."""
+    """Draws one panel: its lines, a legend if there are several, and a suitable scale."""
     spare = iter(OTHER_COLOURS * (1 + len(panel.lines) // len(OTHER_COLOURS)))
     for label, (steps, values) in panel.lines.items():
         colour = COLOURS.get(label) or next(spare)
@@ -214,7 +214,7 @@ def _draw(axes, panel: Panel) -> None:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred running mean over a twentieth of the points; shorter at the ends, where fewer are there."""
+    """Returns the centred running mean over a twentieth of the points; the window is shorter at the ends."""
     half = len(values) // 40
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
@@ -223,12 +223,12 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _readable(name: str) -> str:
-    """The directions in words, the rest as it is."""
+    """Returns a metric name with directions and separators spelled out."""
     return name.replace("t2v", "text to video").replace("v2t", "video to text").replace("/", ", ").replace("_", " ")
 
 
 def _rate_label(value: float, position: int | None = None) -> str:
-    """A learning rate without the zeros of its exponent: 0, 1e-4, 2.5e-5."""
+    """Formats a learning rate without zeros in the exponent: 0, 1e-4, 2.5e-5."""
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.2e}".split("e")

@@ -16,7 +16,7 @@ import flax
 import jax
 import numpy as np
 
-# As `metrics.retrieval.retrieval_metrics` gives them: {"t2v": {...}, "v2t": {...}, "Rsum": float}.
+# As returned by `metrics.retrieval.retrieval_metrics`: {"t2v": {...}, "v2t": {...}, "Rsum": float}.
 Metrics = Mapping[str, Any]
 
 DIRECTIONS = {"t2v": "Text to video", "v2t": "Video to text"}
@@ -27,12 +27,12 @@ CHANCE = "chance"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One method on one gallery.
+    """The results of one method on one gallery.
 
     Attributes:
-      method: Name for the table, such as "HBI, trained", "untrained" or "mean pooling".
-      metrics: Recalls in percent, ranks from 1.
-      group_accuracy: Percent of texts right within their group of near-twins; None where there are no groups.
+      method: The name in the table, such as "HBI, trained", "untrained" or "mean pooling".
+      metrics: The recalls in percent, and ranks from 1.
+      group_accuracy: Percentage of texts that are right within their group of near-twins; None without groups.
       note: A sentence that explains the method; the report prints it under "How it was measured".
     """
 
@@ -44,16 +44,16 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """What is searched, and how every method does on it.
+    """A gallery, and the results of every method on it.
 
     Attributes:
-      name: Heading, such as "random test videos".
-      texts: Number of texts, unreadable videos left out.
-      videos: Number of videos, likewise.
-      chance: What a random order gives, in the layout of `Row.metrics`.
-      rows: The methods. The first one is the run's own: headline and summary speak of it.
-      group_chance: Percent right within a group by guessing; None where there are no groups.
-      note: A sentence on what is in the gallery.
+      name: The heading, such as "random test videos".
+      texts: Number of texts, without those of unreadable videos.
+      videos: Number of readable videos.
+      chance: The metrics of a random order, in the layout of `Row.metrics`.
+      rows: The methods. The first is the run's own; the headline reports it.
+      group_chance: In-group accuracy of guessing, in percent; None without groups.
+      note: A sentence that describes the gallery.
     """
 
     name: str
@@ -66,14 +66,14 @@ class Gallery:
 
 
 class Column(NamedTuple):
-    """A quantity of a table: its name with its unit, and a sentence that explains it where the name does not."""
+    """A column of a table: its name with its unit, and a sentence that explains it if the name does not."""
 
     name: str
     note: str = ""
 
 
 class TableRow(NamedTuple):
-    """A method of a table: its name, one value a column (None: not measured), and a sentence that explains it."""
+    """A row of a table: the method, one value per column (None: not measured), and a sentence that explains it."""
 
     method: str
     values: Sequence[float | None]
@@ -82,14 +82,14 @@ class TableRow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Results that are not those of a gallery.
+    """Results other than those of a retrieval gallery.
 
     Attributes:
-      name: Heading.
-      headline: A sentence with the result that matters most.
+      name: The heading.
+      headline: A sentence with the most important result.
       columns: The quantities.
-      rows: The methods; the first one is the run's own.
-      note: A sentence on what was measured.
+      rows: The methods; the first is the run's own.
+      note: A sentence that describes the data.
     """
 
     name: str
@@ -101,16 +101,16 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What training took.
+    """The cost of training.
 
     Attributes:
-      steps: Optimizer steps done.
-      seconds: Wall time of the loop, compilation and validation included.
-      steps_per_second: After compilation.
-      clips_per_second: Clips the input pipeline delivers when nothing waits for anything else.
+      steps: Number of optimizer steps.
+      seconds: Wall time of the loop, including compilation and validation.
+      steps_per_second: Throughput after compilation.
+      clips_per_second: Throughput of the input pipeline alone.
       compile_seconds: Time to compile the step.
-      parameters: Number of trained and frozen parameters together.
-      wait_seconds: Of the wall time, what training stood still waiting for data.
+      parameters: Number of parameters, trained and frozen.
+      wait_seconds: The part of the wall time that training waited for data.
     """
 
     steps: int
@@ -124,7 +124,7 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """Where the run ran."""
+    """The machine and the versions of a run."""
 
     device_kind: str
     device_count: int
@@ -136,7 +136,7 @@ class Environment:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture to embed: a file, absolute or relative to the folder of the report, and its caption."""
+    """A picture to embed: its file, absolute or relative to the folder of the report, and its caption."""
 
     path: str
     caption: str
@@ -144,20 +144,20 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Everything a reader of a run's result needs.
+    """The report of a run.
 
     Attributes:
-      title: Heading of the page.
+      title: The heading of the page.
       command: The command line that repeats the run.
-      config: The whole configuration, nested dicts of plain values.
-      environment: Machine and versions.
+      config: The whole configuration as nested dicts of plain values.
+      environment: The machine and the versions.
       dataset: Counts by name, such as `{"train videos": 1200}`.
-      galleries: Results of retrieval.
+      galleries: Retrieval results.
       tables: Other results.
-      protocol: Sentences on how it was measured (ties, Rsum, which captions).
-      training: None where only an evaluation ran.
-      unreadable: Reason for each video that was skipped, by its id.
-      pictures: In the order of appearance.
+      protocol: Sentences that say how the results were measured (ties, Rsum, which captions).
+      training: The cost of training; None if only an evaluation ran.
+      unreadable: The reason for each skipped video, by video id.
+      pictures: The pictures, in order.
     """
 
     title: str
@@ -174,7 +174,7 @@ class Report:
 
 
 def current_environment(hbi_jax_version: str) -> Environment:
-    """The devices that jax sees, and the versions that matter."""
+    """Returns the devices that JAX sees, and the relevant versions."""
     devices = jax.devices()
     return Environment(
         device_kind=devices[0].device_kind,
@@ -187,19 +187,19 @@ def current_environment(hbi_jax_version: str) -> Environment:
 
 
 def write_report(workdir: str | os.PathLike[str], report: Report) -> None:
-    """Writes `report.json` and `report.md`, each in one go: a reader sees the old file or the new one.
+    """Writes `report.json` and `report.md` atomically: a reader sees the old file or the new one.
 
     Args:
-      workdir: The folder; made where it is missing.
-      report: What to write. Paths of pictures become relative to the folder.
+      workdir: The folder; created if needed.
+      report: The report. Picture paths become relative to the folder.
 
     Raises:
-      ValueError: A picture is missing, the report has no result, or the config holds what JSON cannot.
-      OSError: The folder cannot be written; files of an earlier report are as they were.
+      ValueError: If a picture is missing, the report has no result, or a value has no JSON form.
+      OSError: If the folder cannot be written to. Files of an earlier report are unchanged.
     """
     folder = pathlib.Path(workdir)
     report = dataclasses.replace(report, pictures=[_relative(picture, folder) for picture in report.pictures])
-    # Both are made before the first is written, so that a report with a fault replaces nothing.
+    # Render both before writing either, so that an invalid report replaces nothing.
     texts = {"report.json": report_json(report), "report.md": markdown(report)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -207,10 +207,10 @@ def write_report(workdir: str | os.PathLike[str], report: Report) -> None:
 
 
 def report_json(report: Report) -> str:
-    """The report as JSON, one key a field; what is no finite number becomes text, such as "inf".
+    """Returns the report as JSON, one key per field. Non-finite numbers become text, such as "inf".
 
     Raises:
-      ValueError: A value is of a type that JSON has no form for.
+      ValueError: If the type of a value has no JSON form.
     """
     values = dataclasses.asdict(report) | {"protocol": _protocol(report)}
     for gallery in values["galleries"]:
@@ -223,17 +223,17 @@ def report_json(report: Report) -> str:
 
 
 def _protocol(report: Report) -> list[str]:
-    """How it was measured: what the report says of everything, then what rows and columns say of themselves."""
+    """Returns the sentences on how the results were measured: the protocol, then the notes of rows and columns."""
     rows = [row for result in (*report.galleries, *report.tables) for row in result.rows]
     columns = [column for table in report.tables for column in table.columns]
     return list(dict.fromkeys([*report.protocol, *(part.note for part in (*rows, *columns) if part.note)]))
 
 
 def markdown(report: Report) -> str:
-    """The report as Markdown; recalls in percent, numbers that are no counts with one decimal.
+    """Returns the report as Markdown. Recalls are in percent; numbers other than counts have one decimal.
 
     Raises:
-      ValueError: The report has no result, a result no method, or a value no form in JSON.
+      ValueError: If the report has no result, a result has no method, or a value has no JSON form.
     """
     blocks = [f"# {report.title}", headline(report)]
     for gallery in report.galleries:
@@ -268,10 +268,10 @@ def markdown(report: Report) -> str:
 
 
 def headline(report: Report) -> str:
-    """One sentence a gallery or table: what the run's own method reaches, beside chance.
+    """Returns one sentence per gallery or table: the result of the run's own method, and chance.
 
     Raises:
-      ValueError: The report has no result, or one of them no method.
+      ValueError: If the report has no result, or a result has no method.
     """
     _check_results(report)
     sentences = []
@@ -294,10 +294,10 @@ def headline(report: Report) -> str:
 
 
 def summary(report: Report) -> str:
-    """A compact table for the terminal, one block a result; recalls and in-group accuracy in percent.
+    """Returns compact tables for the terminal, one per result; recalls and in-group accuracy in percent.
 
     Raises:
-      ValueError: The report has no result, or one of them no method.
+      ValueError: If the report has no result, or a result has no method.
     """
     _check_results(report)
     blocks = []
@@ -333,14 +333,14 @@ def summary(report: Report) -> str:
 
 
 def print_summary(report: Report, stream: io.TextIOBase | None = None) -> None:
-    """Writes `summary` to a stream, standard output if None."""
+    """Writes `summary` to a stream, by default to standard output."""
     target = sys.stdout if stream is None else stream
     target.write(summary(report))
     target.flush()
 
 
 def _gallery_blocks(gallery: Gallery) -> list[str]:
-    """Heading, note, a table a direction, and one of what has no direction."""
+    """Returns the heading, the note, a table per direction and a table for both directions."""
     blocks = [f"## {gallery.name[:1].upper()}{gallery.name[1:]}"]
     counts = f"{gallery.texts:,} texts, {gallery.videos:,} videos."
     blocks.append(f"{gallery.note} {counts}".strip())
@@ -355,7 +355,7 @@ def _gallery_blocks(gallery: Gallery) -> list[str]:
 
 
 def _training_rows(training: Training) -> list[list[str]]:
-    """What training took, in words and units."""
+    """Returns the rows of the table on training."""
     return [
         ["parameters", f"{training.parameters:,}"],
         ["steps", f"{training.steps:,}"],
@@ -368,46 +368,46 @@ def _training_rows(training: Training) -> list[list[str]]:
 
 
 def _grouped(gallery: Gallery) -> bool:
-    """Whether the gallery has groups of near-twins."""
+    """Returns whether the gallery has groups of near-twins."""
     return gallery.group_chance is not None
 
 
 def _cells(metrics: Metrics, direction: str, columns: Sequence[str]) -> list[str]:
-    """The numbers of one direction; dashes where it was not measured."""
+    """Formats the metrics of one direction; a dash stands for a metric that was not measured."""
     return [_number(metrics.get(direction, {}).get(column)) for column in columns]
 
 
 def _number(value: float | int | None) -> str:
-    """One decimal; a dash for what does not exist."""
+    """Formats a number with one decimal; None becomes a dash."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def _significant(value: float | None) -> str:
-    """Three significant digits, all of them before the point; a dash for what does not exist."""
+    """Formats a number with three significant digits and all digits before the point; None becomes a dash."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], others: str = "---:") -> str:
-    """A Markdown table; `others` aligns all columns but the first, to the right if not told otherwise."""
+    """Returns a Markdown table. `others` aligns all columns but the first; the default is right-aligned."""
     rule = ["---", *[others] * (len(columns) - 1)]
     return "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in [columns, rule, *rows])
 
 
 def _escaped(text: str) -> str:
-    """A cell's text without what would end the cell or the row."""
+    """Escapes characters that would end the cell or the row."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def _embedded(picture: Picture) -> str:
-    """A picture with its caption beneath."""
+    """Returns a Markdown image with its caption below."""
     alt = picture.caption.replace("[", "(").replace("]", ")")
     return f"![{alt}]({urllib.parse.quote(picture.path)})\n\n*{picture.caption}*"
 
 
 def _relative(picture: Picture, folder: pathlib.Path) -> Picture:
-    """The picture with a path relative to the folder."""
+    """Returns the picture with its path relative to the folder."""
     if not (folder / picture.path).is_file():
         raise ValueError(
             f"report.pictures names {picture.path}, which is no file seen from {folder}; draw the pictures "
@@ -417,7 +417,7 @@ def _relative(picture: Picture, folder: pathlib.Path) -> Picture:
 
 
 def _plain(value: Any, field: str) -> Any:
-    """The value in the types that JSON has: dict, list, str, int, float, bool and None."""
+    """Converts a value to JSON types: dict, list, str, int, float, bool and None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{field}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -436,7 +436,7 @@ def _plain(value: Any, field: str) -> Any:
 
 
 def _check_results(report: Report) -> None:
-    """Raises where there is nothing to report."""
+    """Raises if there is nothing to report."""
     if not report.galleries and not report.tables:
         raise ValueError("report.galleries is empty, wanted at least one; evaluate before writing the report.")
     for field, results in (("galleries", report.galleries), ("tables", report.tables)):
@@ -449,7 +449,7 @@ def _check_results(report: Report) -> None:
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
-    """Puts a file in place in one go."""
+    """Writes a file atomically."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
         with beside.open("w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Videos one below the other: the frames of each side by side, between lines of text."""
+"""Strips of frames: videos below each other, each with its frames side by side between lines of text."""
 
 import os
 import pathlib
@@ -10,17 +10,17 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-# Inches.
+# In inches.
 WIDTH, HEIGHT, LINE, GAP, CHARACTER = 9.6, 1.3, 0.24, 0.2, 0.088
 
 
 class Strip(NamedTuple):
-    """A video with what is said of it.
+    """A video with texts about it.
 
     Attributes:
-      frames: In order.
-      title: Above them, in bold; as many lines as it needs.
-      lines: Below them: texts, cut where they are too long for one line, and their colours.
+      frames: The frames, in order.
+      title: The text above the frames, in bold; wrapped.
+      lines: The texts below the frames with their colours; each is shortened to one line.
     """
 
     frames: UInt8[np.ndarray, "f h w 3"]
@@ -29,26 +29,26 @@ class Strip(NamedTuple):
 
 
 def strips_figure(strips: Sequence[Strip]) -> Figure:
-    """Draws strips.
+    """Draws strips below each other.
 
     Args:
-      strips: In the order of appearance.
+      strips: The strips, from top to bottom.
 
     Raises:
-      ValueError: There is no strip.
+      ValueError: If there is no strip.
     """
     if not strips:
         raise ValueError("there are 0 examples, wanted at least 1; apply the model to some videos before drawing them.")
     characters = int(WIDTH / CHARACTER)
     titles = [textwrap.wrap(strip.title, characters) or [""] for strip in strips]
     images = [_side_by_side(strip.frames) for strip in strips]
-    # Square frames side by side fill the width, but are not blown up where they are few.
+    # A row of frames fills the width, but a few frames are not enlarged beyond HEIGHT.
     heights = [min(HEIGHT, WIDTH * image.shape[0] / image.shape[1]) for image in images]
     texts = sum(len(title) + len(strip.lines) for title, strip in zip(titles, strips, strict=True))
     total = sum(heights) + LINE * texts + GAP * (len(strips) + 1)
     figure = Figure(figsize=(WIDTH + 2 * GAP, total), dpi=110, facecolor="white")
     left = GAP / figure.get_figwidth()
-    # What is written may hold dollar signs; they are no mathematics.
+    # Texts may contain dollar signs, which must not be parsed as mathematics.
     style = {"x": left, "va": "top", "fontsize": 10, "parse_math": False}
     y = total - GAP
     for strip, title, image, height in zip(strips, titles, images, heights, strict=True):
@@ -67,14 +67,14 @@ def strips_figure(strips: Sequence[Strip]) -> Figure:
 
 
 def plot_strips(strips: Sequence[Strip], path: str | os.PathLike[str]) -> None:
-    """Saves `strips_figure`.
+    """Saves `strips_figure` to a file.
 
     Args:
-      strips: In the order of appearance.
-      path: The picture; its folder is made where it is missing. The format follows from the suffix.
+      strips: The strips, from top to bottom.
+      path: The picture; its folder is created if needed. The suffix sets the format.
 
     Raises:
-      ValueError: There is no strip.
+      ValueError: If there is no strip.
     """
     figure = strips_figure(strips)
     target = pathlib.Path(path)
@@ -83,7 +83,7 @@ def plot_strips(strips: Sequence[Strip], path: str | os.PathLike[str]) -> None:
 
 
 def _side_by_side(frames: UInt8[np.ndarray, "f h w 3"]) -> UInt8[np.ndarray, "h w2 3"]:
-    """The frames in a row, with a white gap after each but the last."""
+    """Joins the frames in a row, with white gaps between them."""
     gap = max(1, frames.shape[2] // 24)
     apart = np.pad(frames, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
     return np.concatenate(list(apart), axis=1)[:, :-gap]

@@ -1,4 +1,4 @@
-"""What encodes a gallery: every text and every video of a split once, in batches over the mesh."""
+"""Gallery encoding: encodes every text and every video of a split once, in batches over the mesh."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -20,13 +20,13 @@ from hbi_jax.types import Encoded
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """A split, encoded, without the texts and videos whose video cannot be read.
+    """An encoded split, without unreadable videos and their texts.
 
     Attributes:
       text, video: The encoded texts and videos, as numpy arrays.
-      text_to_video: The row of `video` that belongs to each row of `text`.
-      record_index: The record of each row of `text` within its split.
-      groups: Number of the group of near-twins of each row of `text`; None where some record has no group.
+      text_to_video: The row of `video` that matches each row of `text`.
+      record_index: The index of each row of `text` among the records of its split.
+      groups: The number of the near-twin group of each row of `text`; None if any record has no group.
     """
 
     text: Encoded
@@ -37,21 +37,21 @@ class Gallery:
 
 
 class GalleryEncoder:
-    """Encodes the texts and videos of splits. Compiled once for all splits and parameters.
+    """An encoder of the texts and videos of splits, compiled once for all splits and parameters.
 
     Attributes:
       model: An HBI, with or without heads.
       mesh: The devices; rows lie along its data axis.
-      batch_size: Texts or videos at a time, a multiple of the mesh's data axis.
+      batch_size: Texts or videos per batch, a multiple of the mesh's data axis.
     """
 
     def __init__(self, model: nn.Module, mesh: Mesh, batch_size: int):
         """Prepares the compiled functions.
 
         Args:
-          model: Has the methods `encode_text` and `encode_video`.
+          model: A module with the methods `encode_text` and `encode_video`.
           mesh: The devices.
-          batch_size: Texts or videos at a time, rounded up to a multiple of the mesh's data axis.
+          batch_size: Texts or videos per batch, rounded up to a multiple of the mesh's data axis.
         """
         self.model, self.mesh = model, mesh
         data = mesh.shape[DATA_AXIS]
@@ -66,15 +66,15 @@ class GalleryEncoder:
         self._encode_text, self._encode_video = encoder("encode_text"), encoder("encode_video")
 
     def encode(self, params: PyTree, source: Source, num_threads: int = 1) -> Gallery:
-        """Encodes every text and every video of a split, each once.
+        """Encodes every text and every video of a split once.
 
         Args:
           params: The model's variables.
           source: The split.
-          num_threads: Threads that decode.
+          num_threads: Number of decoding threads.
 
         Raises:
-          DataError: If more videos than the source allows cannot be read.
+          DataError: If more videos are unreadable than the source allows.
         """
         process = (jax.process_index(), jax.process_count())
         with Progress(len(source.split.records), f"encode texts, {source.split.name}") as progress:
@@ -99,13 +99,13 @@ class GalleryEncoder:
         Args:
           params: The model's variables.
           source: The split.
-          num_threads: Threads that decode.
+          num_threads: Number of decoding threads.
 
         Returns:
-          The readable videos, and the row of each video of the split among them; -1 where it cannot be read.
+          The encoded readable videos, and for each video of the split its row among them, or -1 if unreadable.
 
         Raises:
-          DataError: If more videos than the source allows cannot be read.
+          DataError: If more videos are unreadable than the source allows.
         """
         with (
             Progress(source.split.num_videos, f"encode videos, {source.split.name}") as progress,
@@ -121,7 +121,7 @@ class GalleryEncoder:
     def _encode_all(
         self, encode: Callable, params: PyTree, batches: Iterable[TextBatch | VideoBatch], progress: Progress
     ) -> tuple[Encoded, Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-        """Encodings, indices and masks of all batches, one after the other."""
+        """Encodes all batches and concatenates their encodings, indices and masks."""
         parts = []
         for batch in batches:
             inputs, mask, index, real = put_batch(batch, self.mesh)
@@ -136,7 +136,7 @@ def _groups(records: Sequence[Record]) -> Int[np.ndarray, " a"] | None:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Copies whole arrays to numpy, on every process."""
+    """Copies global arrays to numpy on every process."""
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)
     return jax.tree.map(np.asarray, tree)

@@ -1,4 +1,4 @@
-"""A finished run applied to video files: what answering, captioning and the like share."""
+"""Inference with a finished run on video files, shared by question answering and captioning."""
 
 import logging
 import os
@@ -26,12 +26,12 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class Run(NamedTuple):
-    """A finished run, opened. Whoever asks often opens it once: what is compiled stays with it.
+    """A finished run, opened for inference. Reuse it for repeated calls: it keeps its compiled functions.
 
     Attributes:
-      config: Its configuration, without the folders of its data.
-      task: Model and evaluator.
-      params: Those of the checkpoint.
+      config: Its configuration.
+      task: The task, with its model and evaluator.
+      params: The parameters of the checkpoint.
     """
 
     config: Config
@@ -40,36 +40,36 @@ class Run(NamedTuple):
 
 
 def open_run(checkpoint: str | os.PathLike[str], task: str, batch_size: int = 8) -> Run:
-    """Opens a work folder to apply its model; the data that it was trained with need not be there any more.
+    """Opens a work folder for inference. The training data may be gone.
 
     Args:
       checkpoint: The work folder (its best checkpoint), or a step such as `runs/quickstart_qa/checkpoints/500`.
-      task: What `config.task` has to be.
-      batch_size: Videos or texts at a time, rounded up to what the devices divide.
+      task: The required value of `config.task`.
+      batch_size: Videos or texts per batch, rounded up to a multiple of the mesh's data axis.
 
     Raises:
-      CheckpointError: If it is none, or one of another task.
+      CheckpointError: If there is no checkpoint, or it belongs to another task.
     """
     path = os.fspath(checkpoint)
     workdir = workdir_of(path)
     if is_converted(path):
         raise CheckpointError(
-            f"{path} holds converted weights: wanted the work folder of a run, which also tells how videos are read "
-            "and what the numbers of answers mean; evaluate them in one: --mode=evaluate --checkpoint"
+            f"{path} holds converted weights: wanted the work folder of a run, which also records how videos are "
+            "read and what the answer numbers mean; evaluate the weights with --mode=evaluate --checkpoint"
         )
     try:
         config = read_config(workdir / "config.json")
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no work folder of a run: {workdir}/config.json cannot be read ({error}); give one that was "
-            "trained in, such as runs/quickstart, or one of its steps"
+            f"{path} is not the work folder of a run: {workdir}/config.json cannot be read ({error}); give a folder "
+            "that training wrote, such as runs/quickstart, or one of its steps"
         ) from error
     if config.task != task:
         raise CheckpointError(
-            f"{path} is a checkpoint of config.task={config.task!r}: wanted one of {task!r}; give the work folder of "
-            "such a run"
+            f"{path} is a checkpoint of config.task={config.task!r}: wanted {task!r}; give the work folder of such a "
+            "run"
         )
-    # One of the given videos may be unreadable, and so may all.
+    # Any number of the given videos may be unreadable.
     config = config.replace(eval__batch_size=batch_size, data__max_unreadable_rate=1.0)
     opened = TASKS[task].of_run(config, make_mesh(), workdir)
     with open_checkpoint(path, config.eval.best_metric) as (checkpoints, step):
@@ -77,18 +77,19 @@ def open_run(checkpoint: str | os.PathLike[str], task: str, batch_size: int = 8)
 
 
 def video_source(dataset: Dataset, videos: Paths, texts: Sequence[str] = ("video",)) -> Source:
-    """Video files as a split of which evaluators read each video once, as the data set's configuration says.
+    """Returns video files as a source for evaluators, sampled as the data set's configuration says.
 
-    Those that cannot be read are in the source's `unreadable` afterwards, by the path as it was given. Texts that are
-    too long for the model are named in a warning each.
+    After the evaluation, the source's `unreadable` lists the videos that could not be read, by the path as given. Logs
+    a warning for each text that is too long for the model.
 
     Args:
-      dataset: That of the run's task.
+      dataset: The data set of the run's task.
       videos: The files.
-      texts: There is a record for each video with each of them, in this order. What needs no text has one all the same.
+      texts: Every video gets a record with each of these texts, in this order. Tasks that need no text use the
+        default.
 
     Raises:
-      ValueError: If there is no video, no text, or an empty text.
+      ValueError: If there is no video or no text, or if a text is empty.
     """
     paths = [os.fspath(video) for video in several(videos)]
     for name, given in (("videos", paths), ("texts", texts)):
@@ -96,7 +97,7 @@ def video_source(dataset: Dataset, videos: Paths, texts: Sequence[str] = ("video
             raise ValueError(f"{name}: got none, wanted at least one; name some")
     for number, text in enumerate(texts):
         if not clean(text):
-            raise ValueError(f"text {number + 1} of {len(texts)}: got {text!r}, wanted words; write it out")
+            raise ValueError(f"text {number + 1} of {len(texts)}: got {text!r}, wanted words; write some")
     tokenizer = dataset.tokenizer
     for text in dict.fromkeys(texts):
         if tokenizer.truncated([text]):
@@ -112,5 +113,5 @@ def video_source(dataset: Dataset, videos: Paths, texts: Sequence[str] = ("video
 
 
 def several(given: Paths) -> Sequence[str | os.PathLike[str]]:
-    """Returns one thing or several as several."""
+    """Returns a single path as a list, and several unchanged."""
     return [given] if isinstance(given, str | os.PathLike) else given

@@ -1,4 +1,4 @@
-"""The tasks that `config.task` can name."""
+"""The tasks, by the name that `config.task` uses."""
 
 from etils import epath
 from jax.sharding import Mesh
@@ -14,5 +14,5 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (RetrievalTask, Esti
 
 
 def make_task(config: Config, mesh: Mesh, workdir: epath.Path) -> Task:
-    """Builds the task that `config.task` names."""
+    """Builds the task named by `config.task`."""
     return TASKS[config.task](config, mesh, workdir)

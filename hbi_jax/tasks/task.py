@@ -1,4 +1,4 @@
-"""What a task gives to a run; training, checkpoints, logs and reports are the same for all of them."""
+"""The interface of a task; training, checkpoints, logs and reports are shared by all tasks."""
 
 import abc
 import contextlib
@@ -26,12 +26,12 @@ from hbi_jax.types import Batch
 
 _log = logging.getLogger(__name__)
 
-# The records of a batch's rows, and the batch as the loss takes it.
+# The record index of each row, and the batch that the loss takes.
 IndexedBatch = tuple[Int[np.ndarray, " b"], PyTree]
 
 
 class Results(NamedTuple):
-    """What an evaluation adds to the report; see `hbi_jax.report.report.Report`."""
+    """The part of a report that an evaluation provides; see `hbi_jax.report.report.Report`."""
 
     dataset: dict[str, int]
     unreadable: dict[str, str]
@@ -42,76 +42,77 @@ class Results(NamedTuple):
 
 
 class Task(abc.ABC):
-    """A loss, an evaluator and the parameters that both need.
+    """A task: its parameters, loss, validation and evaluation.
 
     Attributes:
-      name: What `config.task` calls it.
+      name: The value of `config.task` that selects this task.
       config: The configuration.
       mesh: The devices.
-      workdir: Where results go.
+      workdir: The folder of the results.
       dataset: The data.
-      truncated: For each split that `source` has opened, a sentence on its texts that are too long, if there are any.
+      truncated: By split opened through `source`: a sentence that counts its truncated texts. Splits without
+        truncated texts are absent.
     """
 
     name: str
 
     def __init__(self, config: Config, mesh: Mesh, workdir: epath.Path):
-        """Builds what is shared by training and evaluation."""
+        """Builds what training and evaluation share."""
         self.config, self.mesh, self.workdir = config, mesh, workdir
         self.dataset = Dataset(config.data, config.model.clip.image_size, str(workdir))
         self.truncated: dict[str, str] = {}
 
     @classmethod
     def of_run(cls, config: Config, mesh: Mesh, workdir: epath.Path) -> "Task":
-        """Builds the task of a finished run from its work folder alone: its data need not be there any more."""
+        """Builds the task of a finished run from its work folder alone; the data set may be gone."""
         return cls(config, mesh, workdir)
 
     @abc.abstractmethod
     def init_params(self) -> PyTree:
-        """Returns fresh parameters, a function of `config.seed` alone; traceable."""
+        """Returns freshly initialised parameters. They depend only on `config.seed`; the function can be traced."""
 
     def load_init(self, params: PyTree) -> PyTree:
-        """Replaces fresh parameters by the weights that `config.init` names, if it names some."""
+        """Returns `params` with the weights of `config.init` in place, or unchanged if `config.init` is empty."""
         init = self.config.init
         return initialize(params, self.config, init, "config.init") if init else params
 
     def load_converted(self, params: PyTree, path: str) -> PyTree:
-        """Replaces fresh parameters by the weights of a converted folder, which must be of this task's model."""
+        """Returns `params` with the weights of a converted folder in place; the folder must hold this task's model."""
         return initialize(params, self.config, path, "--checkpoint", KINDS[self.name])
 
     @abc.abstractmethod
     def loss_fn(self) -> LossFn:
-        """Returns the objective."""
+        """Returns the loss function, `(params, batch, key) -> (loss, scalars)`."""
 
     @abc.abstractmethod
     def validate(self, params: PyTree, source: Source) -> dict[str, float]:
-        """Returns metrics of the validation split by name, `config.eval.best_metric` among them."""
+        """Returns the metrics of the validation split by name, including `config.eval.best_metric`."""
 
     @abc.abstractmethod
     def evaluate(self, params: PyTree, label: str) -> Results:
-        """Returns everything that the report says of parameters, which it calls by the label, such as "step 500"."""
+        """Evaluates parameters on every gallery. The report calls them by the label, such as "step 500"."""
 
     def placed(self, load: Callable[[PyTree], PyTree]) -> PyTree:
-        """Returns fresh parameters after `load`, such as `load_init`, on the devices where training keeps them."""
+        """Returns fresh parameters after `load`, such as `load_init`, with the shardings of training."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params())
         return jax.device_put(load(jax.jit(self.init_params, out_shardings=shardings)()), shardings)
 
     def abstract_params(self) -> PyTree:
-        """Returns the shapes of the parameters, with their shardings."""
+        """Returns the shapes, dtypes and shardings of the parameters."""
         return abstract_params(jax.eval_shape(self.init_params), self.mesh)
 
     def claim_workdir(self) -> None:  # noqa: B027
-        """Writes into the work folder what, beside the configuration, its checkpoints need to be understood."""
+        """Writes the files that are needed to interpret the checkpoints, besides the configuration."""
 
     def check_workdir(self, workdir: epath.Path) -> None:  # noqa: B027
-        """Raises if the checkpoints of a work folder mean something else than this task's parameters."""
+        """Raises if this task would interpret the checkpoints of a work folder differently."""
 
     def abstract_batch(self) -> PyTree:
-        """Returns shapes and dtypes of a global training batch."""
+        """Returns the shapes and dtypes of a global training batch."""
         return abstract_batch(self.config)
 
     def source(self, split: str) -> Source:
-        """Opens a split or gallery; warns if some of its texts are too long."""
+        """Opens a split or gallery. Warns if some of its texts are truncated."""
         source = self.dataset.source(self.dataset.split(split))
         name, records, cut = source.split.name, source.split.records, len(source.truncated)
         if cut and name not in self.truncated:
@@ -123,7 +124,7 @@ class Task(abc.ABC):
         return source
 
     def batches(self, source: Source, start_step: int) -> Iterator[IndexedBatch]:
-        """Yields this process's rows of the training batches that follow `start_step` steps; close it after use."""
+        """Yields this process's rows of the training batches after `start_step`. Close the iterator after use."""
         data = self.config.data
         batches = train_batches(
             source,
@@ -142,13 +143,13 @@ class Task(abc.ABC):
                 yield batch.record_index, complete(batch, step)
 
     def completion(self, source: Source) -> Callable[[Batch, int], PyTree]:
-        """Returns the function that adds to the matched rows of a step what else the loss needs."""
+        """Returns a function `(batch, step) -> batch` that adds whatever else the loss needs to the matched rows."""
         del source
         return lambda batch, step: batch
 
 
 def abstract_batch(config: Config) -> Batch:
-    """Returns shapes and dtypes of a global batch of matched rows."""
+    """Returns the shapes and dtypes of a global batch of matched rows."""
     b, t, f, size = config.train.batch_size, config.data.num_words, config.data.num_frames, config.model.clip.image_size
     shapes = Batch(
         token_ids=((b, t), np.int32),
@@ -163,7 +164,7 @@ def abstract_batch(config: Config) -> Batch:
 
 
 def init_model(model: nn.Module, config: Config) -> PyTree:
-    """Initialises a model on matched rows; a function of `config.seed` alone."""
+    """Initialises a model on a batch of matched rows. The result depends only on `config.seed`."""
     # Parameters do not depend on the number of rows.
     batch = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), abstract_batch(config))
     return model.init(jax.random.key(config.seed), batch)

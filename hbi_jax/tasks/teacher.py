@@ -1,4 +1,4 @@
-"""The teacher of a run: where the interaction that trains the header comes from."""
+"""The teacher of a run, which provides the interaction that the header is trained on."""
 
 from hbi_jax.choices import Padding
 from hbi_jax.fields import ConfigError
@@ -8,14 +8,14 @@ from hbi_jax.train.teacher import Teacher, estimator_teacher, exact_teacher, sam
 
 
 def make_teacher(config: AlignmentLossConfig, padding: Padding) -> Teacher:
-    """Builds the teacher that `config.loss.teacher` names.
+    """Builds the teacher named by `config.loss.teacher`.
 
     Args:
       config: The fields of `config.loss`.
-      padding: That of the model.
+      padding: The padding mode of the model.
 
     Raises:
-      ConfigError: If `config.loss.estimator` is needed and holds no estimator.
+      ConfigError: If an estimator is needed and `config.loss.estimator` does not hold one.
     """
     if config.teacher != "estimator":
         return computed_teacher(config.teacher, config.interaction_scale, config.num_samples)
@@ -26,7 +26,7 @@ def make_teacher(config: AlignmentLossConfig, padding: Padding) -> Teacher:
             "'estimator'; train one with configs/estimator.py, or convert the published one"
         )
     found = load_weights(path)
-    # A published checkpoint carries the estimator that taught it.
+    # Published checkpoints include the estimator that they were trained with.
     weights = found if found.kind == "estimator" else found.estimator
     if weights is None:
         raise ConfigError(
@@ -37,5 +37,5 @@ def make_teacher(config: AlignmentLossConfig, padding: Padding) -> Teacher:
 
 
 def computed_teacher(way: str, scale: float, num_samples: int) -> Teacher:
-    """Builds a teacher that needs no weights: `exact`, or `sampled` with so many coalitions."""
+    """Builds a teacher that needs no weights: `exact`, or `sampled` with `num_samples` coalitions."""
     return exact_teacher(scale) if way == "exact" else sampled_teacher(scale, num_samples)

@@ -1,4 +1,4 @@
-"""Weights that a run starts from or teaches with: a converted folder, or the work folder of an earlier run."""
+"""Initial and teacher weights of a run, from a converted folder or the work folder of an earlier run."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,31 +13,34 @@ from hbi_jax.pretrained import Pretrained, PretrainedError
 from hbi_jax.tasks.config import Config, read_config
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 
-# What a work folder's task leaves behind, in the words of `hbi_jax.pretrained`.
+# The kind of weights that each task produces, as named by `hbi_jax.pretrained`.
 KINDS = {"retrieval": "hbi", "estimator": "estimator", "answers": "answer", "captions": "caption"}
 
 
 def workdir_of(path: str) -> epath.Path:
-    """The work folder that `path` is, or whose step it is."""
+    """Returns the work folder of `path`, which is a work folder or one of its checkpoints."""
     place = epath.Path(path).expanduser()
     return place.parent.parent if place.parent.name == "checkpoints" else place
 
 
 def is_converted(path: str) -> bool:
-    """Whether the path is of a folder of weights rather than of a run's checkpoints."""
+    """Returns whether `path` is a folder of converted weights rather than a work folder."""
     return not (workdir_of(path) / "checkpoints").is_dir() and (workdir_of(path) / "model.safetensors").is_file()
 
 
 @contextlib.contextmanager
 def open_checkpoint(path: str, best_metric: str) -> Iterator[tuple[Checkpoints, int]]:
-    """The checkpoints of a work folder and the best of them; or, where `path` is one of its steps, that one.
+    """Opens the checkpoints of a work folder and selects its best step, or the given step if `path` is one.
 
     Args:
       path: A work folder or a step such as `runs/quickstart/checkpoints/500`.
-      best_metric: What the best is best by.
+      best_metric: The validation metric that selects the best step.
+
+    Yields:
+      The checkpoints and the selected step.
 
     Raises:
-      CheckpointError: If there is none.
+      CheckpointError: If there is no checkpoint.
     """
     place = epath.Path(path).expanduser()
     if place.is_file():
@@ -57,10 +60,10 @@ def open_checkpoint(path: str, best_metric: str) -> Iterator[tuple[Checkpoints, 
 
 
 def load_weights(path: str) -> Pretrained:
-    """Weights by the path of a folder that `hbi_jax.pretrained` wrote, of a work folder, or of one of its steps.
+    """Loads weights from a folder written by `hbi_jax.pretrained`, a work folder, or one of its steps.
 
     Raises:
-      PretrainedError, CheckpointError: If there are none.
+      PretrainedError, CheckpointError: If there are no weights, or they cannot be read.
     """
     workdir = workdir_of(path)
     if not (workdir / "checkpoints").is_dir():
@@ -69,8 +72,8 @@ def load_weights(path: str) -> Pretrained:
         config = read_config(workdir / "config.json")
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{workdir}/config.json does not tell what the checkpoints are of ({error}); give a folder that "
-            "training or `python -m hbi_jax.pretrained convert` wrote"
+            f"{workdir}/config.json cannot be read ({error}), so the checkpoints cannot be loaded; give a folder that "
+            "was written by training or by `python -m hbi_jax.pretrained convert`"
         ) from error
     kind = KINDS[config.task]
     fields = plain(config.model)
@@ -90,23 +93,23 @@ def load_weights(path: str) -> Pretrained:
 
 
 def initialize(params: PyTree, config: Config, path: str, field: str, kind: str | None = None) -> PyTree:
-    """Fresh parameters of a model, with the weights at `path` in their place.
+    """Returns the parameters of a model with the weights at `path` in place.
 
     Args:
       params: The model's variables.
       config: The configuration that the model was built from.
-      path: As of `load_weights`.
-      field: Where the path was given, for messages.
-      kind: The kind that they have to be of; None for all that the model can start from.
+      path: The weights, see `load_weights`.
+      field: The name of the flag or field that gave the path, for messages.
+      kind: The required kind of weights; None accepts every kind that the model can start from.
 
     Raises:
-      ConfigError: If the weights are of another kind or size.
+      ConfigError: If the weights have another kind or size.
     """
     task = config.task
     try:
         weights = load_weights(path)
         if kind is not None and weights.kind != kind:
-            raise PretrainedError(f"they are of kind {weights.kind!r}, wanted {kind!r}; choose other weights")
+            raise PretrainedError(f"their kind is {weights.kind!r}, wanted {kind!r}; choose other weights")
         fields = None if weights.kind == "estimator" else plain(config.model)
         return pretrained.initialize(params, weights, fields)
     except PretrainedError as error:

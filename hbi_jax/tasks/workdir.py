@@ -1,4 +1,4 @@
-"""The work folder of a run: which configuration may go on in it, and what is written into it first."""
+"""The work folder of a run: opening it, and checking the configuration of a resumed run."""
 
 import json
 
@@ -9,8 +9,8 @@ from hbi_jax.fields import ConfigError, flat, plain
 from hbi_jax.tasks.config import Config, read_config, to_json
 from hbi_jax.tasks.task import Task
 
-# Fields that may change between the first start of a run and the next: they do not change what is learnt, or name
-# folders that may have moved.
+# Fields that may change when a run is resumed: they do not affect what is learned, or they name folders that may have
+# moved.
 FREE_FIELDS = (
     "init",
     "loss.estimator",
@@ -28,10 +28,10 @@ FREE_FIELDS = (
 
 
 def open_workdir(path: str) -> epath.Path:
-    """Returns a folder that can be written, made if it is missing.
+    """Returns the folder at `path`, creating it if needed.
 
     Raises:
-      ConfigError: If it cannot be written.
+      ConfigError: If the folder cannot be written to.
     """
     folder = epath.Path(path).absolute()
     try:
@@ -45,14 +45,14 @@ def open_workdir(path: str) -> epath.Path:
 
 
 def claim_workdir(task: Task, resumes: bool) -> None:
-    """Writes the configuration into the work folder of a task.
+    """Writes the configuration into the task's work folder.
 
     Args:
       task: The task.
-      resumes: Whether training goes on from a checkpoint of the folder.
+      resumes: Whether training resumes from a checkpoint in the folder.
 
     Raises:
-      ConfigError: If the run was started with another configuration.
+      ConfigError: If the run was started with a different configuration.
     """
     file = task.workdir / "config.json"
     if resumes and file.exists():
@@ -64,7 +64,7 @@ def claim_workdir(task: Task, resumes: bool) -> None:
 
 
 def _check_same(config: Config, begun: Config, workdir: epath.Path) -> None:
-    """Raises if a field that is not free differs from what the run was started with."""
+    """Raises if a field outside `FREE_FIELDS` differs from the configuration that the run was started with."""
     ours, theirs = (json.loads(json.dumps(flat(plain(each)))) for each in (config, begun))
     free = tuple(f"{field}." for field in FREE_FIELDS)
     for name in sorted(ours.keys() | theirs.keys()):

@@ -123,12 +123,12 @@ def test_checkpoints_of_another_task_are_refused(tmp_path):
 
 
 def test_what_is_no_work_folder_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is no work folder of a run: .*config.json cannot be read"):
+    with pytest.raises(CheckpointError, match=r"is not the work folder of a run: .*config.json cannot be read"):
         open_run(tmp_path / "nothing", "answers")
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(CheckpointError, match="holds converted weights: wanted the work folder of a run"):
         open_run(tmp_path, "answers")
     (tmp_path / "config.json").write_text("[]")
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"is no work folder of a run"):
+    with pytest.raises(CheckpointError, match=r"is not the work folder of a run"):
         open_run(tmp_path, "answers")

@@ -1,1 +1,1 @@
-"""Task answers: choose the answer to a question about a video."""
+"""The task answers: video question answering over a fixed vocabulary of answers."""

@@ -8,12 +8,12 @@ from hbi_jax.types import ArrayLike, Batch
 
 
 class AnswerBatch(NamedTuple):
-    """Questions with their videos, and their answers.
+    """Questions with their videos and answers.
 
     Attributes:
-      batch: The questions as texts, beside the frames; one question of each video if there are several.
-      answer: Number of the right answer in the vocabulary; -1 if the vocabulary lacks it, or there is no question.
-      token_ids, text_mask: The questions, the row's own first, if each video has several.
+      batch: The matched rows: the frames, and the row's own question as text.
+      answer: The index of the right answer in the vocabulary; -1 if the vocabulary lacks it, or there is no question.
+      token_ids, text_mask: All questions per video, the row's own first; None if there is one question per video.
     """
 
     batch: Batch

@@ -1,4 +1,4 @@
-"""Questions of a split answered, and the table of how many answers are right."""
+"""Answering the questions of a split, and the table of accuracies."""
 
 import collections
 import dataclasses
@@ -24,18 +24,18 @@ from hbi_jax.tasks.answers.vocabulary import Vocabulary
 from hbi_jax.tasks.gallery import GalleryEncoder, to_host
 from hbi_jax.types import Encoded
 
-# Answers kept of each question.
+# Number of answers kept per question.
 _TOP = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """A split's questions with their likeliest answers. Questions whose video cannot be read are not in it.
+    """The questions of a split with their likeliest answers, without the questions about unreadable videos.
 
     Attributes:
-      record_index: The record of each question within its split.
-      answers: Numbers of the likeliest answers within the vocabulary, the likeliest first.
-      probabilities: Theirs.
+      record_index: The index of each question among the records of its split.
+      answers: The vocabulary indices of the likeliest answers, the likeliest first.
+      probabilities: The probabilities of `answers`.
     """
 
     record_index: Int[np.ndarray, " n"]
@@ -44,9 +44,9 @@ class Answered:
 
 
 class AnswerEvaluator:
-    """Answers the questions of a split: every video is encoded once, every question with its video.
+    """An evaluator that answers the questions of a split. Every video is encoded once for all of its questions.
 
-    Compiled once, for all splits and parameters.
+    It is compiled once for all splits and parameters.
     """
 
     def __init__(self, model: AnswerHBI, mesh: Mesh, *, batch_size: int, level_rates: Mapping[str, float]):
@@ -55,8 +55,8 @@ class AnswerEvaluator:
         Args:
           model: The model.
           mesh: The devices; rows lie along its data axis.
-          batch_size: Questions or videos at a time, rounded up to a multiple of the mesh's data axis.
-          level_rates: How much the answers of each level count, by its name.
+          batch_size: Questions or videos per batch, rounded up to a multiple of the mesh's data axis.
+          level_rates: The weight of each level's answers, by level name.
         """
         self._encoder, self._num_answers = GalleryEncoder(model, mesh, batch_size), model.num_answers
 
@@ -73,11 +73,11 @@ class AnswerEvaluator:
         Args:
           params: The model's variables.
           source: The split.
-          num_threads: Threads that decode.
-          top: Answers to keep of each question, or all if there are fewer.
+          num_threads: Number of decoding threads.
+          top: Number of answers to keep per question, or all if there are fewer.
 
         Raises:
-          DataError: If more videos than the source allows cannot be read.
+          DataError: If more videos are unreadable than the source allows.
         """
         process, split = (jax.process_index(), jax.process_count()), source.split
         video, place = self._encoder.encode_videos(params, source, num_threads)
@@ -100,13 +100,14 @@ class AnswerEvaluator:
 
 
 def most_frequent_answers(train: Sequence[Record], asked: Sequence[Record]) -> list[str]:
-    """What training answers alone say, without video or model: the most frequent one to the very same question.
+    """Answers each question with the most frequent training answer to the same question.
 
-    Where training never asks it, the most frequent answer to questions of its type, or else of all.
+    This baseline uses neither the video nor a model. If the question does not occur in the training split, it takes the
+    most frequent answer to questions of its type, or else of all questions.
 
     Args:
-      train: Questions with answers.
-      asked: Questions to answer.
+      train: The training questions with their answers.
+      asked: The questions to answer.
     """
     counts: dict[tuple, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for record in train:
@@ -125,15 +126,15 @@ def _from_narrow_to_wide(record: Record) -> Iterator[tuple]:
 def accuracies(
     given: Sequence[str], asked: Sequence[Record], vocabulary: Vocabulary
 ) -> tuple[Accuracy, Accuracy | None]:
-    """Accuracy by both protocols: of all questions, and of those whose answer is in the vocabulary.
+    """Computes the accuracy over all questions, and over those whose answer is in the vocabulary.
 
     Args:
-      given: One answer a question.
+      given: One answer per question.
       asked: The questions with their right answers.
-      vocabulary: The answers of the model.
+      vocabulary: The answer vocabulary of the model.
 
     Returns:
-      The two; None for the second where no answer is in the vocabulary.
+      Both accuracies; the second is None if no answer is in the vocabulary.
     """
     right, types = [record.answer for record in asked], [record.answer_type for record in asked]
     known = {answer for answer in right if vocabulary.index(answer) >= 0}
@@ -141,20 +142,20 @@ def accuracies(
 
 
 class Method(NamedTuple):
-    """The answers that a method gives, one for each question, and a sentence that explains the method."""
+    """The answers of a method, one per question, and a sentence that explains the method."""
 
     answers: Sequence[str]
     note: str = ""
 
 
 def accuracy_table(title: str, methods: Mapping[str, Method], asked: Sequence[Record], vocabulary: Vocabulary) -> Table:
-    """Tabulates the accuracy of each method by each protocol; by one protocol if the vocabulary has every answer.
+    """Tabulates the accuracy of each method by both protocols, or by one if the vocabulary has every answer.
 
     Args:
-      title: Heading.
-      methods: By name; the first is the run's own.
+      title: The heading.
+      methods: The methods by name; the first is the run's own.
       asked: The questions with their right answers.
-      vocabulary: The answers of the model.
+      vocabulary: The answer vocabulary of the model.
     """
     rows, found = [], {name: accuracies(method.answers, asked, vocabulary) for name, method in methods.items()}
     (everything, known), *_ = found.values()

@@ -1,4 +1,4 @@
-"""Questions about video files, answered by a finished run."""
+"""Question answering on video files with a finished run."""
 
 import os
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from hbi_jax.tasks.inference import Paths, Run, open_run, several, video_source
 
 
 class Answer(NamedTuple):
-    """What a model answers to a question about a video.
+    """The answers of a model to a question about a video.
 
     Attributes:
-      video: The file, as it was given.
-      question: As it was given.
-      answers: The likeliest answers, the likeliest first; none where the video cannot be read.
-      probabilities: Theirs, in 0..1.
-      error: Why the video cannot be read; None where it can.
+      video: The file, as given.
+      question: The question, as given.
+      answers: The likeliest answers, the likeliest first; empty if the video is unreadable.
+      probabilities: The probabilities of `answers`, in 0..1.
+      error: Why the video is unreadable; None if it was read.
     """
 
     video: str
@@ -31,17 +31,17 @@ def answer_questions(
     """Answers every question about every video.
 
     Args:
-      checkpoint: As of `open_run`, or what it gave for `answers`.
-      videos: The files; each is read once. One that cannot be read spoils no other.
-      questions: One or several. One that is too long for the model loses its end, and a warning names it.
-      top: Answers of each question, or all of the vocabulary where there are fewer.
+      checkpoint: A work folder or step, see `open_run`, or a `Run` that `open_run` returned for `answers`.
+      videos: The files; each is read once. An unreadable file does not affect the others.
+      questions: One or several questions. A question that is too long for the model is truncated with a warning.
+      top: Number of answers per question, or the whole vocabulary if it has fewer.
 
     Returns:
-      All questions about the first video, all about the second, and so on.
+      The answers to all questions about the first video, then about the second, and so on.
 
     Raises:
       ValueError: If there is no video or question, a question is empty, or `top` is less than 1.
-      CheckpointError: As `open_run`.
+      CheckpointError: If the checkpoint cannot be opened, see `open_run`.
     """
     if top < 1:
         raise ValueError(f"top={top}: wanted 1 answer or more; raise it")

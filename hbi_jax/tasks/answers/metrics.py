@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 
 class Accuracy(NamedTuple):
-    """How many questions were answered right.
+    """The share of questions that were answered right.
 
     Attributes:
-      overall: Percent of all questions.
-      by_type: Percent of each type's questions, the most frequent type first.
-      counts: Questions of each type, in the same order.
+      overall: Accuracy over all questions, in percent.
+      by_type: Accuracy by question type, in percent, the most frequent type first.
+      counts: Number of questions by type, in the same order.
     """
 
     overall: float
@@ -22,16 +22,16 @@ class Accuracy(NamedTuple):
 def answer_accuracy(
     given: Sequence[str], right: Sequence[str], types: Sequence[str], vocabulary: Collection[str] | None = None
 ) -> Accuracy:
-    """Compares answers by their text, so that an answer which a model cannot give counts as one it got wrong.
+    """Computes the accuracy of answers, compared as text. An answer outside the model's vocabulary counts as wrong.
 
     Args:
-      given: The method's answers.
-      right: The right ones.
-      types: Of the questions.
-      vocabulary: Only questions whose right answer is among these count; None: all do.
+      given: The answers of the method.
+      right: The right answers.
+      types: The types of the questions.
+      vocabulary: If given, only questions whose right answer is in it count.
 
     Raises:
-      ValueError: The three are not equally long, or no question is left.
+      ValueError: If the lengths differ, or no question is left.
     """
     if not len(given) == len(right) == len(types):
         raise ValueError(f"{len(given)} answers, {len(right)} right ones and {len(types)} types: wanted one a question")

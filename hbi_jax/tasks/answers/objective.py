@@ -1,4 +1,4 @@
-"""The objective of question answering: the losses of the alignments, and the right answer at every level."""
+"""The objective of question answering: the alignment losses, and the cross-entropy of the answers at every level."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def answer_loss(
 ) -> tuple[Float[Array, ""], Scalars]:
     """Returns the total loss of a global batch and its terms by name (HBI V2, Eq. 16).
 
-    Terms of weight 0 are neither computed nor returned. `key` is for dropout and for a teacher that samples.
+    Terms with weight 0 are neither computed nor returned. `key` is used by dropout and by teachers that sample.
     """
     alignments, answers = model.apply(
         params,
@@ -43,7 +43,7 @@ def answer_loss(
         batch.batch,
         key,
         distil=not by_answers,
-        # The published answer task, unlike its retrieval, leaves padded cells as they are.
+        # The published code sets padded cells to 0 for retrieval but not for question answering.
         keep_padding=config.divergence == "published",
     )
     terms = [

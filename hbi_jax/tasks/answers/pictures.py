@@ -1,4 +1,4 @@
-"""Questions about videos with the answers of a model, right and wrong, below the frames."""
+"""Pictures of questions about videos: the frames with the right and wrong answers of a model below them."""
 
 import os
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ RIGHT, WRONG = "#00695c", "#b71c1c"
 
 
 class Example(NamedTuple):
-    """A question and how it was answered.
+    """A question with the answers of a model.
 
     Attributes:
-      frames: What the model saw, in order.
-      question: As annotated.
-      answer: The right one.
+      frames: The frames that the model saw, in order.
+      question: The question as annotated.
+      answer: The right answer.
       guesses: The model's likeliest answers, the likeliest first.
-      probabilities: Theirs.
+      probabilities: The probabilities of `guesses`.
     """
 
     frames: UInt8[np.ndarray, "f h w 3"]
@@ -31,12 +31,12 @@ class Example(NamedTuple):
 
     @property
     def is_right(self) -> bool:
-        """Whether the likeliest answer is the right one."""
+        """Returns whether the likeliest answer is right."""
         return self.guesses[0] == self.answer
 
 
 def answer_strip(example: Example) -> Strip:
-    """The question above its frames and the answers below them: green if right, red if wrong."""
+    """Returns a strip with the question above the frames and the answers below: green if right, red if wrong."""
     guesses = zip(example.guesses, example.probabilities, strict=True)
     said = ", ".join(f"{guess} ({100 * probability:.0f} %)" for guess, probability in guesses)
     if example.is_right:
@@ -48,10 +48,10 @@ def plot_answers(examples: Sequence[Example], path: str | os.PathLike[str]) -> N
     """Draws questions with their answers.
 
     Args:
-      examples: In the order of appearance.
-      path: The picture; its folder is made where it is missing. The format follows from the suffix.
+      examples: The examples, from top to bottom.
+      path: The picture; its folder is created if needed. The suffix sets the format.
 
     Raises:
-      ValueError: There is no example.
+      ValueError: If there is no example.
     """
     plot_strips([answer_strip(example) for example in examples], path)

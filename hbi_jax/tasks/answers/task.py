@@ -1,4 +1,4 @@
-"""Questions about videos: an answer head at every level on top of the alignments; accuracy over sets of questions."""
+"""Video question answering with an answer head at every level, evaluated by accuracy."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -37,17 +37,19 @@ from hbi_jax.types import Batch
 VOCABULARY = "vocabulary.json"
 PROTOCOL = (
     "Accuracy is the share of questions whose likeliest answer is the annotated one, letter for letter.",
-    "All questions: one whose answer is not in the vocabulary counts as wrong. Answer in the vocabulary: it is left "
-    "out, as published code reports accuracy.",
+    "All questions: a question whose answer is not in the vocabulary counts as wrong. Answer in the vocabulary: such "
+    "questions are left out, as in the published code.",
 )
-# What explains the rows of the table.
-QUESTION_ONLY = "Question only: the features of every frame are zero, in training and here."
+# Sentences that explain the rows of the table.
+QUESTION_ONLY = "Question only: the features of all frames are zero, in training and in this evaluation."
 NO_VIDEO = (
-    "No video: the trained weights, with zero for the features of every frame, which training never showed them; "
-    "config.answers.question_only trains a model for it, which config.eval.question_only_run adds to this table."
+    "No video: the trained weights with the features of all frames set to zero, an input that they never saw in "
+    "training. A fairer baseline is a model trained with config.answers.question_only; config.eval.question_only_run "
+    "adds one to this table."
 )
 MOST_FREQUENT = (
-    "Most frequent training answer: to the very same question, or, if training never asks it, to questions of its type."
+    "Most frequent training answer: to the same question or, if it is not in the training split, to questions of its "
+    "type."
 )
 
 
@@ -55,7 +57,7 @@ class AnswerTask(Task):
     """HBI with an answer head at every level.
 
     Attributes:
-      vocabulary: The answers that it chooses among.
+      vocabulary: The answer vocabulary.
     """
 
     name = "answers"
@@ -72,7 +74,7 @@ class AnswerTask(Task):
         return cls(config, mesh, workdir, Vocabulary.read(workdir / VOCABULARY))
 
     def _make_vocabulary(self) -> Vocabulary:
-        """Reads the answers that `config.answers` names, or collects those of the training split."""
+        """Reads the vocabulary that `config.answers` names, or builds it from the training split."""
         settings = self.config.answers
         if settings.vocabulary:
             return Vocabulary.read(self.dataset.folder("annotations") / settings.vocabulary)
@@ -138,7 +140,7 @@ class AnswerTask(Task):
         answered = self.evaluator.answer(params, source, self.config.data.num_threads)
         everything, known = accuracies(self._texts(answered), _asked(answered, source), self.vocabulary)
         by_type = {f"{kind.replace(' ', '_')}/accuracy": value for kind, value in everything.by_type.items()}
-        # Where the vocabulary has none of the answers, every question is answered wrong.
+        # If the vocabulary has none of the answers, every question is answered wrong.
         answerable = 0.0 if known is None else known.overall
         return {"accuracy": everything.overall, "in_vocabulary/accuracy": answerable} | by_type
 
@@ -169,11 +171,11 @@ class AnswerTask(Task):
 
     @functools.cached_property
     def _blind(self) -> AnswerEvaluator:
-        """Answers without looking at the frames."""
+        """The evaluator of a model that does not see the frames."""
         return self._make_evaluator(self.model.clone(question_only=True))
 
     def _blind_params(self, params: PyTree) -> dict[str, tuple[PyTree, str]]:
-        """Weights that answer without video, by the name of their row, with the sentence that explains it."""
+        """Returns the weights of the baseline without video and its explanation, by the name of its row."""
         path = self.config.eval.question_only_run
         if not path:
             return {"no video": (params, NO_VIDEO)}
@@ -183,7 +185,7 @@ class AnswerTask(Task):
             return {f"question only, step {step}": (restored, QUESTION_ONLY)}
 
     def _question_only_config(self) -> Config:
-        """The configuration of `config.eval.question_only_run`, a run that fits into this one's table."""
+        """Returns the configuration of `config.eval.question_only_run` after checking that it suits this run."""
         path = self.config.eval.question_only_run
         workdir = workdir_of(path)
         try:
@@ -195,7 +197,7 @@ class AnswerTask(Task):
             ) from error
         if config.task != self.name or not config.answers.question_only:
             raise ConfigError(
-                f"config.eval.question_only_run={path!r} is of a run with config.task={config.task!r} and "
+                f"config.eval.question_only_run={path!r} has config.task={config.task!r} and "
                 f"config.answers.question_only={config.answers.question_only}: wanted {self.name!r} and True; train "
                 "one with --config.answers.question_only=True"
             )
@@ -207,11 +209,11 @@ class AnswerTask(Task):
         return self.dataset.split("train").records
 
     def _texts(self, answered: Answered) -> list[str]:
-        """The likeliest answers as text."""
+        """Returns the likeliest answers as text."""
         return [self.vocabulary.answers[number] for number in answered.answers[:, 0]]
 
     def _examples(self, answered: Answered, source: Source) -> list[Example]:
-        """Right answers, then wrong ones, spread evenly over the split; half of each where there are enough."""
+        """Returns right answers, then wrong ones, spread evenly over the split; half of each if there are enough."""
         asked = _asked(answered, source)
         right = np.array([text == record.answer for text, record in zip(self._texts(answered), asked, strict=True)])
         chosen, count = [], self.config.eval.num_pictures
@@ -233,5 +235,5 @@ class AnswerTask(Task):
 
 
 def _asked(answered: Answered, source: Source) -> list[Record]:
-    """The questions that were answered."""
+    """Returns the questions that were answered."""
     return [source.split.records[index] for index in answered.record_index]

@@ -1,4 +1,4 @@
-"""The answers that a model chooses among, and their numbers."""
+"""The vocabulary of answers that a model chooses from, and their labels."""
 
 import collections
 import dataclasses
@@ -14,13 +14,13 @@ from hbi_jax.data.datasets.records import DataError
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A list of distinct answers; an answer's label is its position. Answers are compared as they are written.
+    """A list of distinct answers, labelled by position. Answers are compared as written.
 
     Attributes:
       answers: At least one; `answers[i]` has the label `i`.
 
     Raises:
-      DataError: If there is no answer, or one stands there twice.
+      DataError: If there is no answer, or an answer occurs twice.
     """
 
     answers: tuple[str, ...]
@@ -36,7 +36,7 @@ class Vocabulary:
         return len(self.answers)
 
     def index(self, answer: str) -> int:
-        """The label of an answer, -1 if it has none."""
+        """Returns the label of an answer, or -1 if it is not in the vocabulary."""
         return self._labels.get(answer, -1)
 
     @functools.cached_property
@@ -45,12 +45,12 @@ class Vocabulary:
 
     @classmethod
     def build(cls, answers: Iterable[str], top: int | None = None, min_count: int = 1) -> "Vocabulary":
-        """The answers of a training split, most frequent first, equally frequent ones by their text.
+        """Builds a vocabulary from training answers, the most frequent first, ties in alphabetical order.
 
         Args:
-          answers: One a question.
-          top: Keep only that many; None for all.
-          min_count: Keep only answers that occur so often.
+          answers: One answer per question.
+          top: Number of answers to keep; None keeps all.
+          min_count: Drop answers that occur less often.
 
         Raises:
           ValueError: If `top` or `min_count` is below 1.
@@ -66,7 +66,7 @@ class Vocabulary:
         """Reads a JSON file {answer: label}, such as MSRVTT-QA's train_ans2label.json.
 
         Args:
-          path: The file; a text is a path of this machine, while a path object may be another's (a cloud's storage).
+          path: The file. A string is a local path; a path object may also point to cloud storage.
 
         Raises:
           DataError: If the file cannot be read, or its labels are not 0, 1, 2, ..., each once.
@@ -78,15 +78,16 @@ class Vocabulary:
         answers: dict[int, str] = {}
         for answer, label in labels.items():
             if type(label) is not int or not 0 <= label < len(labels):
-                wanted = f"a label from 0 to {len(labels) - 1}, one less than there are answers"
+                wanted = f"a label from 0 to {len(labels) - 1}, one less than the number of answers"
                 raise DataError(f"{path}, {answer!r}", repr(label), wanted, "number the answers without gaps")
             if answers.setdefault(label, answer) != answer:
                 got = f"the label {label} of {answers[label]!r}"
-                raise DataError(f"{path}, {answer!r}", got, "one of its own", "number the answers without repetition")
+                remedy = "number the answers without repetition"
+                raise DataError(f"{path}, {answer!r}", got, "a label of its own", remedy)
         return cls(tuple(answers[label] for label in range(len(labels))))
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file that `read` reads."""
+        """Writes the vocabulary as a file for `read`."""
         _path(path).write_text(json.dumps(self._labels, indent=0) + "\n")
 
 

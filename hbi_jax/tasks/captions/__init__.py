@@ -1,1 +1,1 @@
-"""Task captions: say what happens in a video."""
+"""The task captions: describing videos in words."""

@@ -11,8 +11,8 @@ class CaptionBatch(NamedTuple):
     """Videos with several captions each.
 
     Attributes:
-      batch: One caption of each video, beside the frames.
-      token_ids, text_mask: The captions, the row's own first; all False if a video has no more.
+      batch: The matched rows: the frames, and one caption per video.
+      token_ids, text_mask: All captions per video, the row's own first; the mask is False where a video has no more.
     """
 
     batch: Batch

@@ -12,24 +12,24 @@ BEST_METRICS = ("CIDEr", "ROUGE-L", "BLEU-4", "first_event/accuracy", "all_event
 
 @dataclasses.dataclass(frozen=True)
 class CaptionsConfig(Decoding):
-    """The decoder, how it is trained and how captions are made."""
+    """The decoder, its training, and decoding."""
 
     decoder_layers: int = field(1, "Layers of the caption decoder.", at_least=1)
-    dropout_rate: float = field(0.1, "Share of the decoder's sublayer results that training drops.", share=True)
+    dropout_rate: float = field(0.1, "Dropout rate of the decoder's sublayer outputs.", share=True)
     vocabulary: Literal["clip", "training"] = field(
         "clip",
-        "Tokens that captions are made of. clip: all 49,408 of its vocabulary. training: those of the training texts, "
-        "which makes decoding and training cheaper.",
+        "Tokens that captions may contain. clip: CLIP's whole vocabulary of 49,408. training: the tokens of the "
+        "training texts, which makes decoding and training cheaper.",
     )
     references_per_video: int = field(
         1,
-        "Captions of a video that training teaches at a time: the row's own and others of the same video. The video is "
-        "decoded and encoded once for all of them.",
+        "Captions per video in a training row: the row's own and others of the same video. The video is decoded and "
+        "encoded once for all of them.",
         at_least=1,
     )
 
     def validate(self, path: str) -> None:
-        """Checks that a caption has room for a word."""
+        """Checks that a caption can hold at least one word."""
         require(self.max_words >= 3, f"{path}.max_words", self.max_words, "3 or more", "raise it")
 
 
@@ -38,8 +38,8 @@ class CaptionLossConfig(AlignmentLossConfig):
     """The losses of task=captions."""
 
     caption_weight: float = field(
-        3.3, "Of task=captions: lambda of Eq. 16, the weight of the captions' cross-entropy.", at_least=0
+        3.3, "For task=captions: lambda of Eq. 16, the weight of the captions' cross-entropy.", at_least=0
     )
     label_smoothing: float = field(
-        0.0, "Of task=captions: share of every target that is spread evenly over the vocabulary.", share=True
+        0.0, "For task=captions: share of every target that is spread evenly over the vocabulary.", share=True
     )

@@ -1,4 +1,4 @@
-"""The videos of a split captioned, and the table of what the captions score."""
+"""Captioning the videos of a split, and the table of scores."""
 
 import collections
 import dataclasses
@@ -22,18 +22,18 @@ from hbi_jax.tasks.captions.metrics import NAMES, CaptionScores, caption_scores
 from hbi_jax.tasks.gallery import GalleryEncoder, to_host
 from hbi_jax.types import WeightedTokens, finest
 
-# What the headline of a table names, where it ran.
+# The scores in the headline of a table, if they were computed.
 _HEADLINE = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4")
 
 
 @dataclasses.dataclass(frozen=True)
 class Captioned:
-    """A split's videos with their captions. Videos that cannot be read are not in it.
+    """The readable videos of a split with their captions.
 
     Attributes:
-      video_index: The video of each row within its split.
-      captions: Those of each video, the best first; one may be empty.
-      log_probability: Theirs, by the model; -inf where there are fewer captions than were asked for.
+      video_index: The index of each row among the videos of its split.
+      captions: The captions of each video, the best first. A caption may be empty.
+      log_probability: The model's log-probability of each caption; -inf if there are fewer captions than requested.
     """
 
     video_index: Int[np.ndarray, " v"]
@@ -41,15 +41,15 @@ class Captioned:
     log_probability: Float[np.ndarray, "v n"]
 
     def best(self, source: Source) -> dict[str, str]:
-        """The best caption of each video, by its id."""
+        """Returns the best caption of each video by video id."""
         videos = source.split.videos
         return {videos[index].video_id: said[0] for index, said in zip(self.video_index, self.captions, strict=True)}
 
 
 class CaptionEvaluator:
-    """Captions the videos of a split: each is encoded once, then decoded in batches.
+    """An evaluator that captions the videos of a split: it encodes each video once, then decodes in batches.
 
-    Compiled once for each way of decoding, for all splits and parameters.
+    It is compiled once per decoding configuration for all splits and parameters.
     """
 
     def __init__(self, model: CaptionHBI, mesh: Mesh, *, batch_size: int, tokenizer: Tokenizer):
@@ -58,8 +58,8 @@ class CaptionEvaluator:
         Args:
           model: The model.
           mesh: The devices; rows lie along its data axis.
-          batch_size: Videos at a time, rounded up to what the mesh divides.
-          tokenizer: Turns token ids into text.
+          batch_size: Videos per batch, rounded up to a multiple of the mesh's data axis.
+          tokenizer: Decodes token ids to text.
         """
         self._encoder, self._tokenizer = GalleryEncoder(model, mesh, batch_size), tokenizer
 
@@ -76,12 +76,12 @@ class CaptionEvaluator:
         Args:
           params: The model's variables.
           source: The split.
-          decoding: How.
-          num_threads: Threads that decode videos.
-          seed: Of captions that are sampled.
+          decoding: The decoding configuration.
+          num_threads: Number of threads that decode videos.
+          seed: The seed of sampled captions.
 
         Raises:
-          DataError: If more videos than the source allows cannot be read.
+          DataError: If more videos are unreadable than the source allows.
         """
         video, place = self._encoder.encode_videos(params, source, num_threads)
         video_index = np.flatnonzero(place >= 0).astype(np.int32)
@@ -90,7 +90,7 @@ class CaptionEvaluator:
         log_probability = np.zeros((0, decoding.num_captions), np.float32)
         with Progress(count, f"caption videos, {source.split.name}") as progress:
             for start in range(0, count, size):
-                # One shape for all batches: the last one repeats its last row.
+                # All batches have one shape: the last one repeats its last row.
                 block = place[video_index[np.minimum(np.arange(start, start + size), count - 1)]]
                 inputs = jax.device_put(jax.tree.map(itemgetter(block), tokens), rows)
                 key = jax.random.fold_in(jax.random.key(seed), start)
@@ -106,7 +106,7 @@ class CaptionEvaluator:
 
 
 def references_of(source: Source) -> dict[str, list[str]]:
-    """All texts of each video of a split, by its id."""
+    """Returns all texts of each video of a split by video id."""
     references = collections.defaultdict(list)
     for record in source.split.records:
         references[record.video_id].append(record.text)
@@ -114,7 +114,7 @@ def references_of(source: Source) -> dict[str, list[str]]:
 
 
 class Method(NamedTuple):
-    """Captions and the references that they are compared with, both by video; and a sentence that explains them."""
+    """The captions of a method and their references, both by video, and a sentence that explains the method."""
 
     captions: Mapping[str, str]
     references: Mapping[str, Sequence[str]]
@@ -122,25 +122,25 @@ class Method(NamedTuple):
 
 
 def without_a_model(references: Mapping[str, Sequence[str]], training: Sequence[str]) -> dict[str, Method]:
-    """What scores mean: those of one caption for all videos, and those of people.
+    """Returns the baselines without a model: one caption for all videos, and human captions.
 
     Args:
-      references: By video.
-      training: Captions of training videos, if there are any.
+      references: The references by video.
+      training: The captions of the training videos; may be empty.
 
     Returns:
-      The most frequent training caption, of equally frequent ones the first by its letters, for every video; and the
-      first reference of each video that has several, against its others. Either where there is one.
+      By name: the most frequent training caption (ties in alphabetical order) for every video, if there are training
+      captions; and the first reference of each video against its other references, if a video has several.
     """
     methods, counts = {}, collections.Counter(training)
     if counts:
         frequent = min(counts, key=lambda text: (-counts[text], text))
-        note = "Most frequent training caption: the same one for every video."
+        note = "Most frequent training caption: the same caption for every video."
         methods["most frequent training caption"] = Method(dict.fromkeys(references, frequent), references, note)
     if several := {video: texts for video, texts in references.items() if len(texts) > 1}:
         first = {video: texts[0] for video, texts in several.items()}
         others = {video: texts[1:] for video, texts in several.items()}
-        note = "A reference: the first one of each video, scored against its others."
+        note = "A reference: the first reference of each video, scored against its other references."
         methods["a reference"] = Method(first, others, note)
     return methods
 
@@ -150,12 +150,12 @@ def caption_table(
     methods: Mapping[str, Method],
     judge: Callable[[Mapping[str, str]], Mapping[Column, float]] | None = None,
 ) -> Table:
-    """A row of scores for each method.
+    """Tabulates the scores of each method.
 
     Args:
-      title: Heading.
-      methods: By name; the first is the run's own.
-      judge: Measures something else about captions, in percent.
+      title: The heading.
+      methods: The methods by name; the first is the run's own.
+      judge: Computes further measures of captions, in percent.
     """
     scores = {name: caption_scores(method.captions, method.references) for name, method in methods.items()}
     judged = {name: judge(method.captions) if judge else {} for name, method in methods.items()}
@@ -163,7 +163,7 @@ def caption_table(
     columns = [*map(Column, NAMES), *judged[own]]
     rows = []
     for name in methods:
-        # BLEU without a common phrase is not quite 0.
+        # pycocoevalcap's BLEU is slightly above 0 without a common phrase, so round.
         values = {Column(score): value for score, value in scores[name].values.items()} | judged[name]
         found = [None if (value := values.get(column)) is None else round(value, 2) for column in columns]
         rows.append(TableRow(name, found, methods[name].note))

@@ -1,4 +1,4 @@
-"""Captions of video files, made by a finished run."""
+"""Captioning of video files with a finished run."""
 
 import os
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from hbi_jax.tasks.inference import Paths, Run, open_run, several, video_source
 
 
 class Caption(NamedTuple):
-    """What a model says of a video.
+    """The captions of a model for a video.
 
     Attributes:
-      video: The file, as it was given.
-      captions: The best first; none where the video cannot be read. One may be empty.
-      log_probabilities: Theirs.
-      error: Why the video cannot be read; None where it can.
+      video: The file, as given.
+      captions: The captions, the best first; none if the video is unreadable. A caption may be empty.
+      log_probabilities: The log-probabilities of `captions`.
+      error: Why the video is unreadable; None if it was read.
     """
 
     video: str
@@ -30,18 +30,19 @@ def generate_captions(
     """Captions every video.
 
     Args:
-      checkpoint: As of `open_run`, or what it gave for `captions`.
-      videos: The files; each is read once. One that cannot be read spoils no other.
-      method: greedy, beam or sample; None: that of the run.
-      top: Captions of each video: the best of a beam search, which is widened to have as many, or so many samples.
-      seed: Of what is sampled.
+      checkpoint: A work folder or step, see `open_run`, or a `Run` that `open_run` returned for `captions`.
+      videos: The files; each is read once. An unreadable file does not affect the others.
+      method: greedy, beam or sample; None uses the method of the run.
+      top: Number of captions per video: the best of a beam search (widened if it has fewer beams), or samples.
+      seed: The seed of sampled captions.
 
     Returns:
-      One result a video, in order.
+      One result per video, in order.
 
     Raises:
-      ValueError: If there is no video, no such method, `top` is less than 1, or more where the method gives one.
-      CheckpointError: As `open_run`.
+      ValueError: If there is no video, the method is unknown, `top` is less than 1, or `top` is more than 1 with a
+        method that gives one caption.
+      CheckpointError: If the checkpoint cannot be opened, see `open_run`.
     """
     if top < 1:
         raise ValueError(f"top={top}: wanted 1 caption or more; raise it")
@@ -55,7 +56,7 @@ def generate_captions(
     }
     decoding = parse(CaptionsConfig, plain(task.decoding) | changes, "decoding")
     if top > decoding.num_captions:
-        raise ValueError(f"top={top}: wanted 1 where the method is {decoding.method!r}; use 'beam' or 'sample'")
+        raise ValueError(f"top={top}: wanted 1 if the method is {decoding.method!r}; use 'beam' or 'sample'")
     source = video_source(task.dataset, videos)
     captioned = task.evaluator.caption(params, source, decoding, config.data.num_threads, seed)
     rows = zip(captioned.video_index.tolist(), captioned.captions, captioned.log_probability.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Scores of captions by pycocoevalcap: BLEU, METEOR, ROUGE-L and CIDEr."""
+"""Caption scores computed by pycocoevalcap: BLEU, METEOR, ROUGE-L and CIDEr."""
 
 import contextlib
 import functools
@@ -36,7 +36,8 @@ _MEMORY = re.compile(
 # Seconds in which a program that failed ends.
 _LAST_WORDS = 5
 
-# As the Penn Treebank cuts captions: "don't" is "do n't", "cannot" "can not", "man's" "man 's", "t-shirt" one word.
+# Splits words as the Penn Treebank does: "don't" into "do n't", "cannot" into "can not", "man's" into "man 's";
+# "t-shirt" stays one word.
 _WORD = re.compile(r"n't\b|can(?=not\b)|'\w+|\d+(?:[.,]\d+)+|\w+?(?=n't\b)|\w+(?:-\w+)*")
 
 
@@ -45,12 +46,12 @@ class JavaError(RuntimeError):
 
 
 class CaptionScores(NamedTuple):
-    """What captions score against their references.
+    """The scores of captions against their references.
 
     Attributes:
-      values: Percent by name, of `NAMES` those that ran.
-      not_run: For each of the others why, and what would help.
-      tokenizer: What cut captions into words; empty where nothing ran.
+      values: The scores of `NAMES` that were computed, in percent, by name.
+      not_run: For each of the others, the reason and the remedy.
+      tokenizer: The tokenizer that split captions into words; empty if nothing was computed.
     """
 
     values: dict[str, float]
@@ -59,26 +60,26 @@ class CaptionScores(NamedTuple):
 
 
 def is_installed() -> bool:
-    """Whether pycocoevalcap is there."""
+    """Returns whether pycocoevalcap is installed."""
     return importlib.util.find_spec("pycocoevalcap") is not None
 
 
 def caption_scores(
     captions: Mapping[str, str], references: Mapping[str, Sequence[str]], java: bool = True
 ) -> CaptionScores:
-    """Scores one caption a video against all references of the video.
+    """Scores one caption per video against all references of the video.
 
-    METEOR and the usual tokenizer are Java programs; where Java does not run, METEOR is left out and a plain tokenizer
-    serves the others. An empty caption scores 0. CIDEr weighs words by how few of the videos they describe: of a
-    single video it is 0.
+    METEOR and the standard tokenizer are Java programs. If Java does not run, METEOR is left out and the other scores
+    use a plain tokenizer. An empty caption scores 0. CIDEr weights words by how few videos they describe, so it is 0
+    for a single video.
 
     Args:
-      captions: By video.
-      references: At least one of each video; other videos may have some, too.
-      java: False does without Java: quick, and the same on every machine.
+      captions: The captions by video.
+      references: At least one reference for each of these videos; may contain other videos.
+      java: Whether to use Java. False is quick, and gives the same scores on every machine.
 
     Raises:
-      ValueError: There is no caption, or a video of one has no reference.
+      ValueError: If there is no caption, or a captioned video has no reference.
     """
     if not captions:
         raise ValueError("there are 0 captions, wanted at least 1; caption some videos before scoring them")
@@ -119,12 +120,15 @@ def caption_scores(
 
 
 def _plain(text: str) -> str:
-    """The words, in lower case, without punctuation."""
+    """Returns the words in lower case, without punctuation."""
     return " ".join(_WORD.findall(text.lower()))
 
 
 def _penn(texts: Sequence[str]) -> list[str]:
-    """The same by CoreNLP, on lines; pycocoevalcap's own call of it writes into the folder of the package."""
+    """Tokenizes texts with CoreNLP.
+
+    It is called directly because pycocoevalcap's own wrapper writes into the folder of the package.
+    """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     jar = pathlib.Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
@@ -142,7 +146,7 @@ def _penn(texts: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _meteor() -> "Meteor":
-    """The Java program, which takes seconds to start; it ends with this one."""
+    """Returns the Java process, kept because it takes seconds to start; it ends with this process."""
     from pycocoevalcap.meteor import meteor
 
     class English(meteor.Meteor):
@@ -169,7 +173,7 @@ def _meteor_score(right: Mapping[str, list[str]], given: Mapping[str, list[str]]
         return meteor.compute_score(right, given)[0]
     except (OSError, ValueError) as error:
         _meteor.cache_clear()
-        # It keeps the lock where it fails, and waits for it when it is thrown away.
+        # On failure Meteor keeps its lock, and its destructor would wait for it.
         meteor.lock.release()
         try:
             code = meteor.meteor_p.wait(_LAST_WORDS)

@@ -1,4 +1,4 @@
-"""The objective of captioning: the losses of the alignments, and the right next word of every caption."""
+"""The objective of captioning: the alignment losses, and the cross-entropy of the captions."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def caption_loss(
 ) -> tuple[Float[Array, ""], Scalars]:
     """Returns the total loss of a global batch and its terms by name (HBI V2, Eq. 16).
 
-    Terms of weight 0 are neither computed nor returned. `key` is for dropout and for a teacher that samples.
+    Terms with weight 0 are neither computed nor returned. `key` is used by dropout and by teachers that sample.
     """
     batch, token_ids, text_mask = batch if isinstance(batch, CaptionBatch) else (batch, *texts_of(batch))
     q, t = token_ids.shape[1:]

@@ -1,4 +1,4 @@
-"""Videos with the caption that a model gives them and those that people gave."""
+"""Pictures of videos with their generated caption and reference captions."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from hbi_jax.report.strips import Strip, plot_strips
 
 GREY = "#616161"
-# References shown of a video.
+# References shown per video.
 SHOWN = 2
 
 
@@ -18,9 +18,9 @@ class Example(NamedTuple):
     """A video and its captions.
 
     Attributes:
-      frames: What the model saw, in order.
-      caption: What it says; may be empty.
-      references: What people say.
+      frames: The frames that the model saw, in order.
+      caption: The generated caption; may be empty.
+      references: The reference captions.
     """
 
     frames: UInt8[np.ndarray, "f h w 3"]
@@ -29,7 +29,7 @@ class Example(NamedTuple):
 
 
 def caption_strip(example: Example) -> Strip:
-    """The caption above the frames, some references below them."""
+    """Returns a strip with the caption above the frames and some references below."""
     references = [(f"reference: {text}", GREY) for text in example.references[:SHOWN]]
     return Strip(example.frames, example.caption or "(an empty caption)", references)
 
@@ -38,10 +38,10 @@ def plot_captions(examples: Sequence[Example], path: str | os.PathLike[str]) -> 
     """Draws videos with their captions.
 
     Args:
-      examples: In the order of appearance.
-      path: The picture; its folder is made where it is missing. The format follows from the suffix.
+      examples: The examples, from top to bottom.
+      path: The picture; its folder is created if needed. The suffix sets the format.
 
     Raises:
-      ValueError: There is no example.
+      ValueError: If there is no example.
     """
     plot_strips([caption_strip(example) for example in examples], path)

@@ -1,4 +1,4 @@
-"""Captions of videos: a decoder on top of the alignments; scores against all captions of each video."""
+"""Video captioning with a decoder on top of the alignments, scored against all references of each video."""
 
 import dataclasses
 import functools
@@ -44,21 +44,21 @@ from hbi_jax.types import Batch
 _log = logging.getLogger(__name__)
 
 TOKENS = "caption_tokens.json"
-PROTOCOL = "One caption a video is scored against all references of the video."
-# What the embedded world's own grammar reads in a caption.
+PROTOCOL = "One caption per video is scored against all references of the video."
+# What the grammar of the embedded world finds in a caption.
 FIRST_EVENT = Column(
     "first event right",
-    "First event right: read by the embedded world's own grammar, the caption says colour, shape and action of what "
-    "happens first, and its size rightly if at all. A caption that is no sentence of the grammar is wrong.",
+    "First event right: parsed by the grammar of the embedded world, the caption gives the right colour, shape and "
+    "action of the first event, and the right size if it gives any. A caption that the grammar cannot parse is wrong.",
 )
-ALL_EVENTS = Column("all events right", "All events right: likewise for all that happens, in the right order.")
+ALL_EVENTS = Column("all events right", "All events right: the same for all events, in the right order.")
 
 
 class CaptionTask(Task):
     """HBI with a caption decoder.
 
     Attributes:
-      tokens: What captions are made of; none: all of CLIP's vocabulary.
+      tokens: The token ids that captions may contain; empty for CLIP's whole vocabulary.
     """
 
     name = "captions"
@@ -78,7 +78,7 @@ class CaptionTask(Task):
         return cls(config, mesh, workdir, () if every else _read_tokens(workdir / TOKENS, config.model.clip.vocab_size))
 
     def _vocabulary(self) -> tuple[int, ...]:
-        """The tokens that `config.captions.vocabulary` names: those of the training texts, or none for all."""
+        """Returns the token ids of the training texts, or none for all, as `config.captions.vocabulary` says."""
         if self.config.captions.vocabulary == "clip":
             return ()
         texts = [record.text for record in self.dataset.split("train").records]
@@ -112,12 +112,12 @@ class CaptionTask(Task):
         return complete
 
     def source(self, split: str) -> Source:
-        """As of every task; tells before the training that validation will not know what is best."""
+        """Opens a split or gallery. Before training, checks that validation can compute `config.eval.best_metric`."""
         best = self.config.eval.best_metric
         if split == "val" and best.endswith("/accuracy") and not self.config.data.render:
             raise ConfigError(
-                f"config.eval.best_metric={best!r}: wanted 'CIDEr', 'ROUGE-L' or 'BLEU-4' where config.data.render is "
-                "empty, as only of the embedded world it is known what happens; choose one of them"
+                f"config.eval.best_metric={best!r}: wanted 'CIDEr', 'ROUGE-L' or 'BLEU-4' if config.data.render is "
+                "empty, because only the embedded world has ground-truth events; choose one of them"
             )
         if split == "val" and not best.endswith("/accuracy") and not is_installed():
             raise ConfigError(
@@ -127,7 +127,7 @@ class CaptionTask(Task):
         return super().source(split)
 
     def validate(self, params: PyTree, source: Source) -> dict[str, float]:
-        """Scores of greedy captions, which take a fraction of a search's time; those that need no Java."""
+        """Scores greedy captions, without Java. Greedy decoding takes a fraction of the time of a beam search."""
         greedy = dataclasses.replace(self.decoding, method="greedy")
         captioned = self.evaluator.caption(params, source, greedy, self.config.data.num_threads)
         captions = captioned.best(source)
@@ -137,7 +137,7 @@ class CaptionTask(Task):
         return scores | {names[column]: value for column, value in judged.items()}
 
     def evaluate(self, params: PyTree, label: str) -> Results:
-        """Scores, and every caption in `captions-<gallery>.json` of the work folder, in COCO's result format."""
+        """Evaluates every gallery. Writes the captions to `captions-<gallery>.json` in COCO's result format."""
         config, tables, pictures, dataset, unreadable = self.config, [], [], {}, {}
         for name in self.dataset.galleries:
             source = self.source(name)
@@ -162,7 +162,7 @@ class CaptionTask(Task):
 
     @functools.cached_property
     def _training(self) -> list[str]:
-        """The training captions, or none (with a warning) if only the evaluated splits are there."""
+        """The training captions, or none (with a warning) if the training split cannot be read."""
         try:
             return [record.text for record in self.dataset.split("train").records]
         except DataError as error:
@@ -171,17 +171,17 @@ class CaptionTask(Task):
 
     @functools.cached_property
     def _events(self) -> dict[str, Events]:
-        """What happens in each video of the embedded world."""
+        """The events of each video of the embedded world."""
         truths = load_ground_truth(self.dataset.folder("annotations"))
         return {video: truth.events for video, truth in truths.items()}
 
     def _judge(self, captions: Mapping[str, str]) -> dict[Column, float]:
-        """What is right of captions of the embedded world, in percent."""
+        """Returns the accuracies of captions of the embedded world, in percent."""
         found = judge(captions, self._events)
         return {FIRST_EVENT: found.first_event, ALL_EVENTS: found.all_events}
 
     def _examples(self, captioned: Captioned, references: Mapping[str, Sequence[str]], source: Source) -> list[Example]:
-        """Some videos with their captions, spread evenly over the split."""
+        """Returns videos with their captions, spread evenly over the split."""
         count = len(captioned.captions)
         rows = np.linspace(0, count - 1, min(self.config.eval.num_pictures, count)).astype(int)
         frames, frame_mask, _ = source.video_rows(captioned.video_index[rows])
@@ -192,10 +192,10 @@ class CaptionTask(Task):
 
 
 def _read_tokens(file: epath.Path, vocab_size: int) -> tuple[int, ...]:
-    """What the captions of a finished run are made of.
+    """Reads the token ids that the captions of a finished run may contain.
 
     Raises:
-      DataError: If the file does not tell.
+      DataError: If the file is not a valid list of token ids.
     """
     tokens = read_json(file)
     needed = {PADDING, vocab_size - 2, vocab_size - 1}

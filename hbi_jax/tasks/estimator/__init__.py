@@ -1,1 +1,1 @@
-"""Task estimator: train a network that imitates the interaction."""
+"""The task estimator: training a network that estimates the interaction."""

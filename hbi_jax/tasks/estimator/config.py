@@ -11,13 +11,15 @@ BEST_METRICS = ("correlation", "top1")
 
 @dataclasses.dataclass(frozen=True)
 class EstimatorConfig:
-    """The network, and what it learns to imitate."""
+    """The network and its labels."""
 
-    kind: EstimatorKind = field("cnn_sa", "The network that task=estimator trains, one of the kinds of model.header.")
+    kind: EstimatorKind = field(
+        "cnn_sa", "Kind of the network that task=estimator trains; the choices are those of model.header except none."
+    )
     num_features: int = field(64, "Width of the network.", at_least=1)
     labels: Literal["exact", "sampled"] = field(
-        "exact", "The interaction that it imitates: closed form or Monte Carlo."
+        "exact", "The interaction that the network is trained to estimate: closed form or Monte Carlo."
     )
     num_samples: int = field(
-        1000, "Coalitions a pair of sampled labels, and of the sampling that the report compares with.", at_least=2
+        1000, "Coalitions per pair, for sampled labels and for the sampling baseline of the report.", at_least=2
     )

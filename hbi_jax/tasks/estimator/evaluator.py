@@ -1,4 +1,4 @@
-"""Exact, estimated and sampled interactions of a gallery's matched pairs, side by side."""
+"""Exact, estimated and sampled interactions of the matched pairs of a gallery."""
 
 import dataclasses
 from collections import OrderedDict
@@ -22,13 +22,13 @@ _PAIRS_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Interactions of a gallery's matched pairs at one level, all scaled alike.
+    """The interactions of a gallery's matched pairs at one level, all with the same scale.
 
     Attributes:
-      exact: In closed form.
-      estimate: The network's.
-      sample: Monte-Carlo estimates.
-      text_mask, video_mask: Real tokens.
+      exact: The interaction in closed form.
+      estimate: The network's estimate.
+      sample: The Monte Carlo estimate.
+      text_mask, video_mask: True at real tokens.
     """
 
     exact: Float[np.ndarray, "n t v"]
@@ -39,16 +39,16 @@ class Pairs:
 
     @property
     def cells(self) -> Bool[np.ndarray, "n t v"]:
-        """Cells whose word and frame are both real."""
+        """The mask of cells whose word and frame are both real."""
         return self.text_mask[:, :, None] & self.video_mask[:, None, :]
 
     def agreement(self, values: Float[np.ndarray, "n t v"]) -> Agreement:
-        """How well `values`, such as `estimate`, agree with the exact interaction."""
+        """Compares `values`, such as `estimate`, with the exact interaction."""
         return agreement(values, self.exact, self.text_mask, self.video_mask)
 
 
 class InteractionEvaluator:
-    """Compares ways to know the interaction on the matched pairs of a split."""
+    """An evaluator that compares estimates of the interaction on the matched pairs of a split."""
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class InteractionEvaluator:
         Args:
           encoder: Encodes the split.
           net: The estimator.
-          scale: Multiplies exact and sampled interactions; the estimator was trained on scaled ones.
-          num_samples: Coalitions a pair of the Monte-Carlo estimate.
-          padding: Of the model; with `published` the estimator takes padded cells for cells like others.
+          scale: The factor of exact and sampled interactions; the estimator is trained on scaled interactions.
+          num_samples: Coalitions per pair of the Monte Carlo estimate.
+          padding: The padding mode of the model; with `published` the estimator treats padded cells like real ones.
         """
         self._encoder = encoder
 
@@ -83,19 +83,19 @@ class InteractionEvaluator:
         self._compare = compare
 
     def compare(self, hbi: PyTree, estimator: PyTree, source: Source, num_threads: int = 1) -> OrderedDict[str, Pairs]:
-        """Encodes a split once and goes through its matched pairs, at every level.
+        """Encodes a split once and compares the interactions of its matched pairs at every level.
 
         Args:
-          hbi: Variables of the model that makes the similarities.
-          estimator: Variables of the network.
+          hbi: The variables of the model that computes the similarities.
+          estimator: The variables of the network.
           source: The split.
-          num_threads: Threads that decode.
+          num_threads: Number of decoding threads.
 
         Returns:
-          The pairs of each level by its name.
+          The pairs by level name.
 
         Raises:
-          DataError: If more videos than the source allows cannot be read.
+          DataError: If more videos are unreadable than the source allows.
         """
         gallery = self._encoder.encode(hbi, source, num_threads)
         videos = jax.tree.map(itemgetter(gallery.text_to_video), gallery.video.levels)
@@ -103,7 +103,7 @@ class InteractionEvaluator:
         for level, (name, text) in enumerate(gallery.text.levels.items()):
             video, count, blocks = videos[name], len(text.mask), []
             for start in range(0, count, _PAIRS_AT_ONCE):
-                # One shape for all blocks: the last one repeats its last pair.
+                # All blocks have one shape: the last one repeats its last pair.
                 block = np.minimum(np.arange(start, start + _PAIRS_AT_ONCE), count - 1)
                 key = jax.random.fold_in(jax.random.key(level), start)
                 pairs = jax.tree.map(itemgetter(block), (text, video))

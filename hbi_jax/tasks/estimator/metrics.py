@@ -1,4 +1,4 @@
-"""How well an interaction is estimated: against the exact one, over the real cells of many pairs."""
+"""Agreement of an estimated interaction with the exact one, over the real cells of many pairs."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float
 
 
 class Agreement(NamedTuple):
-    """Estimated against exact interactions.
+    """The agreement of estimated with exact interactions.
 
     Attributes:
-      rmse: Root of the mean squared error over real cells, in the units of the interaction.
-      correlation: Pearson's, over the real cells of all pairs together; NaN where either side is constant.
-      top1: Percent of real words whose best frame is the exact one's. A word that all frames suit alike counts as
-        right where the estimate's choice is one of the best.
+      rmse: Root mean squared error over real cells, in the units of the interaction.
+      correlation: Pearson correlation over the real cells of all pairs; NaN if either side is constant.
+      top1: Percentage of real words with the same best frame in both. If several frames tie in the exact interaction,
+        each of them counts as right.
     """
 
     rmse: float
@@ -30,8 +30,8 @@ def agreement(
     """Compares an estimate with the exact interaction.
 
     Args:
-      estimate, exact: Interactions, in the same units.
-      text_mask, video_mask: Real tokens.
+      estimate, exact: The interactions, in the same units.
+      text_mask, video_mask: True at real tokens.
 
     Raises:
       ValueError: If no cell is real.

@@ -1,4 +1,4 @@
-"""The objective of the estimator's pre-training: imitate the interaction, seeing the similarities alone."""
+"""The objective of the estimator: regression of the interaction on the similarities."""
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,17 @@ from hbi_jax.types import Batch
 def estimator_loss(
     model: HBI, net: InteractionNet, labels: Teacher, params: PyTree, batch: Batch, key: Key[Array, ""]
 ) -> tuple[Float[Array, ""], Scalars]:
-    """Mean squared error over the real cells of the matched pairs, the mean of the levels.
+    """Returns the mean squared error over the real cells of the matched pairs, averaged over the levels.
 
-    One network serves all levels, as the published one does.
+    One network serves all levels, as in the published code.
 
     Args:
-      model: Makes the similarities; not trained.
+      model: Computes the similarities; not trained.
       net: The estimator.
-      labels: What it imitates, scaled as the teacher of retrieval is.
+      labels: The teacher that gives the labels, with the scale of the retrieval teacher.
       params: `{"params": {"hbi": ..., "estimator": ...}}`.
-      batch: Matched rows.
-      key: For labels that are sampled.
+      batch: The matched rows.
+      key: The key of sampled labels.
     """
     both = params["params"]
     hbi = {"params": jax.lax.stop_gradient(both["hbi"])}

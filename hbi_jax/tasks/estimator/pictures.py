@@ -1,4 +1,4 @@
-"""Estimated against exact interactions, a panel a level and method."""
+"""Plots of estimated against exact interactions, one panel per level and method."""
 
 import os
 import pathlib
@@ -16,14 +16,14 @@ def plot_estimates(
     cells: Sequence[Bool[np.ndarray, "..."]],
     path: str | os.PathLike[str],
 ) -> None:
-    """Draws how many real cells have which pair of exact and estimated interaction; the diagonal is perfect.
+    """Draws a 2-D histogram of exact and estimated interactions of real cells; perfect estimates lie on the diagonal.
 
     Args:
-      levels: Names of the levels, one column of panels each.
+      levels: The names of the levels; each has a column of panels.
       exact: The exact interactions of each level, `[n, t, v]`.
-      estimates: The same by any other way, one row of panels each.
-      cells: Real cells of each level.
-      path: The picture; its folder is made where it is missing. The format follows from the suffix.
+      estimates: The estimates of each method by name; each has a row of panels.
+      cells: The mask of real cells of each level.
+      path: The picture; its folder is created if needed. The suffix sets the format.
     """
     figure = Figure(figsize=(3.6 * len(levels), 3.5 * len(estimates)), dpi=110, facecolor="white", layout="constrained")
     axes = figure.subplots(len(estimates), len(levels), squeeze=False)

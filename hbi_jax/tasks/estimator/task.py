@@ -1,4 +1,4 @@
-"""Pre-training of the estimator: a small network learns to imitate the interaction of a model's own similarities."""
+"""Pre-training of the estimator, a small network that estimates the interaction from a model's similarities."""
 
 import functools
 from collections import OrderedDict
@@ -28,15 +28,15 @@ from hbi_jax.train.step import LossFn
 from hbi_jax.types import finest
 
 PROTOCOL = (
-    "Matched pairs only; all figures are against the exact interaction, in closed form, times "
+    "Only matched pairs are compared. The reference is the exact interaction in closed form, times "
     "config.loss.interaction_scale.",
-    "RMSE and correlation are over the real cells of all pairs together.",
-    "Top-1: how often the best frame of a word is the exact interaction's.",
+    "RMSE and correlation are computed over the real cells of all pairs together.",
+    "Top-1: how often the best frame of a word is the best frame of the exact interaction.",
 )
 
 
 class EstimatorTask(Task):
-    """An `InteractionNet` on the similarities of a frozen HBI model, that of `config.init`."""
+    """An `InteractionNet` on the similarities of a frozen HBI model, which `config.init` names."""
 
     name = "estimator"
 
@@ -58,10 +58,10 @@ class EstimatorTask(Task):
         return {"params": {"hbi": hbi, "estimator": self.net.init(key, jnp.zeros((1, 1, 1)))["params"]}}
 
     def load_init(self, params: PyTree) -> PyTree:
-        """What `config.init` names is the model whose similarities the network sees."""
+        """Loads the frozen model that computes the similarities from `config.init`."""
         if not self.config.init:
             raise ConfigError(
-                "config.init is empty: wanted the model whose similarities the estimator shall learn from; give a work "
+                "config.init is empty: wanted the model whose similarities the estimator learns from; give a work "
                 "folder of retrieval, or a folder of `python -m hbi_jax.pretrained convert`"
             )
         both = params["params"]
@@ -69,7 +69,7 @@ class EstimatorTask(Task):
         return {"params": {**both, "hbi": hbi}}
 
     def load_converted(self, params: PyTree, path: str) -> PyTree:
-        """The network alone: the similarities that it is measured on are those of `config.init`."""
+        """Loads the network from `path`, and the model that computes its similarities from `config.init`."""
         both = self.load_init(params)["params"]
         net = super().load_converted({"params": both["estimator"]}, path)["params"]
         return {"params": {**both, "estimator": net}}
@@ -115,7 +115,7 @@ class EstimatorTask(Task):
         )
 
     def _table(self, title: str, levels: OrderedDict[str, Pairs], label: str) -> Table:
-        """A row for each level and way to know the interaction."""
+        """Tabulates the agreement of each level and method."""
         rows, errors = [], []
         for level, pairs in levels.items():
             methods = {

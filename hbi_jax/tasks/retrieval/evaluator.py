@@ -1,4 +1,4 @@
-"""Retrieval over encoded galleries: the similarity of every text with every video, in blocks."""
+"""Retrieval over encoded galleries: the similarity of every text to every video, in blocks."""
 
 from collections.abc import Mapping
 from operator import itemgetter
@@ -16,10 +16,10 @@ from hbi_jax.types import Encoded
 
 
 class RetrievalEvaluator:
-    """Scores galleries. Compiled once for each number of videos, for all parameters.
+    """A scorer of galleries, compiled once per number of videos for all parameters.
 
     Attributes:
-      encoder: Encodes the galleries.
+      encoder: The encoder of the galleries.
     """
 
     def __init__(self, model: HBI, mesh: Mesh, *, batch_size: int, video_block: int, level_rates: Mapping[str, float]):
@@ -28,9 +28,9 @@ class RetrievalEvaluator:
         Args:
           model: The model.
           mesh: The devices; rows lie along its data axis.
-          batch_size: Texts or videos at a time, rounded up to a multiple of the mesh's data axis.
-          video_block: Videos of a similarity block.
-          level_rates: How much the similarity of each level counts, by its name.
+          batch_size: Texts or videos per batch, rounded up to a multiple of the mesh's data axis.
+          video_block: Videos per similarity block.
+          level_rates: The weight of each level's similarity, by level name.
         """
         self.encoder = GalleryEncoder(model, mesh, batch_size)
         rows = batch_sharding(mesh)
@@ -45,19 +45,19 @@ class RetrievalEvaluator:
         self._levels, self._pooled = jax.jit(levels, out_shardings=rows), jax.jit(pooled, out_shardings=rows)
 
     def similarity(self, params: PyTree, gallery: Gallery, pooled: bool = False) -> Float[np.ndarray, "a b"]:
-        """Similarity of every text with every video of a gallery.
+        """Returns the similarity of every text to every video of a gallery.
 
         Args:
-          params: The model's variables, with which the gallery was encoded.
-          gallery: Encoded by this object's encoder.
-          pooled: The cosine of sentence vector and mean frame instead of the levels' similarities.
+          params: The variables that the gallery was encoded with.
+          gallery: A gallery encoded by `encoder`.
+          pooled: Whether to return the cosine of sentence vector and mean frame instead of the levels' similarities.
         """
         score, mesh, size = self._pooled if pooled else self._levels, self.encoder.mesh, self.encoder.batch_size
         video = jax.device_put(gallery.video, replicated(mesh))
         num_texts = len(gallery.record_index)
         rows, blocks = batch_sharding(mesh), []
         for start in range(0, num_texts, size):
-            # One shape for all blocks: the last one repeats its last row.
+            # All blocks have one shape: the last one repeats its last row.
             block = np.minimum(np.arange(start, start + size), num_texts - 1)
             text = jax.device_put(jax.tree.map(itemgetter(block), gallery.text), rows)
             blocks.append(to_host(score(params, text, video)))

@@ -1,4 +1,4 @@
-"""What an encoded gallery scores: recalls and ranks of both directions, and accuracy among near-twins."""
+"""Metrics of an encoded gallery: recalls and ranks in both directions, and accuracy among near-twins."""
 
 from typing import Any
 
@@ -11,14 +11,15 @@ from hbi_jax.tasks.gallery import Gallery
 
 
 def gallery_metrics(similarity: Float[np.ndarray, "a b"] | Directed, gallery: Gallery) -> dict[str, Any]:
-    """Metrics of both directions and, where there are groups of near-twins, the accuracy within them.
+    """Computes the metrics of both directions and, if there are groups of near-twins, the in-group accuracy.
 
     Args:
-      similarity: Of every text with every video; or two, one for each direction, as normalisations give them.
-      gallery: Whose similarities they are.
+      similarity: The similarity of every text to every video, or a pair with one for each direction, as returned by
+        normalisations.
+      gallery: The gallery of the similarities.
 
     Returns:
-      As `hbi_jax.metrics.retrieval_metrics`, with `group_accuracy` where every record has a group.
+      The metrics of `hbi_jax.metrics.retrieval_metrics`, and `group_accuracy` if every record has a group.
     """
     if isinstance(similarity, Directed):
         found = gallery_metrics(similarity.t2v, gallery)

@@ -1,4 +1,4 @@
-"""The objective of retrieval: the losses of the alignments."""
+"""The objective of retrieval: the alignment losses."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
@@ -16,7 +16,7 @@ def retrieval_loss(
 ) -> tuple[Float[Array, ""], Scalars]:
     """Returns the total loss of a global batch and its terms by name (HBI V2, Eq. 14 and 16).
 
-    Terms of weight 0 are neither computed nor returned. `key` is for a teacher that samples.
+    Terms with weight 0 are neither computed nor returned. `key` is used by teachers that sample.
     """
     alignments = model.apply(params, batch)
     scale = jnp.exp(params["params"]["logit_scale"])

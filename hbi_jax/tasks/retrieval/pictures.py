@@ -1,4 +1,4 @@
-"""Pictures of a gallery's matched pairs: the frames, and the interaction of every word with every frame."""
+"""Pictures of matched pairs of a gallery: the frames, and the interaction of every word with every frame."""
 
 import os
 import pathlib
@@ -21,11 +21,11 @@ from hbi_jax.types import finest
 
 
 class WordTruth(NamedTuple):
-    """What the words of a caption speak of.
+    """The ground truth of the words of a caption.
 
     Attributes:
       words: The caption's words, without punctuation.
-      frames: Which of the sampled frames each word speaks of.
+      frames: True at the sampled frames that each word refers to.
     """
 
     words: Sequence[str]
@@ -40,15 +40,15 @@ def draw_interactions(
     folder: str | os.PathLike[str],
     truths: Mapping[str, WordTruth] | None = None,
 ) -> list[Picture]:
-    """Draws a few matched pairs, spread evenly over the gallery, at the finest level.
+    """Draws matched pairs at the finest level, spread evenly over the gallery.
 
     Args:
-      gallery: Encoded from `source`.
+      gallery: The gallery, encoded from `source`.
       source: The split.
-      tokenizer: Of the captions.
-      count: How many pictures.
-      folder: Where they go.
-      truths: By video id, of captions whose words are known to speak of some frames: outlined in the picture.
+      tokenizer: The tokenizer of the captions.
+      count: The number of pictures.
+      folder: The folder of the pictures.
+      truths: The ground truth by video id, which is outlined in the pictures; None if there is none.
     """
     pictures, num_texts = [], len(gallery.record_index)
     for row in np.linspace(0, num_texts - 1, min(count, num_texts)).astype(int):
@@ -60,7 +60,7 @@ def draw_interactions(
         grid = banzhaf.interaction(pair_similarity(words, frames), words.logits, frames.logits, words.mask, frames.mask)
         token_ids, text_mask = source.text_rows(record_index)
         clip, frame_mask, _ = source.video_rows(source.split.video_index[record_index])
-        # Start and end token are players of the game, but point at nothing a person could look for.
+        # The start and end tokens are players of the game, but refer to nothing in the frames.
         tokens = [tokenizer.decode([token]) for token in token_ids[text_mask][1:-1].tolist()]
         truth = truths.get(record.video_id) if truths else None
         path = pathlib.Path(folder) / f"interaction_{record.video_id}.png"
@@ -78,7 +78,7 @@ def draw_interactions(
 
 
 def _align(tokens: Sequence[str], truth: WordTruth) -> Bool[np.ndarray, "t f"]:
-    """The truth of each token: that of the word it is, or is a part of; nothing for punctuation."""
+    """Returns the ground truth of each token: that of the word it belongs to; all False for punctuation."""
     rows = np.zeros((len(tokens), truth.frames.shape[1]), bool)
     word, read = 0, ""
     for row, token in enumerate(tokens):

@@ -11,7 +11,7 @@ from matplotlib import patheffects
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-# Inches. The picture is laid out cell by cell, so that frames and columns of the heat map line up exactly.
+# In inches. The figure is laid out cell by cell, so that the frames line up with the columns of the heat map.
 COLUMN_MIN, COLUMN_MAX, PICTURE_WIDTH = 0.45, 1.3, 9.6
 ROW_HEIGHT, CHARACTER, TITLE_LINE = 0.27, 0.085, 0.24
 MARGIN, COLORBAR, OUTLINE_INSET = 0.15, 0.9, 0.018
@@ -24,23 +24,23 @@ def interaction_figure(
     title: str,
     truth: Bool[np.ndarray, "t f"] | None = None,
 ) -> Figure:
-    """Frames in a row and, column by column beneath them, how much each word and each frame gain together.
+    """Draws the frames in a row and, below them, a heat map of the interaction of each word with each frame.
 
-    Red cells attract (the pair is worth more than its parts), blue ones repel, white is zero; the scale is
-    symmetric, with the greatest magnitude at its ends.
+    Red cells are positive (the pair is worth more than its parts), blue cells negative, white cells zero. The scale is
+    symmetric and ends at the greatest magnitude.
 
     Args:
       frames: The sampled frames, in order.
-      words: One label a row of `interaction`; shown as they are.
-      interaction: Interaction of every word with every frame, padding left out.
-      title: Text above; long ones are wrapped.
-      truth: True where a word's object is in the frame; these cells are outlined.
+      words: One label per row of `interaction`.
+      interaction: The interaction of every word with every frame, without padding.
+      title: The title; long titles are wrapped.
+      truth: True where the word's object is in the frame; these cells are outlined.
 
     Returns:
-      A figure of two axes, `frames` and `interaction`, and a colour bar. No pyplot state is touched.
+      A figure with the axes `frames` and `interaction` and a colour bar. The pyplot state is unchanged.
 
     Raises:
-      ValueError: There is no word or no frame, the counts differ, or the interaction is not finite.
+      ValueError: If there is no word or no frame, the counts differ, or the interaction is not finite.
     """
     _check(frames, words, interaction, truth)
     num_words, num_frames = interaction.shape
@@ -57,7 +57,7 @@ def interaction_figure(
     figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
 
     def axes(label: str, x: float, y: float, w: float, h: float):
-        """Axes at a place given in inches from the lower left."""
+        """Adds axes at a position in inches from the lower left corner."""
         return figure.add_axes((x / width, y / height, w / width, h / height), label=label)
 
     top_axes = axes("frames", left, bottom + grid_height + gap, grid_width, frame_height)
@@ -69,7 +69,7 @@ def interaction_figure(
         interaction, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
     )
     heat_axes.set_xticks(range(num_frames), [str(frame + 1) for frame in range(num_frames)], fontsize=8)
-    # Captions may hold dollar signs; they are no mathematics.
+    # Captions may contain dollar signs, which must not be parsed as mathematics.
     heat_axes.set_yticks(range(num_words), words, fontsize=9, parse_math=False)
     heat_axes.set_xlabel("frame", fontsize=9, labelpad=1)
     heat_axes.tick_params(length=0, pad=3)
@@ -96,18 +96,18 @@ def plot_interaction(
     title: str,
     truth: Bool[np.ndarray, "t f"] | None = None,
 ) -> None:
-    """Saves `interaction_figure`; the format follows from the suffix (.png, .svg, .pdf).
+    """Saves `interaction_figure` to a file. The suffix sets the format (.png, .svg, .pdf).
 
     Args:
       frames: The sampled frames, in order.
-      words: One label a row of `interaction`.
-      interaction: Interaction of every word with every frame, padding left out.
-      out_path: The file; its folder is made where it is missing.
-      title: Text above.
-      truth: True where a word's object is in the frame.
+      words: One label per row of `interaction`.
+      interaction: The interaction of every word with every frame, without padding.
+      out_path: The file; its folder is created if needed.
+      title: The title.
+      truth: True where the word's object is in the frame.
 
     Raises:
-      ValueError: As `interaction_figure`.
+      ValueError: For the same reasons as `interaction_figure`.
     """
     figure = interaction_figure(frames, words, interaction, title, truth)
     path = pathlib.Path(out_path)
@@ -116,7 +116,7 @@ def plot_interaction(
 
 
 def _draw_frames(axes, frames: np.ndarray) -> None:
-    """The frames side by side, one unit each, on the columns' centres."""
+    """Draws the frames side by side, one unit wide each, at the centres of the columns."""
     for place, frame in enumerate(frames):
         axes.imshow(frame, extent=(place - 0.47, place + 0.47, 0.03, 0.97), aspect="auto")
     axes.set_xlim(-0.5, len(frames) - 0.5)
@@ -125,9 +125,9 @@ def _draw_frames(axes, frames: np.ndarray) -> None:
 
 
 def _outline(axes, truth: np.ndarray, inset_x: float, inset_y: float) -> None:
-    """A black frame with a white rim, to be seen on any colour, around every run of true cells of a row.
+    """Draws a black outline with a white rim around every run of True cells of a row.
 
-    The insets, in cells, keep the outlines of neighbouring rows apart.
+    The rim keeps the outline visible on any colour. The insets, in cells, keep the outlines of adjacent rows apart.
     """
     rim = [patheffects.withStroke(linewidth=2.6, foreground="white")]
     for row, cells in enumerate(truth):
@@ -140,7 +140,7 @@ def _outline(axes, truth: np.ndarray, inset_x: float, inset_y: float) -> None:
 
 
 def _check(frames: np.ndarray, words: Sequence[str], interaction: np.ndarray, truth: np.ndarray | None) -> None:
-    """Raises where the parts do not belong together."""
+    """Raises if the shapes disagree or the interaction is not finite."""
     num_words, num_frames = interaction.shape
     if not num_words or not num_frames:
         raise ValueError(
@@ -154,8 +154,8 @@ def _check(frames: np.ndarray, words: Sequence[str], interaction: np.ndarray, tr
         )
     if truth is not None and truth.shape != interaction.shape:
         raise ValueError(
-            f"truth has shape {truth.shape}, wanted that of interaction, {interaction.shape}; give one row a "
-            "word and one column a frame."
+            f"truth has shape {truth.shape}, wanted that of interaction, {interaction.shape}; give one row per "
+            "word and one column per frame."
         )
     if not np.isfinite(interaction).all():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Text-video retrieval: trained by the losses of the alignments, evaluated by ranks over galleries."""
+"""Text-video retrieval, trained with the alignment losses and evaluated by ranks over galleries."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ PROTOCOL = (
 
 
 class _Scored(NamedTuple):
-    """A method, what it gives every text and video of a gallery, and a sentence that explains it."""
+    """A method with its similarities of all texts and videos of a gallery, and a sentence that explains it."""
 
     method: str
     similarity: Float[np.ndarray, "a b"] | Directed
@@ -94,7 +94,7 @@ class RetrievalTask(Task):
                     encoded,
                     source,
                     self.dataset.tokenizer,
-                    # A pooled model has one token a side: no words and frames to draw.
+                    # A pooled model has one token per side, so there are no words and frames to draw.
                     0 if config.model.pooled else config.eval.num_pictures,
                     self.workdir / "pictures",
                     self._word_truths() if config.data.render else None,
@@ -105,14 +105,14 @@ class RetrievalTask(Task):
         return self.evaluator.encoder.encode(params, source, self.config.data.num_threads)
 
     def _scored(self, params: PyTree, gallery: Gallery, bank: Gallery | None, own: str) -> Iterator[_Scored]:
-        """The run's own similarities, plain and by every way of `config.eval.normalize`."""
+        """Yields the run's own similarities, plain and with each normalisation of `config.eval.normalize`."""
         settings, plain = self.config.eval, self.evaluator.similarity(params, gallery)
         yield _Scored(own, plain)
         if "dual_softmax" in settings.normalize:
             yield _Scored(
                 f"{own}, dual softmax (uses all test queries)",
                 dual_softmax(plain, settings.dual_softmax_temperature),
-                "Dual softmax looks at the whole test set: a similarity is multiplied by its softmax over all test "
+                "Dual softmax uses the whole test set: each similarity is multiplied by its softmax over all test "
                 "queries of the direction, so the results of one query depend on the others.",
             )
         if bank is not None:
@@ -126,14 +126,15 @@ class RetrievalTask(Task):
                     self.evaluator.similarity(params, videos),
                     settings.querybank_temperature,
                 ),
-                "Querybank (QB-Norm, dynamic inverted softmax) looks at training queries: similarities to a video are "
-                "divided by how close it is to training texts, those to a text by how close it is to training videos.",
+                "Querybank (QB-Norm, dynamic inverted softmax) uses training queries: similarities to a video are "
+                "divided by how close the video is to training texts, and similarities to a text by how close the text "
+                "is to training videos.",
             )
 
     def _baselines(
         self, params: PyTree, baseline: PyTree | None, gallery: Gallery, source: Source
     ) -> Iterator[_Scored]:
-        """The same model mean-pooled, and before training."""
+        """Yields the baselines: mean-pooled features of the same towers, and the model before training."""
         if self.config.eval.baselines:
             pooled = self.evaluator.similarity(params, gallery, pooled=True)
             yield _Scored("its towers, mean-pooled", pooled)
@@ -142,7 +143,7 @@ class RetrievalTask(Task):
             yield _Scored("before training" if self.config.init else "untrained", before)
 
     def _querybank(self, params: PyTree) -> Gallery:
-        """Encodes training texts, evenly spread over the split, with their videos."""
+        """Encodes training texts with their videos, evenly spread over the split."""
         split = self.dataset.split("train")
         few = min(self.config.eval.querybank_size, len(split.records))
         chosen = np.linspace(0, len(split.records) - 1, few).astype(int)
@@ -158,7 +159,7 @@ class RetrievalTask(Task):
             return None
 
     def _word_truths(self) -> dict[str, WordTruth]:
-        """Returns which of the sampled frames each word of the embedded world's captions speaks of."""
+        """Returns, by video of the embedded world, which sampled frames each word of its caption refers to."""
         data, fps = self.config.data, float(self.dataset.world.fps)
         sample = functools.partial(
             sample_indices, fps=fps, max_frames=data.num_frames, frames_per_second=data.frames_per_second
@@ -171,7 +172,7 @@ class RetrievalTask(Task):
 
 
 def make_evaluator(model: HBI, config: Config, mesh: Mesh) -> RetrievalEvaluator:
-    """Builds the evaluator that encodes and scores galleries as `config.eval` says."""
+    """Builds the evaluator that encodes and scores galleries, as configured by `config.eval`."""
     settings = config.eval
     return RetrievalEvaluator(
         model,
@@ -183,7 +184,7 @@ def make_evaluator(model: HBI, config: Config, mesh: Mesh) -> RetrievalEvaluator
 
 
 def _results(name: str, scored: list[_Scored], gallery: Gallery) -> reports.Gallery:
-    """What every method scores on a gallery."""
+    """Computes the metrics of every method on a gallery."""
     rows = []
     for method, similarity, note in scored:
         metrics = gallery_metrics(similarity, gallery)

@@ -169,7 +169,7 @@ def test_what_validation_cannot_know_is_told_before_the_training(world, tmp_path
     plain = {"data.render": "", "eval.best_metric": "first_event/accuracy"}
     task = experiment.prepare(tiny_captions(world, **plain), str(tmp_path)).task
     with pytest.raises(
-        ConfigError, match=r"'first_event/accuracy': wanted 'CIDEr', .* where config.data.render is empty"
+        ConfigError, match=r"'first_event/accuracy': wanted 'CIDEr', .* if config.data.render is empty"
     ):
         task.source("val")
     task.source("test")
