@@ -184,7 +184,9 @@ def _constant(folder: pathlib.Path, kind: Kind) -> None:
     path = write(folder / f"constant{kind.ending}", kind, _CONSTANT)
     # FFmpeg's times of this container skip the time of a frame.
     within = 4 if kind.ending == ".mpg" else 0
-    for found, wanted in zip(read(path, (None, None), (1, 2), (0, 0.5)), ([0, 100, 200, 300], [100, 200], [0]), strict=True):
+    for found, wanted in zip(
+        read(path, (None, None), (1, 2), (0, 0.5)), ([0, 100, 200, 300], [100, 200], [0]), strict=True
+    ):
         _near(found, wanted, within)
 
 
@@ -341,7 +343,12 @@ def table(results: Mapping[tuple[str, Kind], bool]) -> str:
     lines.append(["---"] * len(lines[0]))
     for kind in KINDS:
         found = (results.get((situation.name, kind)) for situation in SITUATIONS)
-        lines.append([f"`{kind.ending}` {kind.codec.removeprefix('lib')}", *("" if r is None else "right" if r else "wrong" for r in found)])
+        lines.append(
+            [
+                f"`{kind.ending}` {kind.codec.removeprefix('lib')}",
+                *("" if r is None else "right" if r else "wrong" for r in found),
+            ]
+        )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 

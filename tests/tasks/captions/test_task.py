@@ -168,9 +168,7 @@ def test_all_of_clips_vocabulary_needs_no_training_texts(world, tmp_path):
 def test_what_validation_cannot_know_is_told_before_the_training(world, tmp_path, monkeypatch):
     plain = {"data.render": "", "eval.best_metric": "first_event/accuracy"}
     task = experiment.prepare(tiny_captions(world, **plain), str(tmp_path)).task
-    with pytest.raises(
-        ConfigError, match=r"'first_event/accuracy': wanted 'CIDEr', .* if config.data.render is empty"
-    ):
+    with pytest.raises(ConfigError, match=r"'first_event/accuracy': wanted 'CIDEr', .* if config.data.render is empty"):
         task.source("val")
     task.source("test")
     task = experiment.prepare(tiny_captions(world, **{"eval.best_metric": "CIDEr"}), str(tmp_path)).task
