@@ -1,4 +1,4 @@
-"""What the commands that take a configuration share: its flag, short logs, one line for what cannot work."""
+"""Shared code of the commands that take a configuration: flags, short logs, one-line errors."""
 
 import difflib
 import logging
@@ -12,14 +12,14 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-# Only what parses flags is imported above: --help and a mistyped field are answered at once.
+# Import nothing heavier than the flag parser above, so that --help and mistyped fields are answered at once.
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file such as configs/quickstart.py.", lock_config=True)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of checkpoints, logs, report and pictures; made where it is missing."
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, such as configs/quickstart.py.", lock_config=True
 )
-_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error came from.")
-_VERBOSE = flags.DEFINE_bool("verbose", False, "Show what the libraries log, too.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, logs, report and pictures; created if needed.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error.")
+_VERBOSE = flags.DEFINE_bool("verbose", False, "Also show the logs of other libraries.")
 
 _OVERRIDE = "--config."
 
@@ -31,14 +31,14 @@ def fail(message: str) -> NoReturn:
 
 
 def wanted(*examples: tuple[flags.FlagHolder, str]) -> None:
-    """Ends the program where a flag is missing; each comes with an example of its value."""
+    """Ends the program if a flag is missing. Each flag comes with an example value for the message."""
     for flag, example in examples:
         if flag.value is None:
             fail(f"--{flag.name} is missing; give it, for instance --{flag.name}={example}")
 
 
 def start_logging(verbose: bool) -> None:
-    """This package's messages in short lines; the libraries' only on demand: what fails is raised as well."""
+    """Logs this package's messages in short lines, and other libraries' only if `verbose`: failures also raise."""
     absl_logging.set_verbosity(absl_logging.INFO if verbose else absl_logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -48,22 +48,22 @@ def start_logging(verbose: bool) -> None:
     package.propagate = False
 
 
-# Does the work; gives the exit code, None for 0.
+# Does the work and returns the exit code; None means 0.
 Command = Callable[[], int | None]
 
 
 def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None:
-    """Parses the command line and runs a command; what cannot work ends in one message and exit code 1.
+    """Parses the command line and runs a command. A user error ends it with one message and exit code 1.
 
     Args:
-      command: Does the work, or several commands by name, of which the first argument chooses. What a user can mend it
-        raises as a ValueError or OSError that names field, got, wanted and remedy.
-      module: `__name__` of the command's module; `--help` shows its flags and those of this module.
-      doc: Its docstring, for `--help`.
+      command: The command, or several commands by name, selected by the first argument. It raises errors that a user
+        can fix as ValueError or OSError with field, got, wanted and remedy.
+      module: `__name__` of the command's module. `--help` shows its flags and those of this module.
+      doc: The docstring of that module, for `--help`.
     """
-    # XLA's start-up messages help nobody who is not debugging it.
+    # XLA's start-up messages only help to debug XLA itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # absl's --help tells of the module that was started, be it the command's or a console script.
+    # absl's --help prints the docstring of __main__, which may be a console script instead of the command's module.
     sys.modules["__main__"].__doc__ = doc
     for name in (module, __name__):
         for flag in flags.FLAGS.get_key_flags_for_module(name):
@@ -91,7 +91,7 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """absl's parser, with one plain line for a configuration that is not one."""
+    """Parses flags with absl; reports an invalid configuration in one line."""
     names = [argument[len(_OVERRIDE) :].split("=")[0] for argument in argv if argument.startswith(_OVERRIDE)]
     for argument in argv:
         name, _, value = argument.partition("=")
@@ -101,7 +101,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
         fail(f"{_OVERRIDE}{names[0]} is set but --config is missing; add for instance --config=configs/quickstart.py")
     try:
         arguments = app.parse_flags_with_usage(argv)
-        # A config file is read when the flag's value is first asked for.
+        # The config file is read on first access to the flag's value.
         _ = CONFIG.value
     except (AttributeError, KeyError) as error:
         known = _names(_file_config(argv))
@@ -123,14 +123,14 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _file_config(argv: Sequence[str]) -> ConfigDict:
-    """Returns the configuration as the file makes it, without what the command line changes."""
+    """Returns the configuration of the file, without the overrides of the command line."""
     path = next(argument.partition("=")[2] for argument in argv if argument.startswith(("--config=", "-config=")))
     file, _, argument = path.partition(":")
     return runpy.run_path(file)["get_config"](*([argument] if argument else []))
 
 
 def _names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """The dotted names of all fields and sections."""
+    """Returns the dotted names of all fields and sections."""
     names = []
     for name in config:
         names.append(prefix + name)
