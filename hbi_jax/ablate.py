@@ -1,12 +1,12 @@
-"""Runs a table of ablations: several seeds of every model, run by run.
+"""Runs ablation tables: every model with several seeds, one run at a time.
 
   python -m hbi_jax.ablate --table=4 --config=configs/quickstart.py --workdir=runs/ablations
 
-Tables: 4, 5, 6 and 7 as in HBI V2's paper; weights (its Fig. 8), versions (baseline, V1, V2) and teachers (exact,
-estimator, sampled); several with commas between. Every run is a `python -m hbi_jax.main` in a folder of --workdir,
-which keeps what it prints in log.txt. All runs have one rendered world; tables share the runs that they have in common.
-The same command goes on with what was interrupted, tries again what failed, and takes as it is what is finished. After
-every run the tables are written anew, as far as they are: ablation_4.md, .json and .png.
+Tables: 4, 5, 6 and 7 of the HBI V2 paper, weights (its Fig. 8), versions (baseline, V1, V2) and teachers (exact,
+estimator, sampled); separate several with commas. Every run is a `python -m hbi_jax.main` in a folder of --workdir,
+with its output in log.txt. All runs share one rendered world, and tables share common runs. The same command resumes
+interrupted runs, retries failed runs and keeps finished runs. After every run the tables are updated with the results
+so far: ablation_4.md, .json and .png.
 """
 
 import logging
@@ -24,24 +24,26 @@ from hbi_jax.commands import cli
 # Not __name__, which is __main__ here.
 _log = logging.getLogger("hbi_jax.ablate")
 
-_TABLE = flags.DEFINE_list("table", None, f"Which: {', '.join(TABLES)}; several with commas between.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every model. All models have the first, then the next.")
+_TABLE = flags.DEFINE_list("table", None, f"Tables to make, separated by commas: {', '.join(TABLES)}.")
+_SEEDS = flags.DEFINE_list(
+    "seeds", ["0", "1", "2"], "Seeds of every model. All models run with the first seed, then with the next."
+)
 
 
 def _stop(number: int, frame: object) -> None:
-    # Ends the wait for a run, which is then told to stop and saves first.
-    _log.info("stopping; the same command goes on from here")
+    # Exiting ends the wait for the current run, which is then stopped after saving a checkpoint.
+    _log.info("stopping; the same command resumes from here")
     sys.exit(128 + number)
 
 
 def _main() -> int:
-    """Makes the tables that the flags ask for."""
+    """Makes the tables given by the flags."""
     cli.wanted((_TABLE, "4"), (cli.CONFIG, "quickstart"), (cli.WORKDIR, "runs/ablations"))
     for name in _TABLE.value:
         if name not in TABLES:
             cli.fail(f"--table={name}: wanted one of {', '.join(TABLES)}; choose among them")
     if not _SEEDS.value or not all(seed.isdigit() for seed in _SEEDS.value):
-        cli.fail(f"--seeds={','.join(_SEEDS.value)}: wanted numbers with commas between; write --seeds=0,1,2")
+        cli.fail(f"--seeds={','.join(_SEEDS.value)}: wanted numbers separated by commas; write --seeds=0,1,2")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     from hbi_jax.ablations.runner import Base, make_tables

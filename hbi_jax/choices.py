@@ -1,6 +1,6 @@
-"""Choices that functions and configuration fields share, each declared once.
+"""Choices shared by functions and configuration fields, each declared once.
 
-This module imports nothing, so that a configuration can be declared and explained without loading JAX.
+This module imports no array package, so that configurations can be declared and explained without loading JAX.
 """
 
 from typing import Literal
@@ -9,15 +9,15 @@ from typing import Literal
 # without self-attention (`sa`). `none` leaves the similarity as it is, which an estimator cannot use.
 InteractionNetKind = Literal["none", "mlp", "cnn", "mlp_sa", "cnn_sa"]
 EstimatorKind = Literal["mlp", "cnn", "mlp_sa", "cnn_sa"]
-# How padding is treated. masked: it takes no part in anything. published: as in the first paper's code, it is a cell of
-# similarity 0 in maxima and header, enters the merges, and every merged token counts (docs/differences.md).
+# Treatment of padding. masked: padding is ignored everywhere. published: as in the code of the first paper, padding is
+# a cell of similarity 0 in maxima and header, enters the merges, and every merged token counts (docs/differences.md).
 Padding = Literal["masked", "published"]
 # Form of the divergences of interaction and distillation (docs/differences.md).
 Divergence = Literal["paper", "published"]
-# What the backward pass recomputes to save memory. elementwise: all but the matrix products. blocks: everything, which
-# costs one more forward pass.
+# What the backward pass recomputes to save memory. elementwise: all but the matrix products. blocks: everything, at the
+# cost of one more forward pass.
 Remat = Literal["none", "elementwise", "blocks"]
-# How the tokens of a caption are chosen.
+# Decoding methods of captions.
 DecodingMethod = Literal["greedy", "beam", "sample"]
 # What the MLPs of a CLIP compute: its approximation of GELU (OpenAI, DFN, MetaCLIP) or the exact GELU (LAION,
 # DataComp).

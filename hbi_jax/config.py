@@ -1,7 +1,7 @@
-"""The door of the configuration: mutable `ConfigDict`s outside, the frozen `Config` inside.
+"""Conversion of mutable `ConfigDict`s, which files and flags change, into the frozen `Config` used everywhere else.
 
-A file in `configs/` starts from `default_config()` and changes what differs. `parse` checks the result and makes the
-`Config` that everything else receives.
+A file in `configs/` starts from `default_config()` and changes the fields that differ. `parse` checks the result and
+returns the `Config`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ __all__ = ["Config", "ConfigError", "default_config", "parse", "read_config"]
 
 
 def default_config() -> ConfigDict:
-    """The defaults as a mutable `ConfigDict`, for the files of `configs/` and `--config.field=value`."""
+    """Returns the defaults as a mutable `ConfigDict`, for the files of `configs/` and `--config.field=value`."""
     return _config_dict(fields.plain(Config()))
 
 
@@ -26,19 +26,19 @@ def _config_dict(values: Mapping[str, Any]) -> ConfigDict:
     for name, value in values.items():
         if isinstance(value, Mapping):
             value = _config_dict(value)
-        # A field without a value yet takes text.
+        # A field whose default is None accepts text.
         config[name] = config_dict.placeholder(str) if value is None else value
     return config
 
 
 def parse(config: ConfigDict | Mapping[str, Any]) -> Config:
-    """Checks a configuration, every field alone and against the others, before any device work.
+    """Checks every field of a configuration and the relations between fields, and returns the `Config`.
 
     Args:
-      config: From `default_config`, or nested plain values, of which absent ones have their defaults.
+      config: A configuration from `default_config`, or nested plain values; absent fields get their defaults.
 
     Raises:
-      ConfigError: Names field, got, wanted and remedy, for the first field that cannot work.
+      ConfigError: For the first invalid field, with field, got, wanted and remedy.
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else config
     parsed = fields.parse(Config, values, "config")

@@ -1,4 +1,4 @@
-"""A run from its configuration: prepare, train or go on, evaluate, report."""
+"""A run of any task, from its configuration: prepare, train or resume, evaluate, report."""
 
 import contextlib
 import dataclasses
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class Setup(NamedTuple):
-    """What training and evaluation both start from."""
+    """The common starting point of training and evaluation."""
 
     config: Config
     workdir: epath.Path
@@ -53,11 +53,11 @@ class Setup(NamedTuple):
 
 
 def prepare(config: Config, workdir: str) -> Setup:
-    """Checks the devices and the work folder, renders the embedded world, builds the model.
+    """Checks the devices and the work folder, renders the embedded world if configured, and builds the task.
 
     Raises:
-      ConfigError: If a field cannot work or the work folder cannot be written.
-      ShapesError: If the world cannot be rendered.
+      ConfigError: If a field is invalid or the work folder cannot be written to.
+      ShapesError: If the embedded world cannot be rendered.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.model)
     rows = mesh.shape[DATA_AXIS]
@@ -76,16 +76,16 @@ def prepare(config: Config, workdir: str) -> Setup:
 
 
 def train(setup: Setup) -> None:
-    """Trains, or goes on from the work folder's last checkpoint; says so where nothing is left to do.
+    """Trains, resuming from the last checkpoint of the work folder. If training is complete, it only logs that.
 
     Writes `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `training.json`.
 
     Raises:
-      ConfigError: If the work folder belongs to another configuration.
-      DataError: If the data is not what it should be.
+      ConfigError: If the work folder was started with a different configuration.
+      DataError: If the data is invalid.
       CheckpointError: If a checkpoint cannot be read or written.
-      NonFiniteError: If the loss is no number.
-      PreemptedError: If a signal asked to stop; everything is saved.
+      NonFiniteError: If the loss is NaN or infinite.
+      PreemptedError: If a signal stopped training; the state has been saved.
     """
     config, task = setup.config, setup.task
     source = task.source("train")
@@ -111,7 +111,7 @@ def train(setup: Setup) -> None:
         start = checkpoints.latest_step() or 0
         claim_workdir(task, resumes=start > 0)
         if start >= num_steps:
-            _log.info("%s has all its %d steps already: only evaluating it", setup.workdir, start)
+            _log.info("%s has already completed its %d steps; it is only evaluated", setup.workdir, start)
             return
         state = checkpoints.restore(abstract, start) if start else _first_state(task, tx, abstract)
         overview = parameter_overview.get_parameter_overview(state.params["params"], include_stats=False)
@@ -127,7 +127,7 @@ def train(setup: Setup) -> None:
             "step compiled in %.1f s; the input pipeline alone delivers %.0f clips/s; %s step %d of %d",
             compile_seconds,
             clips_per_second,
-            "going on from" if start else "starting at",
+            "resuming from" if start else "starting at",
             start,
             num_steps,
         )
@@ -166,16 +166,16 @@ def train(setup: Setup) -> None:
 
 
 def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
-    """Evaluates a checkpoint on every gallery; writes `report.json`, `report.md` and pictures, prints a table.
+    """Evaluates a checkpoint on every gallery. Writes `report.json`, `report.md` and pictures, and prints a table.
 
     Args:
-      setup: From `prepare`, with the configuration that the checkpoint was trained with.
+      setup: The result of `prepare`, with the configuration that the checkpoint was trained with.
       checkpoint: A work folder (its best step), one of its steps, or a folder of converted weights; by default the
         work folder of `setup`.
 
     Raises:
-      DataError: If the data is not what it should be.
-      CheckpointError: If there is no checkpoint, or it is another model's.
+      DataError: If the data is invalid.
+      CheckpointError: If there is no checkpoint, or it belongs to another model.
     """
     path = checkpoint or str(setup.workdir)
     if is_converted(path):
@@ -190,11 +190,11 @@ def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
 
 
 def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
-    """The parameters of a work folder's best checkpoint, or of one step of it, and the step.
+    """Returns the parameters of a work folder's best checkpoint, or of one of its steps, and the step.
 
     Raises:
-      CheckpointError: If there is none, or it is another model's.
-      ConfigError: If the task does not agree with what that work folder's parameters mean.
+      CheckpointError: If there is no checkpoint, or it belongs to another model.
+      ConfigError: If this task would interpret the parameters differently, for instance with another vocabulary.
     """
     setup.task.check_workdir(workdir_of(checkpoint))
     with open_checkpoint(checkpoint, setup.config.eval.best_metric) as (checkpoints, step):
@@ -202,38 +202,38 @@ def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
 
 
 def _first_state(task: Task, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
-    """Fresh parameters, or what `config.init` puts in their place."""
+    """Returns the initial state: fresh parameters, with the weights of `config.init` in place."""
     state = init_state(task.init_params, tx, task.mesh)
     return state._replace(params=jax.device_put(task.load_init(state.params), state_shardings(abstract).params))
 
 
 def _check_held_out(validation: Split, gallery: Split) -> None:
-    """Raises where a checkpoint would be selected by the videos that it is then measured on."""
+    """Raises if the validation split, which selects the checkpoint, shares videos with a gallery."""
     shared = sorted({video.video_id for video in validation.videos} & {video.video_id for video in gallery.videos})
     if shared:
         raise DataError(
             "the validation split",
-            f"{len(shared)} videos that gallery {gallery.name!r} has too, such as {shared[0]!r}",
-            "none, where config.data.protocol='held_out'",
-            "choose another config.data.val_list; to select by the gallery itself, as published code does, empty that "
-            "and set config.data.protocol=published",
+            f"{len(shared)} videos that are also in gallery {gallery.name!r}, such as {shared[0]!r}",
+            "none if config.data.protocol='held_out'",
+            "choose another config.data.val_list; to select by the gallery itself, as the published code does, empty "
+            "it and set config.data.protocol=published",
         )
 
 
 def _selection(setup: Setup, validation: Source | None) -> str:
-    """How the checkpoint was chosen."""
+    """Returns a sentence on how the checkpoint was selected."""
     if validation is None:
         return "There was no validation split: the checkpoint is the last one."
     if setup.config.data.protocol == "published":
         return (
-            f"The checkpoint is the best by gallery {setup.task.dataset.galleries[0]!r} itself, as in published code "
-            "(config.data.protocol='published'): the figures of that gallery are selected on."
+            f"The checkpoint is the best one on gallery {setup.task.dataset.galleries[0]!r} itself, as in the "
+            "published code (config.data.protocol='published'), so the results on that gallery are optimistic."
         )
-    return "The checkpoint is the best by the validation split, which shares no video with any gallery."
+    return "The checkpoint is the best one on the validation split, which shares no video with any gallery."
 
 
 def _measure_pipeline(setup: Setup) -> float:
-    """Clips a second that decoding delivers when nothing else runs and nothing is cached."""
+    """Measures the throughput of the input pipeline alone, without cache, in clips per second."""
     config = setup.config.replace(data__cache_gib=0.0)
     dataset = Dataset(config.data, config.model.clip.image_size, str(setup.workdir))
     source = dataset.source(dataset.split("train"))
@@ -244,13 +244,13 @@ def _measure_pipeline(setup: Setup) -> float:
 
 
 def _describe_rows(source: Source, record_index: Int[np.ndarray, " b"]) -> str:
-    """The videos of a batch, by name."""
+    """Returns the names of the videos of a batch."""
     names = dict.fromkeys(source.split.records[index].video_id for index in record_index.tolist())
     return ", ".join(names)
 
 
 def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
-    """Console, JSON lines and TensorBoard on the first process, nothing on the others."""
+    """Returns writers to the console, JSON lines and TensorBoard on the first process, and none on the others."""
     if jax.process_index():
         return MultiWriter([])
     writer = MultiWriter(

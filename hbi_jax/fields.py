@@ -1,13 +1,13 @@
-"""Fields of a configuration: each is declared once, in the frozen dataclass of the room that uses it.
+"""Configuration fields: each is declared once, in a frozen dataclass of the package that uses it.
 
     @dataclasses.dataclass(frozen=True)
     class SamplerConfig:
         method: Literal["exact", "sampled"] = field("exact", "How the interaction is computed.")
-        num_samples: int = field(1000, "Coalitions drawn for each pair.", at_least=2)
+        num_samples: int = field(1000, "Coalitions drawn per pair.", at_least=2)
 
-A section of a configuration is a field whose type is such a dataclass. `parse` makes an instance from plain values,
-`plain` turns an instance back into them, `check` holds an instance to its declarations and `explain` describes them.
-A dataclass that has relations between its fields defines `validate(self, path)`, which `check` calls.
+A section is a field whose type is such a dataclass. `parse` makes an instance from plain values, `plain` converts an
+instance back, `check` checks an instance against the declarations, and `explain` describes fields. A dataclass with
+relations between its fields defines `validate(self, path)`, which `check` calls.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot work. The message names the field, the value, what is wanted and the remedy."""
+    """An invalid configuration. The message names the field, the value, the wanted value and the remedy."""
 
 
 class _Declared(NamedTuple):
-    """Meaning and range of a field, kept in its metadata."""
+    """The meaning and range of a field, kept in its metadata."""
 
     meaning: str
     at_least: float | int | None
@@ -47,18 +47,18 @@ def field(
     """Declares a field of a configuration.
 
     Args:
-      default: Its default, an immutable value.
-      meaning: What it does, with its unit, in one or more sentences.
-      at_least: Its smallest value.
-      above: A value that it must exceed.
-      at_most: Its largest value.
-      share: Whether it is a share, in 0..1.
+      default: The default, an immutable value.
+      meaning: The meaning of the field, with its unit, in one or more sentences.
+      at_least: The smallest valid value.
+      above: A value that the field must exceed.
+      at_most: The largest valid value.
+      share: Whether the value is a share, in 0..1.
     """
     return dataclasses.field(default=default, metadata={"field": _Declared(meaning, at_least, above, at_most, share)})
 
 
 def section(config_class: type, meaning: str) -> Any:
-    """Declares a section: a field that holds another configuration, with its defaults."""
+    """Declares a section: a field that holds another configuration and defaults to that configuration's defaults."""
     return dataclasses.field(
         default_factory=config_class, metadata={"field": _Declared(meaning, None, None, None, False)}
     )
@@ -79,11 +79,11 @@ def check(config: Any, path: str) -> None:
     """Checks every field of a configuration against its declared range and choices, then the relations between them.
 
     Args:
-      config: A configuration dataclass.
-      path: Its name in messages, such as `config.model`.
+      config: An instance of a configuration dataclass.
+      path: The name of the configuration in messages, such as `config.model`.
 
     Raises:
-      ConfigError: For the first field that cannot work.
+      ConfigError: For the first invalid field.
     """
     for declared, hint in _declared(type(config)):
         name, value = f"{path}.{declared.name}", getattr(config, declared.name)
@@ -116,11 +116,11 @@ def _check_range(declared: _Declared, name: str, value: Any) -> None:
 
 
 def parse(config_class: type[T], values: Mapping[str, Any], path: str) -> T:
-    """Makes a configuration from plain values, such as a JSON object; fields that are absent keep their defaults.
+    """Returns a configuration made from plain values, such as a JSON object. Absent fields get their defaults.
 
     Args:
       config_class: A configuration dataclass.
-      values: Values by field name; lists may stand for tuples and whole numbers for fractions.
+      values: Values by field name. Lists are accepted for tuples, and whole numbers for floats.
       path: The name of the configuration in messages, such as `config.model`.
 
     Raises:
@@ -136,7 +136,7 @@ def parse(config_class: type[T], values: Mapping[str, Any], path: str) -> T:
 
 
 def _parsed(hint: Any, value: Any, path: str) -> Any:
-    """The value in the type that a field declares."""
+    """Converts a value to the type that a field declares."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -168,7 +168,7 @@ def _parsed(hint: Any, value: Any, path: str) -> Any:
 
 
 def _parsed_named_tuple(hint: Any, value: Any, path: str) -> Any:
-    """The value as a named tuple, whose fields are plain."""
+    """Converts a value to a named tuple, whose fields have plain types."""
     kinds = typing.get_type_hints(hint)
     good = isinstance(value, list | tuple) and tuple(map(type, value)) == tuple(kinds.values())
     _require_type(good, path, value, f"({', '.join(kinds)})")
@@ -180,7 +180,7 @@ def _require_type(condition: bool, name: str, got: object, wanted: str) -> None:
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """The fields of a configuration as nested dicts of plain values; named tuples become tuples."""
+    """Returns a configuration as nested dicts of plain values; named tuples become tuples."""
     return {declared.name: _plain(getattr(config, declared.name)) for declared in dataclasses.fields(config)}
 
 
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain values by dotted names. An empty mapping is dropped."""
+    """Returns nested plain values by dotted name. Empty mappings are dropped."""
     out = {}
     for name, value in values.items():
         out |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -204,8 +204,8 @@ def explain(config: Any, name: str = "", path: str = "config") -> str:
     """Describes a field, or every field of a section: value, default, meaning, choices and range.
 
     Args:
-      config: A configuration dataclass.
-      name: Dotted name within the configuration, such as `loss.teacher`; empty: everything.
+      config: An instance of a configuration dataclass.
+      name: The dotted name of a field or section, such as `loss.teacher`; empty for everything.
       path: The name of the configuration, for the text.
 
     Raises:
@@ -223,7 +223,7 @@ def explain(config: Any, name: str = "", path: str = "config") -> str:
 
 
 def _explained(config: Any, path: str) -> Iterator[tuple[str, str]]:
-    """The name and the description of every field."""
+    """Yields the name and the description of every field."""
     defaults = type(config)()
     for declared, hint in _declared(type(config)):
         name, value = f"{path}.{declared.name}", getattr(config, declared.name)
@@ -244,6 +244,6 @@ def _explained(config: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _declared(config_class: type) -> Iterator[tuple[dataclasses.Field, Any]]:
-    """Every field of a dataclass with its type."""
+    """Returns every field of a dataclass with its type."""
     hints = typing.get_type_hints(config_class)
     return ((declared, hints[declared.name]) for declared in dataclasses.fields(config_class))

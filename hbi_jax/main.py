@@ -3,9 +3,9 @@
   python -m hbi_jax.main --config=quickstart --workdir=runs/quickstart
   python -m hbi_jax.main --config=quickstart --workdir=runs/quickstart --mode=evaluate
 
---config takes the name of a configuration that comes with the library, or a file. Any field can be set on the command
-line, --config.train.batch_size=32. --explain=train.batch_size prints what a field means, --explain=all every field. An
-interrupted run goes on when the same command is given again.
+--config takes the name of a configuration that is installed with the library, or a file. Any field can be set on the
+command line, for instance --config.train.batch_size=32. --explain=train.batch_size explains a field, --explain=all
+explains every field. The same command resumes an interrupted run.
 """
 
 import re
@@ -21,29 +21,29 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "evaluate"],
-    "train: train, or go on training, then evaluate. evaluate: only that.",
+    "train: train or resume training, then evaluate. evaluate: only evaluate.",
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "What --mode=evaluate takes: another work folder (its best checkpoint), one step of it, such as "
-    "runs/quickstart/checkpoints/500, or a folder of converted weights. By default the best of --workdir.",
+    "Checkpoint for --mode=evaluate: another work folder (its best checkpoint), one of its steps, such as "
+    "runs/quickstart/checkpoints/500, or a folder of converted weights. Default: the best checkpoint of --workdir.",
 )
 _EXPLAIN = flags.DEFINE_string(
     "explain",
     None,
-    "Print the value, meaning, default and range of a field, such as loss.teacher, or of a section, such as loss; all "
-    "prints every field. Nothing is run.",
+    "Print the value, meaning, default and range of a field, such as loss.teacher, or of a section, such as loss, or "
+    "of all fields (all), and exit.",
 )
 _MULTIHOST = flags.DEFINE_bool(
     "multihost",
     False,
-    "Join the other processes of one job. On Cloud TPU they are found; elsewhere give --coordinator, "
+    "Join the other processes of one job. On Cloud TPU they are found automatically; elsewhere set --coordinator, "
     "--num_processes and --process_id.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process.", lower_bound=0)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", lower_bound=0)
 
 # A name or number, or an IPv6 address in brackets.
 _ADDRESS = re.compile(r"([\w.-]+|\[[\w.:%]+\]):(?P<port>[0-9]{1,5})")
@@ -57,7 +57,7 @@ def _main() -> int | None:
         return None
     cli.wanted((cli.CONFIG, "quickstart"), (cli.WORKDIR, "runs/quickstart"))
     if _MODE.value == "train" and _CHECKPOINT.value is not None:
-        cli.fail("--checkpoint is what --mode=evaluate takes; training goes on from --workdir by itself")
+        cli.fail("--checkpoint needs --mode=evaluate; training resumes from --workdir by itself")
 
     config = parse(cli.CONFIG.value)
 

@@ -306,7 +306,7 @@ def test_a_table_of_real_runs_is_stopped_and_goes_on(tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate()
-        assert "stopping; the same command goes on" in output
+        assert "stopping; the same command resumes" in output
         assert process.returncode == 128 + signal.SIGTERM
         return output
 

@@ -57,7 +57,7 @@ def test_two_kinds_of_validation_exclude_each_other(world, tmp_path):
 
 def test_a_report_says_that_validation_was_held_out(finished):
     protocol = json.loads((finished / "report.json").read_text())["protocol"]
-    assert "The checkpoint is the best by the validation split, which shares no video with any gallery." in protocol
+    assert "The checkpoint is the best one on the validation split, which shares no video with any gallery." in protocol
     assert not any("tokens and lose their end" in sentence for sentence in protocol)
 
 

@@ -1,1 +1,1 @@
-"""Tables of ablations: several seeds of several models, run, gathered and drawn."""
+"""Ablation tables: run several models with several seeds, collect their results and plot them."""

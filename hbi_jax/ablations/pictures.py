@@ -1,4 +1,4 @@
-"""A table of models as a plot: the single seeds of each as dots, their mean, what guessing gives."""
+"""Plots of ablation tables: a dot per seed, the mean of each model, and chance."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-# The figures worth a panel, where a table has them; else its first ones.
+# The results that get a panel if a table has them; otherwise the first three do.
 SHOWN = ("t2v R@1", "v2t R@1", "in-group accuracy")
 DOT, MEAN, GUESS = "#0072b2", "#222222", "#d55e00"
 LINE = {"linestyle": "--", "linewidth": 1.1}
@@ -17,15 +17,15 @@ LINE = {"linestyle": "--", "linewidth": 1.1}
 def ablation_figure(
     title: str, models: Mapping[str, Sequence[Mapping[str, float]]], chance: Mapping[str, float]
 ) -> Figure:
-    """Draws a row a model and a panel a figure.
+    """Draws one row per model and one panel per result.
 
     Args:
-      title: Above all.
-      models: The figures of each model's runs, by their names; a model without runs keeps its place.
-      chance: What guessing gives, by figure; a dashed line, or a word where that is far off.
+      title: The title.
+      models: The results of each run by name, for each model; a model without runs keeps its row.
+      chance: The result of guessing, by name: a dashed line, or a text if it is far from the others.
 
     Raises:
-      ValueError: No model has a run.
+      ValueError: If no model has a run.
     """
     names = list(dict.fromkeys(name for runs in models.values() for run in runs for name in run))
     if not names:
@@ -54,7 +54,7 @@ def ablation_figure(
         axes.margins(x=0.08)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    # From top to bottom as in the table.
+    # From top to bottom, as in the table.
     panels[0].set_ylim(len(models) - 0.5, -0.5)
     panels[0].set_yticks(range(len(models)), list(models), fontsize=9)
     keys = [
@@ -69,7 +69,7 @@ def ablation_figure(
 
 
 def _draw_chance(axes: Axes, value: float) -> None:
-    """A line, unless there is nothing around it: then the differences between models would be hard to see."""
+    """Draws chance as a line, or as text if it is far off: the line would squeeze the models together."""
     low, high = axes.dataLim.intervalx
     if low - (high - low) <= value <= high + (high - low):
         axes.axvline(value, color=GUESS, **LINE, label="chance")
@@ -85,16 +85,16 @@ def plot_ablation(
     chance: Mapping[str, float],
     path: str | os.PathLike[str],
 ) -> None:
-    """Saves `ablation_figure`; its folder is made where it is missing, the format follows from the suffix.
+    """Saves `ablation_figure` to a file. The suffix sets the format.
 
     Args:
-      title: Above all.
-      models: The figures of each model's runs, by their names.
-      chance: What guessing gives, by figure.
-      path: The file.
+      title: The title.
+      models: The results of each run by name, for each model.
+      chance: The result of guessing, by name.
+      path: The picture; its folder is created if needed.
 
     Raises:
-      ValueError: No model has a run.
+      ValueError: If no model has a run.
     """
     figure = ablation_figure(title, models, chance)
     target = pathlib.Path(path)

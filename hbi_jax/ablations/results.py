@@ -1,4 +1,4 @@
-"""The table of an ablation: models with their figures for several seeds, as JSON and as Markdown."""
+"""Ablation tables: models with their results for several seeds, as JSON and as Markdown."""
 
 import dataclasses
 import json
@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One model.
+    """One model of a table.
 
     Attributes:
-      name: In the table.
-      overrides: The fields of the configuration that make it.
-      paper: Its figure in the paper, on the paper's data; None where there is none.
-      runs: The figures of each finished run by seed.
-      failed: What became of the runs that failed, by seed.
+      name: The name in the table.
+      overrides: The fields of the configuration that define the model.
+      paper: The paper's result on the paper's data; None if there is none.
+      runs: The results of each finished run, by seed.
+      failed: The message of each failed run, by seed.
     """
 
     name: str
@@ -27,24 +27,24 @@ class Line:
 
     @property
     def summary(self) -> dict[str, dict[str, float]]:
-        """Mean, smallest, largest and standard error of each figure over the seeds."""
+        """The mean, minimum, maximum and standard error of each result over the seeds."""
         return summary(list(self.runs.values()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """A table, finished or not.
+    """An ablation table, complete or not.
 
     Attributes:
-      title: Heading.
-      note: What its models are.
-      command: The command line that makes it, or goes on with it.
-      seeds: Those that are wanted of every model.
+      title: The heading.
+      note: A text that describes the models.
+      command: The command line that makes or resumes the table.
+      seeds: The seeds of every model.
       lines: The models.
-      chance: What guessing gives, by figure.
-      data: What the figures are measured on.
-      budget: How long each model is trained.
-      machine: Where.
+      chance: The result of guessing, by name.
+      data: The data that the models are evaluated on.
+      budget: The length of training of each model.
+      machine: The machine that the models were trained on.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Ablation:
     machine: str
 
     def to_json(self) -> str:
-        """As JSON, each line with its summary."""
+        """Returns the table as JSON, each line with its summary."""
         values = dataclasses.asdict(self)
         for line, values_of_line in zip(self.lines, values["lines"], strict=True):
             values_of_line["summary"] = line.summary
@@ -66,14 +66,14 @@ class Ablation:
 
     @classmethod
     def from_json(cls, text: str) -> "Ablation":
-        """What `to_json` wrote."""
+        """Reads a table from the JSON of `to_json`."""
         values = json.loads(text)
         names = [field.name for field in dataclasses.fields(Line)]
         lines = [Line(**{name: line[name] for name in names}) for line in values.pop("lines")]
         return cls(lines=lines, **values)
 
     def markdown(self) -> str:
-        """Note, table and how it was measured, without a heading."""
+        """Returns the note, the table and how it was measured, as Markdown without a heading."""
         columns = list(dict.fromkeys(name for line in self.lines for run in line.runs.values() for name in run))
         has_paper = any(line.paper is not None for line in self.lines)
         header = ["model", "seeds", *columns, *(["the paper's R@1 on MSR-VTT"] if has_paper else [])]
@@ -101,7 +101,7 @@ class Ablation:
 
 
 def summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, smallest, largest and standard error of the mean of each figure that all runs have."""
+    """Returns the mean, minimum, maximum and standard error of the mean of each result that all runs have."""
     out = {}
     for name in runs[0] if runs else ():
         values = [run[name] for run in runs if name in run]
@@ -113,6 +113,6 @@ def summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def spread(figure: Mapping[str, float]) -> str:
-    """A mean with the smallest and the largest, where several were measured."""
+    """Formats a mean, with minimum and maximum if they differ from it."""
     mean, low, high = (f"{figure[name]:.1f}" for name in ("mean", "min", "max"))
     return mean if low == high == mean else f"{mean} ({low} to {high})"

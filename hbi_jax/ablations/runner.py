@@ -1,4 +1,4 @@
-"""Runs the models of ablation tables, each once, and writes the tables after every run."""
+"""Runs each model of the ablation tables once, and writes the tables after every run."""
 
 import fcntl
 import hashlib
@@ -24,9 +24,9 @@ from hbi_jax.fields import flat
 
 _log = logging.getLogger(__name__)
 
-# Tables have no use for what these make.
+# Tables do not use the outputs of these fields, so they are turned off.
 _QUIET: Overrides = {"eval.baselines": False, "eval.num_pictures": 0}
-# What changes none of a run's figures.
+# Fields that do not affect the results of a run.
 _FREE_FIELDS = (
     "name",
     "data.annotations",
@@ -44,9 +44,9 @@ class Base(NamedTuple):
     """The configuration that all models of a table differ from.
 
     Attributes:
-      config: Its fields.
-      file: Where they come from, as `--config` says it.
-      given: What the command line changes of the file.
+      config: The configuration.
+      file: The value of `--config` that it comes from.
+      given: The fields that the command line overrides.
     """
 
     config: ConfigDict
@@ -55,7 +55,7 @@ class Base(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One run: a model with a seed, and a short name of everything that its figures depend on."""
+    """One run: a model, a seed, and a digest of everything that its results depend on."""
 
     row: Row
     seed: int
@@ -63,27 +63,27 @@ class Job(NamedTuple):
 
 
 class RunError(Exception):
-    """A run that failed, in one phrase."""
+    """A failed run. The message is one phrase."""
 
 
 class Runner:
-    """Makes runs, each once.
+    """A runner that makes each run once.
 
     Attributes:
-      reports: Of the finished ones, by digest.
-      failed: What became of the others, by digest.
+      reports: The reports of finished runs, by digest.
+      failed: The messages of failed runs, by digest.
     """
 
     def __init__(self, base: Base, workdir: pathlib.Path, first_seed: int):
-        """Nothing is run yet.
+        """Prepares the fields that all runs share; runs nothing.
 
         Args:
-          base: What the models differ from.
+          base: The configuration that the models differ from.
           workdir: The folder of all runs.
-          first_seed: That of the model which an estimator learns from.
+          first_seed: The seed of the model that estimators learn from.
         """
         self._base, self._workdir, self._first_seed = base, workdir, first_seed
-        # One world and one cache for all, where each run would have its own.
+        # All runs share one rendered world and one cache; by default each would make its own.
         shared = {
             name: value.replace("{workdir}", str(workdir))
             for name, value in flat(base.config.to_dict()).items()
@@ -94,10 +94,10 @@ class Runner:
         self.failed: dict[str, str] = {}
 
     def job(self, row: Row, seed: int) -> Job:
-        """A run of a model.
+        """Returns the run of a model with a seed.
 
         Raises:
-          ConfigError: If its configuration cannot work.
+          ConfigError: If its configuration is invalid.
         """
         config = self._base.config.copy_and_resolve_references()
         for name, value in (_QUIET | row.overrides | {"seed": seed}).items():
@@ -110,12 +110,12 @@ class Runner:
         return Job(row, seed, _digest(config))
 
     def folder(self, job: Job) -> pathlib.Path:
-        """Where a run is. What stands before the digest is for readers: its name in the table that had it first."""
+        """Returns the folder of a run. It is found by the digest; the name before it is for readers only."""
         name = re.sub(r"[^a-z0-9]+", "-", job.row.name.lower()).strip("-")
         return next(self._workdir.glob(f"*-{job.digest}"), self._workdir / f"{name}-{job.seed}-{job.digest}")
 
     def make(self, job: Job) -> None:
-        """Runs, goes on, or takes what is there."""
+        """Starts or resumes a run, or reads the report of a finished one."""
         try:
             fields = {**self._fields, **job.row.overrides, "seed": job.seed}
             if fields.get("loss.estimator") == ESTIMATOR and not is_finished(self.folder(job)):
@@ -125,14 +125,14 @@ class Runner:
             self.failed[job.digest] = str(error)
 
     def outcome(self, job: Job) -> str:
-        """What became of a run that was made, in one phrase."""
+        """Describes the outcome of a run in one phrase."""
         if job.digest in self.failed:
             return self.failed[job.digest]
         name, value = next(iter(figures(self.reports[job.digest]).items()))
         return f"{name} {value:.1f}"
 
     def _estimator(self, row: Row) -> pathlib.Path:
-        """The folder of an estimator that learns from the first seed's model of the exact teacher."""
+        """Returns the folder of an estimator, trained on the exact-teacher model of the first seed."""
         exact = Row("exact", row.overrides | {"loss.teacher": "exact", "loss.estimator": ""})
         job = self.job(exact, self._first_seed)
         if job.digest not in self.reports | self.failed:
@@ -147,7 +147,7 @@ class Runner:
 
 
 def _run(folder: pathlib.Path, config: str, fields: Overrides) -> dict:
-    """The report of a run, as soon as no other command is at work in its folder."""
+    """Returns the report of a run, after waiting for any other command that uses its folder."""
     settings = [f"--config.{name}={value}" for name, value in fields.items()]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -159,7 +159,7 @@ def _run(folder: pathlib.Path, config: str, fields: Overrides) -> dict:
 
 
 def _digest(config: ConfigDict) -> str:
-    """Of the fields that differ from their defaults: a field that is new to hbi_jax changes no digest."""
+    """Returns a digest of the fields that differ from their defaults, so new fields of hbi_jax change no digest."""
     defaults = flat(default_config().to_dict())
     fields = {
         name: value
@@ -172,25 +172,25 @@ def _digest(config: ConfigDict) -> str:
 def make_tables(
     names: Sequence[str], base: Base, workdir: pathlib.Path, seeds: Sequence[int], out: pathlib.Path, command: str
 ) -> bool:
-    """Makes the runs of some tables, and writes the tables after each.
+    """Makes the runs of ablation tables, and writes the tables after each run.
 
     Args:
-      names: Of `hbi_jax.ablations.tables.TABLES`.
-      base: What their models differ from.
+      names: Keys of `hbi_jax.ablations.tables.TABLES`.
+      base: The configuration that the models differ from.
       workdir: The folder of the runs.
-      seeds: Of every model, in the order in which they are run.
+      seeds: The seeds of every model, in the order in which they are run.
       out: The folder of the tables.
-      command: What to repeat, for the tables.
+      command: The command line to print in the tables.
 
     Returns:
-      Whether no run failed.
+      True if no run failed.
 
     Raises:
-      ConfigError: If the configuration of some run cannot work; nothing is run.
+      ConfigError: If the configuration of a run is invalid; nothing is run.
     """
     runner = Runner(base, workdir, seeds[0])
     tables = {name: [runner.job(row, seed) for seed in seeds for row in rows_of(name, base.config)] for name in names}
-    # Seed by seed, so that stopping early leaves tables of fewer seeds; and what is finished before what is not.
+    # Seed by seed, so that stopping early leaves complete tables with fewer seeds. Finished runs come first.
     jobs: dict[str, Job] = {}
     for job in sorted(itertools.chain(*tables.values()), key=lambda job: seeds.index(job.seed)):
         jobs.setdefault(job.digest, job)
@@ -214,7 +214,7 @@ def make_tables(
 def _write(
     tables: Mapping[str, Sequence[Job]], runner: Runner, seeds: Sequence[int], out: pathlib.Path, command: str
 ) -> None:
-    """Markdown, JSON and picture of every table that has a run."""
+    """Writes the Markdown, JSON and picture of every table with at least one run."""
     out.mkdir(parents=True, exist_ok=True)
     for name, jobs in tables.items():
         reports = [runner.reports[job.digest] for job in jobs if job.digest in runner.reports]
@@ -232,7 +232,7 @@ def _write(
 def _table(
     name: str, jobs: Sequence[Job], runner: Runner, seeds: Sequence[int], report: Mapping, command: str
 ) -> Ablation:
-    """What is known of a table; `report` is that of some run."""
+    """Builds a table from the runs made so far; `report` is the report of any one of them."""
     lines = []
     for row in {job.row.name: job.row for job in jobs}.values():
         own = {str(job.seed): job.digest for job in jobs if job.row.name == row.name}

@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own, and what tables show of their reports."""
+"""Complete runs in their own processes, and the results that tables take from their reports."""
 
 import contextlib
 import json
@@ -9,15 +9,16 @@ from collections.abc import Mapping
 
 
 def run(folder: pathlib.Path, config: str, *flags: str, log: pathlib.Path | None = None) -> dict:
-    """Trains and evaluates in `folder`, or goes on with what was interrupted there; gives the report.
+    """Trains and evaluates in `folder`, or resumes the run that was interrupted there, and returns the report.
 
-    A finished run is taken as it is. Whatever ends the wait, such as Ctrl-C, stops the process; it saves first.
+    A finished run is not repeated. If the wait ends early, for instance by Ctrl-C, the process is stopped after it has
+    saved a checkpoint.
 
     Args:
       folder: The work folder.
       config: A file of `configs/`, with its argument after a colon if it takes one.
-      flags: Such as `--config.seed=1`.
-      log: File that what the run prints is appended to; by default it is printed.
+      flags: Further flags, such as `--config.seed=1`.
+      log: A file that the output of the run is appended to; by default the output is printed.
 
     Raises:
       CalledProcessError: If the run fails.
@@ -37,20 +38,20 @@ def run(folder: pathlib.Path, config: str, *flags: str, log: pathlib.Path | None
 
 
 def is_finished(folder: pathlib.Path) -> bool:
-    """Whether a run came to its report."""
+    """Returns whether a run has written its report."""
     return (folder / "report.json").exists()
 
 
 def world(workdir: pathlib.Path) -> tuple[str, str]:
-    """Flags that let all runs of the quickstart share one rendered world."""
+    """Returns flags that let all runs of the quickstart share one rendered world."""
     return (f"--config.data.annotations={workdir / 'data'}", f"--config.data.videos={workdir / 'data' / 'videos'}")
 
 
 def figures(report: Mapping, row: int = 0) -> dict[str, float]:
-    """What tables show of one row of a report: by default the run's own.
+    """Returns the results of one row of a report, by default of the run's own row.
 
-    Of retrieval the first gallery, and the accuracy among near-twins of the first that has groups; of any other task
-    the columns of the first table.
+    For retrieval these are the metrics of the first gallery and the in-group accuracy of the first gallery that has
+    groups; for other tasks, the columns of the first table.
     """
     if not report["galleries"]:
         table = report["tables"][0]
@@ -64,7 +65,7 @@ def figures(report: Mapping, row: int = 0) -> dict[str, float]:
 
 
 def chance(report: Mapping) -> dict[str, float]:
-    """What guessing gives for `figures`; nothing where the report does not say."""
+    """Returns the results of guessing for `figures`, or nothing if the report has none."""
     galleries = report["galleries"]
     if not galleries:
         return {}

@@ -1,7 +1,7 @@
-"""The tables of the paper's ablations, and some more, as data: every row is a few fields of a configuration.
+"""The ablation tables of the paper and some more, as data: a row is a name and the fields that it overrides.
 
-Tables 5, 6, 7, weights and teachers change one thing of the whole model of HBI V2, the configuration with
-reconstruction; what a row does not name is as the configuration has it.
+Tables 5, 6, 7, weights and teachers each change one part of the full HBI V2 model, which has reconstruction. Other
+fields keep the values of the configuration.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from hbi_jax.fields import ConfigError
 
-# Values of fields by dotted names.
+# Field values by dotted name.
 Overrides = dict[str, object]
 
-# Stands for the work folder of an estimator that learnt from the row before.
+# A placeholder for the work folder of an estimator, which is trained on the exact-teacher model.
 ESTIMATOR = "{estimator}"
 
 
@@ -22,9 +22,9 @@ class Row(NamedTuple):
     """A model of a table.
 
     Attributes:
-      name: In the table.
-      overrides: What differs from the configuration.
-      paper: Its text-to-video R@1 on MSR-VTT in HBI V2's paper; None where the paper has no such row.
+      name: The name in the table.
+      overrides: The fields that differ from the configuration.
+      paper: Its text-to-video R@1 on MSR-VTT in the HBI V2 paper; None if the paper has no such row.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Models to compare.
+    """A set of models to compare.
 
     Attributes:
-      title: Heading.
-      note: Sentences on what its rows are.
-      rows: The models, for a configuration with three levels.
+      title: The heading.
+      note: A text that describes the rows.
+      rows: A function from a configuration with three levels to the models.
     """
 
     title: str
@@ -53,7 +53,7 @@ _NO_DISTILLATION: Overrides = {"loss.distillation_weight": 0.0}
 
 
 def _one_level(config: ConfigDict) -> Overrides:
-    """Without deep supervision: the finest level alone, from which nothing is distilled."""
+    """Returns the overrides without deep supervision: only the finest level, and no distillation."""
     return {
         "model.levels": tuple(config.model.levels[:1]),
         "eval.level_rates": (config.eval.level_rates[0] or 1.0,),
@@ -86,7 +86,7 @@ def _headers(config: ConfigDict) -> list[Row]:
     ]
 
 
-# Frames and words of the action and event level in the paper, with its R@1; _CHOSEN are those of its model.
+# Numbers of frames and words at the action and event levels in the paper, with R@1; _CHOSEN is the paper's model.
 _CLUSTERS = (
     ((9, 3), (18, 4), 48.7),
     ((9, 3), (16, 4), 48.6),
@@ -98,7 +98,7 @@ _CHOSEN = ((6, 2), (16, 4))
 
 
 def _clusters(config: ConfigDict) -> list[Row]:
-    """The paper's counts times what this configuration has of the paper's model; at most the tokens there are."""
+    """Scales the paper's counts by the ratio of this configuration's counts to the paper's, up to the token counts."""
     first, *coarser = config.model.levels
     own = {"frames": [level[2] for level in coarser], "words": [level[1] for level in coarser]}
     tokens = {"frames": first[2] or config.data.num_frames, "words": first[1] or config.data.num_words}
@@ -121,7 +121,7 @@ def _clusters(config: ConfigDict) -> list[Row]:
 
 def _paths(config: ConfigDict) -> list[Row]:
     e, a, o = (level[0] for level in config.model.levels)
-    # No paths: from the first level to each other.
+    # Empty paths mean: from the first level to every other level.
     paths = {
         "E→A": (((e, a),), 48.7),
         "E→O": (((e, o),), 48.5),
@@ -138,7 +138,7 @@ def _paths(config: ConfigDict) -> list[Row]:
 
 
 def _weights(config: ConfigDict) -> list[Row]:
-    # Of the ranges of Fig. 8, which are 0.3 to 1.8, and 0.5 to 3.5 for questions.
+    # From the ranges of Fig. 8: 0.3 to 1.8, and 0.5 to 3.5 for question answering.
     values = (0.5, 1.0, 2.0, 2.8, 3.5) if config.task == "answers" else (0.3, 0.6, 1.0, 1.4, 1.8)
     return [
         Row(f"{symbol} = {value}", V2 | {field: value})
@@ -164,64 +164,64 @@ def _teachers(config: ConfigDict) -> list[Row]:
 
 
 _EVERY_LEVEL = (
-    "A model of several levels is evaluated by all that config.eval.level_rates counts, one of a single level by it."
+    "A model with several levels is evaluated with config.eval.level_rates, a model with one level by that level."
 )
 
 # By the value of `--table`.
 TABLES = {
     "4": Table(
         "Table IV: parts of the method",
-        "The paper's ticks are lost in the text that we have: which row is which is our reading of its sentences and "
-        f"figures. Distillation needs levels to distil to, so it comes with deep supervision. {_EVERY_LEVEL}",
+        "Our copy of the paper lacks the ticks of this table, so the assignment of its figures to rows is our reading "
+        f"of its text. Distillation needs several levels, so it always includes deep supervision. {_EVERY_LEVEL}",
         _components,
     ),
     "5": Table(
         "Table V: prediction headers",
-        "none: the raw similarities are compared with the interaction; sa: self-attention.",
+        "none: the raw similarities are trained to match the interaction; sa: self-attention.",
         _headers,
     ),
     "6": Table(
         "Table VI: numbers of clusters",
-        "Counts of the action and of the event level: the paper's, in the order of its rows, scaled by what the "
-        "configuration has of the paper's 6, 2 frames and 16, 4 words.",
+        "Counts at the action and event levels. They are the paper's, in the order of its rows, scaled by the ratio of "
+        "the configuration's counts to the paper's 6, 2 frames and 16, 4 words.",
         _clusters,
     ),
     "7": Table(
         "Table VII: paths of the self-distillation",
-        "E: entity, A: action, O: event level. At temperature 1, the paper's equation, the term is small; so the paths "
-        "are also compared at 0.01.",
+        "E: entity, A: action, O: event level. At temperature 1, as in the paper's equation, the term is small, so the "
+        "paths are also compared at 0.01.",
         _paths,
     ),
     "weights": Table(
         "Weights of interaction and distillation (Fig. 8)",
-        "α weighs the interaction loss, β the self-distillation; the other is as configured.",
+        "α is the weight of the interaction loss, β that of the self-distillation. The other weight is as configured.",
         _weights,
     ),
     "versions": Table(
         "Baseline, V1 and V2",
-        f"V1: interaction, deep supervision and distillation; V2: and reconstruction. {_EVERY_LEVEL}",
+        f"V1: interaction, deep supervision and distillation; V2: V1 with reconstruction. {_EVERY_LEVEL}",
         _versions,
     ),
     "teachers": Table(
         "Where the interaction comes from",
-        "The estimator learnt from the model that the exact interaction taught with the first seed.",
+        "The estimator was trained on the model of the first seed with the exact teacher.",
         _teachers,
     ),
 }
 
 
 def rows_of(name: str, config: ConfigDict) -> list[Row]:
-    """The models of a table for a configuration.
+    """Returns the models of a table for a configuration.
 
     Raises:
-      ConfigError: If there is nothing to take away or to change: the task, levels or weights do not fit.
+      ConfigError: If the task, levels or loss weights of the configuration do not suit the tables.
     """
     if config.task == "estimator":
-        raise ConfigError("config.task='estimator': wanted a task that aligns; give the configuration of one")
+        raise ConfigError("config.task='estimator': wanted a task that aligns; give the configuration of another task")
     levels = [level[0] for level in config.model.levels]
     if len(levels) != 3:
         raise ConfigError(f"config.model.levels={levels}: wanted three levels, as the paper's tables have; add them")
     for field in ("interaction_weight", "distillation_weight"):
         if not config.loss[field]:
-            raise ConfigError(f"config.loss.{field}=0: wanted more, for the tables to take it away; set it to 1")
+            raise ConfigError(f"config.loss.{field}=0: wanted more than 0, as the tables turn it off; set it to 1")
     return TABLES[name].rows(config)

@@ -1,1 +1,1 @@
-"""What the commands share: flags, messages, progress."""
+"""Shared code of the commands: flags, messages and progress."""

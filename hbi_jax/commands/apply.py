@@ -1,4 +1,4 @@
-"""What the commands share that apply a finished run to video files: their options, output and exit codes."""
+"""Shared code of the commands that apply a finished run to video files: options, output and exit codes."""
 
 import argparse
 import json
@@ -11,11 +11,11 @@ from hbi_jax.commands.cli import start_logging
 
 
 def parser(command: str, doc: str) -> argparse.ArgumentParser:
-    """The options that all of them have, and the video files.
+    """Returns a parser with the shared options and the video files.
 
     Args:
-      command: Name of the module.
-      doc: Its docstring, for `--help`.
+      command: The name of the command's module.
+      doc: The docstring of that module, for `--help`.
     """
     made = argparse.ArgumentParser(
         prog=f"python -m {command}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -24,9 +24,9 @@ def parser(command: str, doc: str) -> argparse.ArgumentParser:
         "--checkpoint",
         required=True,
         metavar="FOLDER",
-        help="work folder of a run (its best checkpoint), or one step of it, such as FOLDER/checkpoints/500",
+        help="work folder of a run (its best checkpoint is used), or one of its steps, such as FOLDER/checkpoints/500",
     )
-    made.add_argument("--jsonl", metavar="FILE", help="also write the results there, one JSON object a line")
+    made.add_argument("--jsonl", metavar="FILE", help="also write the results to this file, one JSON object per line")
     made.add_argument("videos", nargs="+", metavar="video", help="video files")
     return made
 
@@ -55,21 +55,21 @@ def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> arg
 
 
 def run(options: argparse.Namespace, apply: Callable[[], Sequence[NamedTuple]], say: Callable[..., str]) -> int:
-    """Does the work, prints the results and writes them down.
+    """Applies the run, prints the results and writes them to `--jsonl`.
 
     Args:
-      options: As parsed.
-      apply: The work; gives results that have an `error`, which is None where all went well.
-      say: A result without error as text.
+      options: The parsed options.
+      apply: Computes the results. Each result has an `error`, which is None on success.
+      say: Formats a successful result as text.
 
     Returns:
-      The exit code: 1 where something failed, be it one video among many.
+      The exit code: 1 if anything failed, even a single video.
     """
-    # XLA's start-up messages help nobody who is not debugging it.
+    # XLA's start-up messages only help to debug XLA itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     start_logging(verbose=False)
     try:
-        # A file that cannot be written is told before the work; what it held stays until there is something new.
+        # Opening the file first reports an unwritable file before the work. It is truncated only once there are results.
         with open(options.jsonl or os.devnull, "a", encoding="utf-8") as file:
             results = apply()
             if options.jsonl:

@@ -1,4 +1,4 @@
-"""What the commands that take a configuration share: its flag, short logs, one line for what cannot work."""
+"""Shared code of the commands that take a configuration: flags, short logs, one-line errors."""
 
 import difflib
 import logging
@@ -14,16 +14,17 @@ from ml_collections import ConfigDict, config_flags
 from hbi_jax.commands import config_files
 from hbi_jax.fields import ConfigError
 
-# Only what parses flags is imported above: --help and a mistyped field are answered at once.
+# Import nothing heavier than the flag parser above, so that --help and mistyped fields are answered at once.
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A name such as quickstart (--config=quickstart --help describes it), or a file.", lock_config=True
+    "config",
+    None,
+    "Name of a configuration, such as quickstart (--config=quickstart --help describes it), or a file.",
+    lock_config=True,
 )
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of checkpoints, logs, report and pictures; made where it is missing."
-)
-_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error came from.")
-_VERBOSE = flags.DEFINE_bool("verbose", False, "Show what the libraries log, too.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, logs, report and pictures; created if needed.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error.")
+_VERBOSE = flags.DEFINE_bool("verbose", False, "Also show the logs of other libraries.")
 
 _OVERRIDE = "--config."
 
@@ -35,14 +36,14 @@ def fail(message: str) -> NoReturn:
 
 
 def wanted(*examples: tuple[flags.FlagHolder, str]) -> None:
-    """Ends the program where a flag is missing; each comes with an example of its value."""
+    """Ends the program if a flag is missing. Each flag comes with an example value for the message."""
     for flag, example in examples:
         if flag.value is None:
             fail(f"--{flag.name} is missing; give it, for instance --{flag.name}={example}")
 
 
 def start_logging(verbose: bool) -> None:
-    """This package's messages in short lines; the libraries' only on demand: what fails is raised as well."""
+    """Logs this package's messages in short lines, and other libraries' only if `verbose`: failures also raise."""
     absl_logging.set_verbosity(absl_logging.INFO if verbose else absl_logging.FATAL)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -52,22 +53,23 @@ def start_logging(verbose: bool) -> None:
     package.propagate = False
 
 
-# Does the work; gives the exit code, None for 0.
+# Does the work and returns the exit code; None means 0.
 Command = Callable[[], int | None]
 
 
 def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None:
-    """Parses the command line and runs a command; what cannot work ends in one message and exit code 1.
+    """Parses the command line and runs a command. A user error ends it with one message and exit code 1.
 
     Args:
-      command: Does the work, or several commands by name, of which the first argument chooses. What a user can mend it
-        raises as a ValueError or OSError that names field, got, wanted and remedy.
-      module: `__name__` of the command's module; `--help` shows its flags and those of this module.
-      doc: Its docstring, for `--help`.
+      command: The command, or several commands by name, selected by the first argument. It raises errors that a user
+        can fix as ValueError or OSError with field, got, wanted and remedy.
+      module: `__name__` of the command's module. `--help` shows its flags and those of this module.
+      doc: The docstring of that module, for `--help`.
     """
-    # XLA's start-up messages help nobody who is not debugging it.
+    # XLA's start-up messages only help to debug XLA itself.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # absl's --help tells of the module that was started, be it the command's or a console script. It formats the text.
+    # absl's --help prints the docstring of __main__, which may be a console script instead of the command's module. It
+    # formats the text, so percent signs are doubled.
     sys.modules["__main__"].__doc__ = f"{doc}\n{_configurations()}\n".replace("%", "%%")
     for name in (module, __name__):
         for flag in flags.FLAGS.get_key_flags_for_module(name):
@@ -95,13 +97,13 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-    """absl's parser, with one plain line for a configuration that is not one."""
+    """Parses flags with absl; reports an invalid configuration in one line."""
     names = [argument[len(_OVERRIDE) :].split("=")[0] for argument in argv if argument.startswith(_OVERRIDE)]
     if names and not config_files.chosen(argv):
         fail(f"{_OVERRIDE}{names[0]} is set but --config is missing; add for instance --config=quickstart")
     try:
         arguments = app.parse_flags_with_usage(config_files.with_paths(argv))
-        # A config file is read when the flag's value is first asked for.
+        # The config file is read on first access to the flag's value.
         _ = CONFIG.value
     except (AttributeError, KeyError) as error:
         known = _names(config_files.load(config_files.chosen(argv)))
@@ -125,7 +127,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _configurations() -> str:
-    """What --help says of configurations; nothing otherwise."""
+    """Returns the help text on configurations if --help is given, otherwise an empty string."""
     if not any(argument.lstrip("-").startswith("help") for argument in sys.argv[1:]):
         return ""
     try:
@@ -135,7 +137,7 @@ def _configurations() -> str:
 
 
 def _names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """The dotted names of all fields and sections."""
+    """Returns the dotted names of all fields and sections."""
     names = []
     for name in config:
         names.append(prefix + name)

@@ -1,4 +1,4 @@
-"""Progress of long work on a console or in a log: how far it is, how fast it goes, when it will end."""
+"""Progress of long work on a console or in a log: items done, rate and remaining time."""
 
 import io
 import math
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 class Progress:
-    """Counts the items of some long work, rendering or encoding, and says how far it is.
+    """A progress display that counts the items of long work, such as rendering or encoding.
 
-    On a terminal one line that rewrites itself, ten times a second at most; elsewhere (a log file) a new line
-    every `interval` seconds. A context manager: leaving it prints the last line, with the time taken.
+    On a terminal it rewrites one line, at most ten times a second; elsewhere (in a log file) it prints a new line
+    every `interval` seconds. It is a context manager; leaving it prints the last line with the time taken.
 
         with Progress(len(videos), "encode videos") as progress:
             for video in videos:
@@ -19,12 +19,12 @@ class Progress:
                 progress.update()
 
     Args:
-      total: Number of items.
-      label: What is being done.
-      stream: Where the lines go; standard error if None.
-      interval: Seconds between lines where the stream is no terminal.
-      shown: False prints nothing.
-      clock: Seconds, from any origin.
+      total: The number of items.
+      label: A description of the work.
+      stream: The output stream; None for standard error.
+      interval: Seconds between lines if the stream is not a terminal.
+      shown: Whether to print anything.
+      clock: A clock that returns seconds from any origin.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Progress:
         self.close(completed=error_type is None)
 
     def update(self, count: int = 1) -> None:
-        """Says that `count` more items are done."""
+        """Counts `count` more items as done."""
         self._done += count
         now = self._clock()
         if now - self._last < self._interval:
@@ -68,7 +68,7 @@ class Progress:
         """Prints the last line.
 
         Args:
-          completed: False where the work was broken off.
+          completed: False if the work was aborted.
         """
         seconds = self._clock() - self._start
         rate = f" ({self._done / seconds:.1f}/s)" if seconds > 0 else ""
@@ -82,16 +82,16 @@ class Progress:
     def _print(self, text: str, final: bool) -> None:
         if not self._shown:
             return
-        # \x1b[K clears what a longer line before left at the right.
+        # \x1b[K clears the rest of a longer line before.
         start, end = ("\r", "\x1b[K\n" if final else "\x1b[K") if self._terminal else ("", "\n")
         write_now(self._stream, start + text + end)
 
 
 def format_duration(seconds: float | int) -> str:
-    """A time span as a person reads it: `0:07`, `12:34` (m:ss) and, from an hour on, `1:02 h` (h:mm).
+    """Formats a time span as `0:07` or `12:34` (m:ss), and from one hour on as `1:02 h` (h:mm).
 
     Args:
-      seconds: The span; a negative one counts as none.
+      seconds: The span; a negative span counts as 0.
     """
     whole = max(0, math.ceil(seconds))
     if whole < 3600:
@@ -100,7 +100,7 @@ def format_duration(seconds: float | int) -> str:
 
 
 def write_now(stream: io.TextIOBase | None, text: str) -> None:
-    """Writes and flushes; None is what standard error is now, as it may have been replaced since."""
+    """Writes and flushes. None stands for the current standard error, which may have been replaced."""
     target = sys.stderr if stream is None else stream
     target.write(text)
     target.flush()
