@@ -220,7 +220,7 @@ def test_nan_payoffs_are_not_hidden_and_end_the_run():
     [
         ({"num_text": 0}, "num_text=0.*at least one player"),
         ({"num_samples": 0}, "num_samples=0; evaluate at least one"),
-        ({"num_samples": 10**13}, "num_samples=10000000000000 in whole chunks is more than 2147483647; use fewer"),
+        ({"num_samples": 10**13}, "num_samples=10000000000000 in whole chunks exceeds 2147483647; use fewer"),
         ({"chunk_size": 7}, "chunk_size=7; coalitions come in pairs"),
         ({"chunk_size": 2}, "chunk_size=2; coalitions come in pairs"),
         ({"join_probability": 1.0}, "join_probability=1.0 is not strictly between 0 and 1"),
