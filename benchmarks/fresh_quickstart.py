@@ -1,9 +1,9 @@
-"""`make quickstart` as a new user runs it: from a clone in an empty folder, with nothing installed.
+"""Times `make quickstart` for a new user: from a fresh clone, with nothing installed.
 
     python -m benchmarks.fresh_quickstart --out benchmarks/results
 
-Claim: at most 8 minutes on two CPU cores, installation included. Needs a package index, and a committed tree: what is
-cloned is HEAD.
+Claim: at most 8 minutes on two CPU cores, installation included. Needs a package index and a committed tree, because it
+clones HEAD.
 """
 
 import json
@@ -18,14 +18,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def seconds(*command: str, cwd: pathlib.Path) -> float:
-    """Wall time of a command that must succeed."""
+    """Runs a command and returns its wall time in seconds. Raises if it fails."""
     begun = time.perf_counter()
     subprocess.run(command, cwd=cwd, check=True)
     return round(time.perf_counter() - begun, 1)
 
 
 def main() -> None:
-    """Runs it and writes fresh_quickstart.json."""
+    """Runs the quickstart and writes fresh_quickstart.json."""
     out = parse_arguments(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         clone = pathlib.Path(folder) / "clone"

@@ -73,7 +73,7 @@ def test_the_report_scores_what_was_written(world, captioned, references):
     }
     assert people["first event right, %"] == people["all events right, %"] == 100
     assert people["CIDEr, %"] > frequent["CIDEr, %"]
-    assert "8 videos with 40 references; cut into words by a plain tokenizer" in table["note"]
+    assert "8 videos with 40 references; split into words by a plain tokenizer" in table["note"]
     assert "not run: METEOR, because Java does not run" in table["note"]
     assert [picture["path"] for picture in report["pictures"]] == ["pictures/training.png", "pictures/captions.png"]
     assert [sentence.split(":")[0] for sentence in report["protocol"]][2:6] == [
@@ -168,9 +168,7 @@ def test_all_of_clips_vocabulary_needs_no_training_texts(world, tmp_path):
 def test_what_validation_cannot_know_is_told_before_the_training(world, tmp_path, monkeypatch):
     plain = {"data.render": "", "eval.best_metric": "first_event/accuracy"}
     task = experiment.prepare(tiny_captions(world, **plain), str(tmp_path)).task
-    with pytest.raises(
-        ConfigError, match=r"'first_event/accuracy': wanted 'CIDEr', .* if config.data.render is empty"
-    ):
+    with pytest.raises(ConfigError, match=r"'first_event/accuracy': wanted 'CIDEr', .* if config.data.render is empty"):
         task.source("val")
     task.source("test")
     task = experiment.prepare(tiny_captions(world, **{"eval.best_metric": "CIDEr"}), str(tmp_path)).task
