@@ -1,8 +1,10 @@
-"""What bfloat16 activations do to the ranks of a trained model: `python -m benchmarks.bench_bfloat16 --workdir RUN`.
+"""The effect of bfloat16 activations on the ranks of a trained model.
 
-Encodes and scores galleries of the embedded world twice, in float32 and in bfloat16, with the best checkpoint of the
-quickstart's work folder: 500 test videos, rendered for this, and the near-twins. Writes bench_bfloat16.json; about a
-minute after `make quickstart`.
+    python -m benchmarks.bench_bfloat16 --workdir RUN
+
+Encodes and scores galleries of the embedded world in float32 and in bfloat16, with the best checkpoint of the
+quickstart's work folder: 500 test videos, rendered for this benchmark, and the near-twins. Writes bench_bfloat16.json.
+Takes about a minute after `make quickstart`.
 """
 
 import argparse
@@ -27,12 +29,12 @@ TEST_VIDEOS = 500
 
 
 def ranks(similarity: Float[np.ndarray, "a b"], own: np.ndarray) -> np.ndarray:
-    """1 + the number of videos that score at least as well as the text's own."""
+    """Returns the rank of each text's own video, in last place among equal scores."""
     return np.sum(similarity >= np.take_along_axis(similarity, own[:, None], axis=1), axis=1)
 
 
 def compare(galleries: list[Gallery], similarities: list[np.ndarray]) -> dict:
-    """Text to video: how far the second similarities move the ranks of the first."""
+    """Compares the text-to-video ranks of the two similarities."""
     before, after = (
         ranks(similarity, gallery.text_to_video) for gallery, similarity in zip(galleries, similarities, strict=True)
     )
@@ -52,7 +54,7 @@ def compare(galleries: list[Gallery], similarities: list[np.ndarray]) -> dict:
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="a finished run")
     parser.add_argument(
@@ -73,7 +75,7 @@ def main() -> None:
 
 
 def compare_all(config: Config, workdir: pathlib.Path) -> dict:
-    """Every gallery of the configuration, with the best checkpoint of a work folder."""
+    """Compares every gallery of the configuration, with the best checkpoint of a work folder."""
     params, mesh, results = load_weights(str(workdir)).params, make_mesh(), {}
     dataset = Dataset(config.data, config.model.clip.image_size, str(workdir))
     for name in dataset.galleries:

@@ -3,8 +3,8 @@
     python -m benchmarks.bench_train_step --out benchmarks/results
 
 Claims: on two CPU cores, in float32, a step takes at most 12 s and 6 GB. The parts are compiled and timed one by
-one, forward and backward; `rest` is what the whole step takes beyond them. The distance to the machine is the
-time that the step's matrix products would take at the rate of one large matrix product, over the step's.
+one, forward and backward; `rest` is the time of the whole step beyond them. The step is also compared with the time
+that the vision tower's matrix products would take at the rate of one large matrix product.
 """
 
 import functools
@@ -35,18 +35,18 @@ CALLS = 5
 
 
 def configuration() -> Config:
-    """The sizes of the claim."""
+    """Returns a configuration with the sizes of the claim."""
     config = get_config()
     config.model.levels = (("entity", 0, 0), ("action", 6, 3), ("event", 3, 2))
     config.data.num_words, config.data.num_frames = WORDS, FRAMES
     config.train.batch_size = PAIRS
-    # The claim on memory needs it; a step at 1 is faster and larger.
+    # The claim on memory needs 4 portions; a step with 1 is faster but needs more memory.
     config.model.frame_portions = 4
     return parse(config)
 
 
 def random_batch(config) -> Batch:
-    """Noise with the shapes of a batch; texts of 12 to 24 tokens."""
+    """Returns a batch of noise with texts of 12 to 24 tokens."""
     rng = np.random.default_rng(0)
     shapes = abstract_batch(config)
     lengths = rng.integers(WORDS // 2, WORDS + 1, PAIRS)
@@ -62,13 +62,13 @@ def random_batch(config) -> Batch:
 
 
 def product_rate(size: int = 3072) -> float:
-    """GFLOP/s of one large float32 matrix product."""
+    """Measures the GFLOP/s of one large float32 matrix product."""
     x = jnp.ones((size, size))
     return 2 * size**3 / (time_jitted(jnp.matmul, x, x, calls=10).median_ms * 1e6)
 
 
 def step_timing(config, batch: Batch) -> dict:
-    """Whole steps, state donated; and the process's peak memory so far, which nothing but they have used."""
+    """Times whole steps with a donated state, and measures the peak memory. It must run first in the process."""
     model, mesh = HBI(config.model), make_mesh()
     init_params = functools.partial(init_model, model, config)
     tx = make_optimizer(config.optimizer, jax.eval_shape(init_params), 1000)
@@ -97,7 +97,7 @@ def step_timing(config, batch: Batch) -> dict:
 
 
 def part_timings(config, batch: Batch) -> dict[str, float]:
-    """Median seconds of each part alone, forward and backward with respect to its parameters and inputs."""
+    """Times each part alone, forward and backward with respect to its parameters and inputs; medians in seconds."""
     clip = config.model.clip
     images = jnp.asarray(batch.frames.reshape(-1, *batch.frames.shape[2:]))
     ids, mask = jnp.asarray(batch.token_ids), jnp.asarray(batch.text_mask)
@@ -140,7 +140,7 @@ def part_timings(config, batch: Batch) -> dict[str, float]:
 
 
 def product_flops(config) -> float:
-    """Floating-point operations of the vision tower's matrix products, forward and backward."""
+    """Returns the floating-point operations of the vision tower's matrix products, forward and backward."""
     clip = config.model.clip
     tokens = (clip.image_size // clip.patch_size) ** 2 + 1
     width, images = clip.vision_width, PAIRS * FRAMES
@@ -150,7 +150,7 @@ def product_flops(config) -> float:
 
 
 def main() -> None:
-    """Runs and writes bench_train_step.json."""
+    """Measures and writes bench_train_step.json."""
     out = parse_arguments(__doc__)
     config = configuration()
     batch = random_batch(config)

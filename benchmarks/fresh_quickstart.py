@@ -1,9 +1,9 @@
-"""`make quickstart` as a new user runs it: from a clone in an empty folder, with nothing installed.
+"""Times `make quickstart` for a new user: from a fresh clone, with nothing installed.
 
     python -m benchmarks.fresh_quickstart --python python3.11 --python python3.12 --python python3.13
 
-Claim: at most 8 minutes on two CPU cores, installation included. Needs a package index, and a committed tree: what is
-cloned is HEAD. The JSON has a record of each version of Python; one that is run again replaces its record.
+Claim: at most 8 minutes on two CPU cores, installation included. Needs a package index and a committed tree, because it
+clones HEAD. The JSON has a record for each version of Python; running a version again replaces its record.
 """
 
 import argparse
@@ -18,14 +18,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def seconds(*command: str, cwd: pathlib.Path) -> float:
-    """Wall time of a command that must succeed."""
+    """Runs a command and returns its wall time in seconds. Raises if it fails."""
     begun = time.perf_counter()
     subprocess.run(command, cwd=cwd, check=True)
     return round(time.perf_counter() - begun, 1)
 
 
 def measure(python: str) -> dict:
-    """The record of one interpreter."""
+    """Returns the record of one interpreter."""
     with tempfile.TemporaryDirectory() as folder:
         clone = pathlib.Path(folder) / "clone"
         make = ("make", f"PYTHON={python}", "VENV=.venv")

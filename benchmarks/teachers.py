@@ -1,10 +1,10 @@
-"""The three teachers of the interaction side by side: error of the labels, time of a step, result of retrieval.
+"""Compares the three teachers of the interaction: label error, step time and retrieval results.
 
     python -m benchmarks.teachers --out benchmarks/results [--seeds 0 1 2] [--workdir runs/teachers]
 
-The estimator is pre-trained on the model that the exact teacher trained with the first seed. Every run is a call of
-`python -m hbi_jax.main` on the embedded data set; start the script again to go on with what was interrupted, finished
-runs are kept. The time of a step is measured at the end, all teachers in one process.
+The estimator is pre-trained on the exact-teacher model of the first seed. Every run is a call of
+`python -m hbi_jax.main` on the embedded data set. Start the script again to resume an interrupted run; finished runs
+are kept. The step times of all teachers are measured at the end, in one process.
 """
 
 import argparse
@@ -35,12 +35,12 @@ STEPS = 20
 
 
 def overrides(teacher: str, estimator: pathlib.Path) -> dict[str, str]:
-    """The fields that choose a teacher."""
+    """Returns the fields that select a teacher."""
     return {"teacher": teacher, "estimator": str(estimator) if teacher == "estimator" else ""}
 
 
 def step_ms(teacher: str, estimator: pathlib.Path) -> dict[str, float]:
-    """Median and spread of a whole training step of the quickstart with this teacher, batch in memory."""
+    """Times whole training steps of the quickstart with a teacher and a batch in memory; median and spread."""
     config = get_config()
     config.loss.update(overrides(teacher, estimator))
     config = parse(config)
@@ -69,7 +69,7 @@ def step_ms(teacher: str, estimator: pathlib.Path) -> dict[str, float]:
 
 
 def label_errors(report: dict) -> dict[str, dict[str, list[float]]]:
-    """RMSE, correlation and top-1 of estimator and sampling at each level, on the test gallery."""
+    """Returns RMSE, correlation and top-1 of estimator and sampling per level, on the test gallery."""
     out: dict[str, dict[str, list[float]]] = {"estimator": {}, "sampled": {}, "zero": {}}
     for name, values in report["tables"][0]["rows"]:
         level, _, method = name.partition(": ")
@@ -79,7 +79,7 @@ def label_errors(report: dict) -> dict[str, dict[str, list[float]]]:
 
 
 def main() -> None:
-    """Runs all and writes teachers.json."""
+    """Makes all runs and writes teachers.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/teachers"))

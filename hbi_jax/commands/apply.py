@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, apply: Callable[[], Sequence[NamedTuple]], 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     start_logging(verbose=False)
     try:
-        # Opening the file first reports an unwritable file before the work; it is truncated only once results exist.
+        # Opening the file first reports an unwritable file before the work. It is truncated once there are results.
         with open(options.jsonl or os.devnull, "a", encoding="utf-8") as file:
             results = apply()
             if options.jsonl:

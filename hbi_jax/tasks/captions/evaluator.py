@@ -186,7 +186,7 @@ def _note(captions: Mapping[str, str], references: Mapping[str, Sequence[str]], 
     count = sum(len(references[video]) for video in captions)
     said = [f"{len(captions):,} videos with {count:,} references"]
     if scores.tokenizer:
-        said.append(f"cut into words by {scores.tokenizer}")
+        said.append(f"split into words by {scores.tokenizer}")
     if empty := sum(not caption.strip() for caption in captions.values()):
         said.append(f"{empty:,} of the captions are empty and score 0")
     reasons = collections.defaultdict(list)

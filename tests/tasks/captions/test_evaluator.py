@@ -54,7 +54,7 @@ def test_the_table_has_a_row_for_each_method(monkeypatch):
     ]
     assert table.headline == "**Captions**: CIDEr **1.1**, BLEU-4 **0.0**, first **50.0 %** over 2 videos."
     assert table.note == (
-        "2 videos with 3 references; cut into words by us; 1 of the captions are empty and score 0; not run: METEOR, "
+        "2 videos with 3 references; split into words by us; 1 of the captions are empty and score 0; not run: METEOR, "
         "ROUGE-L, because of $."
     )
 

@@ -73,7 +73,7 @@ def test_the_report_scores_what_was_written(world, captioned, references):
     }
     assert people["first event right, %"] == people["all events right, %"] == 100
     assert people["CIDEr, %"] > frequent["CIDEr, %"]
-    assert "8 videos with 40 references; cut into words by a plain tokenizer" in table["note"]
+    assert "8 videos with 40 references; split into words by a plain tokenizer" in table["note"]
     assert "not run: METEOR, because Java does not run" in table["note"]
     assert [picture["path"] for picture in report["pictures"]] == ["pictures/training.png", "pictures/captions.png"]
     assert [sentence.split(":")[0] for sentence in report["protocol"]][2:6] == [
