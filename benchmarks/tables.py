@@ -105,7 +105,7 @@ def fresh_quickstart() -> str:
     """Returns the time of `make quickstart` from a fresh clone, for each version of Python."""
     runs = _load("fresh_quickstart")["runs"]
     table = _table(
-        ["from a fresh clone", "minutes", "of which installation, s", "training, s", "R@1", "R@10", "among near-twins"],
+        ["from a fresh clone", "minutes", "installation, s", "training, s", "R@1", "R@10", "among near-twins"],
         [
             [
                 f"Python {run['versions']['python']}, jax {run['versions']['jax']}",
@@ -122,9 +122,9 @@ def fresh_quickstart() -> str:
     training, device = runs[0]["training"], runs[0]["device"]
     return (
         f"{table}\n\n{device['cpu_cores']} {device['platform'].upper()} cores; percent, text to video, on held-out "
-        f"videos. The input pipeline alone delivers {training['clips_per_second']:.0f} clips/s; training makes "
-        f"{training['steps_per_second']:.1f} steps/s of {runs[0]['batch_size']} clips, decoded once (Python "
-        f"{runs[0]['versions']['python']})."
+        f"videos. The input pipeline alone delivers {training['clips_per_second']:.0f} clips/s. Training makes "
+        f"{training['steps_per_second']:.1f} steps/s of {runs[0]['batch_size']} clips and decodes each clip once "
+        f"(Python {runs[0]['versions']['python']})."
     )
 
 
