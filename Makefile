@@ -1,24 +1,35 @@
-# The two commands of the README: `make quickstart` and `make test`. Everything runs in .venv, made on demand.
+# The two commands of the README: `make quickstart` and `make test`. Everything runs in an environment made on demand:
+# .venv, or .venv-3.12 with PYTHON=python3.12 and the like.
 PYTHON ?= python3
-VENV := .venv
+ifeq ($(origin PYTHON), file)
+VENV ?= .venv
+else
+VERSION := $(shell { $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'; } 2>/dev/null)
+VENV ?= .venv-$(VERSION)
+endif
 PY := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast lint clean
+.PHONY: help quickstart test test-all test-here test-fast smoke lint clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
+# Says in its first line what is wanted where this Python or machine will not do.
+INSTALL = @command -v $(PYTHON) >/dev/null || { echo "error: wanted a Python; $(PYTHON) is not on PATH" >&2; exit 1; }; \
+	$(PYTHON) launch/environment.py $(VENV)
+
 $(VENV)/run.stamp: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "hbi_jax needs Python 3.11 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..."; exit 1; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/smoke.stamp: $(VENV)/run.stamp requirements-dev.txt
+	$(INSTALL) -c requirements-dev.txt beartype pytest setuptools wheel
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
 # On Linux, memory that a step gives back is kept for the next one: the kernel would clear it anew every time.
@@ -27,14 +38,23 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_P
 quickstart: $(VENV)/run.stamp  ## render the embedded data set, train, evaluate, show the result (8 minutes on two cores)
 	$(KEEP_MEMORY) $(PY) -m hbi_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
 
-test: $(VENV)/dev.stamp  ## the whole test suite, slow tests included
+test: test-here  ## the whole test suite, then a short run of everything on every other Python that is found
+	@$(PY) launch/pythons.py smoke smoke.stamp
+
+test-all: test-here  ## the whole test suite on every Python that is found
+	@$(PY) launch/pythons.py test-here dev.stamp
+
+test-here: $(VENV)/dev.stamp  ## the whole test suite on one Python, slow tests included
 	$(PY) -m pytest
 
 test-fast: $(VENV)/dev.stamp  ## the suite without the tests marked slow
 	$(PY) -m pytest -m "not slow"
 
+smoke: $(VENV)/smoke.stamp  ## everything once, from the wheel: train, resume, evaluate, ask, caption, convert, export
+	$(PY) -m pytest tests/smoke.py tests/models/test_golden.py
+
 lint: $(VENV)/dev.stamp  ## ruff over the tree
 	$(PY) -m ruff check .
 
-clean:  ## remove the environment and the caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+clean:  ## remove the environments and the caches
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,9 +1,9 @@
 """Time, memory and error of the exact interaction: `python -m benchmarks.bench_banzhaf --out benchmarks/results`.
 
-Writes bench_banzhaf.json: the batch of a training step, beside the forward pass of the estimator network on the same
-batch; the cost against the number of tokens; the largest errors against enumeration over games of at most 14 players;
-the error of sampling against its time. About a minute. `--quick` makes a tenth of the calls; `--large-batch 4096`
-also times that many pairs, which is for GPUs. Needs nothing but the packages of the library's core.
+Writes bench_banzhaf.json: the batch of a training step, compared with the forward pass of the estimator network on the
+same batch; the cost by number of tokens; the largest errors against enumeration in games of at most 14 players; the
+error of sampling by its time. Takes about a minute. `--quick` makes a tenth of the calls; `--large-batch 4096` also
+times that many pairs, for GPUs. Needs only the packages of the library's core.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SAMPLES = (16, 64, 256, 1024, 4096)
 
 
 def inputs(*shape: int, kind: str = "random", spread: float = 8.0, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Similarities of a kind, and logits over a range of `spread`."""
+    """Returns random similarities of a kind, and logits that span a range of `spread`."""
     rng = np.random.default_rng(seed)
     *batch, words, frames = shape
     similarity = rng.uniform(-1, 1, shape)
@@ -48,41 +48,42 @@ def inputs(*shape: int, kind: str = "random", spread: float = 8.0, seed: int = 0
 
 
 def on_device(arrays, dtype=jnp.float32) -> list[jax.Array]:
-    """The arrays in one dtype."""
+    """Returns the arrays on the device in one dtype."""
     return [jnp.asarray(x, dtype) for x in arrays]
 
 
 def squared_sum(*arrays: jax.Array) -> jax.Array:
-    """A scalar of the interaction, to take gradients of."""
+    """Returns a scalar function of the interaction, for gradients."""
     return jnp.sum(banzhaf.interaction(*arrays) ** 2)
 
 
 @functools.partial(jax.jit, static_argnames="index")
 def solved(*arrays: jax.Array, index: str) -> tuple[jax.Array, ...]:
-    """Interaction, values of words, values of frames."""
+    """Returns the interaction, the values of words and the values of frames, in closed form."""
     return banzhaf.interaction(*arrays, index=index), *banzhaf.value(*arrays, index=index)
 
 
 @functools.partial(jax.jit, static_argnames="index")
 def enumerated(*arrays: jax.Array, index: str) -> tuple[jax.Array, ...]:
-    """The same by the oracle."""
+    """Returns the same as `solved`, by enumeration."""
     payoff, shape = functools.partial(banzhaf.coalition_value, *arrays), arrays[0].shape
-    return banzhaf.enumerate(payoff, *shape, index=index), *banzhaf.enumerate_values(payoff, *shape, index=index)
+    interactions = banzhaf.enumerate_interactions(payoff, *shape, index=index)
+    return interactions, *banzhaf.enumerate_values(payoff, *shape, index=index)
 
 
 def sampled(num_samples: int, *arrays: jax.Array) -> banzhaf.Estimate:
-    """The interaction of a batch by sampling, one key for all its games."""
+    """Estimates the interactions of a batch by sampling, with one key for all games."""
 
     def of_one_pair(*game: jax.Array) -> banzhaf.Estimate:
         payoff = functools.partial(banzhaf.coalition_value, *game)
-        chunk_size = min(num_samples, 64)  # of every game, all games at once
+        chunk_size = min(num_samples, 64)  # coalitions per game; all games run at once
         return banzhaf.sample(payoff, *game[0].shape, jax.random.key(0), num_samples, chunk_size=chunk_size)
 
     return jax.vmap(of_one_pair)(*arrays)
 
 
 def largest_errors(index: str, kind: str, spread: float) -> dict:
-    """Largest differences from float64 enumeration over small games, in the unit of the similarity's largest entry."""
+    """Returns the largest errors against float64 enumeration in small games, relative to the largest similarity."""
     row = {"index": index, "kind": kind, "logit_spread": spread}
     for dtype in (np.float32, np.float64):
         errors = []
@@ -100,7 +101,7 @@ def largest_errors(index: str, kind: str, spread: float) -> dict:
 
 
 def cost(*shape: int, function=banzhaf.interaction, calls: int = 50) -> dict:
-    """Shape, timing, and memory in bytes for each pair and (words + frames)^2."""
+    """Returns the shape, the timing, and the memory in bytes per pair and (words + frames)^2."""
     timing = harness.time_jitted(function, *on_device(inputs(*shape)), calls=calls)._asdict()
     pairs, words, frames = shape
     return {
@@ -111,7 +112,7 @@ def cost(*shape: int, function=banzhaf.interaction, calls: int = 50) -> dict:
 
 
 def beside_the_estimator(pairs: int, calls: int) -> dict:
-    """The exact interaction and the estimator's forward pass, on one batch."""
+    """Times the exact interaction and the estimator's forward pass on the same batch."""
     shape = (pairs, *BATCH[1:])
     net = InteractionNet("cnn_sa")
     params = net.init(jax.random.key(0), jnp.zeros((1, *BATCH[1:])))
@@ -125,7 +126,7 @@ def beside_the_estimator(pairs: int, calls: int) -> dict:
 
 
 def sampling(exact_ms: float, calls: int) -> dict:
-    """Errors and times of sampling and of the exact interaction, on one batch, against float64."""
+    """Measures the errors (against float64) and times of sampling and of the exact interaction on one batch."""
     arrays = on_device(inputs(*BATCH))
     with jax.enable_x64(True):
         want = np.asarray(banzhaf.interaction(*on_device(arrays, jnp.float64)))
@@ -143,7 +144,7 @@ def sampling(exact_ms: float, calls: int) -> dict:
                 "rms_standard_error": float(jnp.sqrt(jnp.mean(estimate.standard_error**2))),
             }
         )
-    # The fewest samples that take as long as the exact interaction, or longer; the most there are, if none do.
+    # The fewest samples that take at least as long as the exact interaction, or else the most samples.
     equal = next((row for row in rows if row["median_ms"] >= exact_ms), rows[-1])
     return {
         "shape": BATCH,
@@ -158,7 +159,7 @@ def sampling(exact_ms: float, calls: int) -> dict:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The flags."""
+    """Parses the flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"), help="folder of the JSON"
@@ -169,7 +170,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Runs everything and writes the JSON."""
+    """Measures and writes the JSON."""
     flags = parse_arguments()
     flags.out.mkdir(parents=True, exist_ok=True)
     calls = lambda usual: max(5, usual // 10) if flags.quick else usual  # noqa: E731

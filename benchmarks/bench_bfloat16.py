@@ -1,37 +1,40 @@
-"""What bfloat16 activations do to the ranks of a trained model: `python -m benchmarks.bench_bfloat16 --workdir RUN`.
+"""The effect of bfloat16 activations on the ranks of a trained model.
 
-Encodes and scores galleries of the embedded world twice, in float32 and in bfloat16, with the best checkpoint of the
-quickstart's work folder: 500 test videos, rendered for this, and the near-twins. Writes bench_bfloat16.json; about a
-minute after `make quickstart`.
+    python -m benchmarks.bench_bfloat16 --workdir RUN
+
+Encodes and scores galleries of the embedded world in float32 and in bfloat16, with the best checkpoint of the
+quickstart's work folder: 500 test videos, rendered for this benchmark, and the near-twins. Writes bench_bfloat16.json.
+Takes about a minute after `make quickstart`.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import tempfile
 
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from benchmarks import harness
-from hbi_jax import build
-from hbi_jax.config import read_config
-from hbi_jax.data import shapes
-from hbi_jax.evaluate.retrieval import Gallery
-from hbi_jax.parallel import make_mesh
-from hbi_jax.weights import load_weights
+from hbi_jax.data.dataset import Dataset
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel.mesh import make_mesh
+from hbi_jax.tasks.config import Config, read_config
+from hbi_jax.tasks.gallery import Gallery
+from hbi_jax.tasks.retrieval.task import make_evaluator
+from hbi_jax.tasks.weights import load_weights
 
 DTYPES = ("float32", "bfloat16")
 TEST_VIDEOS = 500
 
 
 def ranks(similarity: Float[np.ndarray, "a b"], own: np.ndarray) -> np.ndarray:
-    """1 + the number of videos that score at least as well as the text's own."""
+    """Returns the rank of each text's own video, in last place among equal scores."""
     return np.sum(similarity >= np.take_along_axis(similarity, own[:, None], axis=1), axis=1)
 
 
 def compare(galleries: list[Gallery], similarities: list[np.ndarray]) -> dict:
-    """Text to video: how far the second similarities move the ranks of the first."""
+    """Compares the text-to-video ranks of the two similarities."""
     before, after = (
         ranks(similarity, gallery.text_to_video) for gallery, similarity in zip(galleries, similarities, strict=True)
     )
@@ -51,7 +54,7 @@ def compare(galleries: list[Gallery], similarities: list[np.ndarray]) -> dict:
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/quickstart"), help="a finished run")
     parser.add_argument(
@@ -60,24 +63,28 @@ def main() -> None:
     options = parser.parse_args()
     config = read_config(options.workdir / "config.json")
     with tempfile.TemporaryDirectory() as world:
-        config.data.annotations, config.data.videos = world, f"{world}/videos"
-        config.data.world.update(num_train=64, num_val=8, num_test=TEST_VIDEOS)
-        shapes.generate(pathlib.Path(world), build.world(config))
+        config = config.replace(
+            data__annotations=world,
+            data__videos=f"{world}/videos",
+            data__world={**config.data.world, "num_train": 64, "num_val": 8, "num_test": TEST_VIDEOS},
+        )
+        Dataset(config.data, config.model.clip.image_size).render()
         results = compare_all(config, options.workdir)
     options.out.mkdir(parents=True, exist_ok=True)
     print(harness.write(options.out, "bench_bfloat16", {"model": config.name, "galleries": results}))
 
 
-def compare_all(config: ConfigDict, workdir: pathlib.Path) -> dict:
-    """Every gallery of the configuration, with the best checkpoint of a work folder."""
+def compare_all(config: Config, workdir: pathlib.Path) -> dict:
+    """Compares every gallery of the configuration, with the best checkpoint of a work folder."""
     params, mesh, results = load_weights(str(workdir)).params, make_mesh(), {}
-    for name in config.data.galleries:
-        source = build.source(config, build.split(config, name, str(workdir)))
+    dataset = Dataset(config.data, config.model.clip.image_size, str(workdir))
+    for name in dataset.galleries:
+        source = dataset.source(dataset.split(name))
         galleries, similarities = [], []
         for dtype in DTYPES:
-            config.model.dtype = dtype
-            evaluator = build.retrieval_evaluator(build.model(config), config, mesh)
-            galleries.append(evaluator.encode(params, source, config.data.num_threads))
+            model = HBI(dataclasses.replace(config.model, dtype=dtype))
+            evaluator = make_evaluator(model, config, mesh)
+            galleries.append(evaluator.encoder.encode(params, source, config.data.num_threads))
             similarities.append(evaluator.similarity(params, galleries[-1]))
         results[name] = compare(galleries, similarities)
         print(name, results[name])

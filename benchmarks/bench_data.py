@@ -1,15 +1,15 @@
-"""Reading videos for training: `python -m benchmarks.bench_data [--short]`. Writes bench_data.json.
+"""Throughput of reading videos for training: `python -m benchmarks.bench_data [--short]`. Writes bench_data.json.
 
-Renders H.264 clips of the size of MSR-VTT's (10 s, 320x240) and larger ones (30 s, 640x360), with key frames close
-together and far apart, and measures, with all cores that it may use:
+Renders H.264 clips of the size of MSR-VTT's (10 s, 320x240) and larger clips (30 s, 640x360), with key frames close
+together and far apart. On all available cores, measures:
 
-- decoding: clips a second of 12 frames each, resized to 224, ours beside OpenCV's and decord's where these can be
-  imported (`pip install opencv-python-headless decord`, in an environment of their own: the project does not need
-  them), one thread a clip, as many clips at once as there are cores;
-- prepared: the same clips from a folder of `python -m hbi_jax.data prepare`;
-- hidden: how much of a training step of ViT-B/32's size the input pipeline with two worker processes does not hide.
-  The accelerator is simulated by a timed wait;
-- memory: what this process and its workers hold over 10,000 batches of tiny clips.
+- decoding: throughput in clips per second, with 12 frames per clip resized to 224, one thread per clip and one clip per
+  core at a time. Compares with OpenCV and decord if they are installed (`pip install opencv-python-headless decord`, in
+  a separate environment, as the project does not need them);
+- prepared: the same for clips from a folder of `python -m hbi_jax.data prepare`;
+- hidden: the share of a training step of ViT-B/32's size that waits for the input pipeline with two worker processes.
+  A timed wait simulates the accelerator;
+- memory: the memory of this process and its workers over 10,000 batches of tiny clips.
 """
 
 import argparse
@@ -39,23 +39,23 @@ from hbi_jax.data.text import Tokenizer
 from hbi_jax.data.video import read_frames, sample_indices
 
 NUM_FRAMES, SIZE, FPS = 12, 224, 25
-# Seconds, width, height.
+# Duration in seconds, width and height in pixels.
 CLIPS = {"short": (10, 320, 240), "long": (30, 640, 360)}
 GOPS = (12, 250)
-# Scenes that are rendered of each, and files, most of them copies, so that no two rows of a batch share one.
+# Rendered scenes per kind, and files per kind. Most files are copies, so that no two rows of a batch share a file.
 SCENES, FILES = 4, 32
 CORES = len(os.sched_getaffinity(0))
 
-# The step that hides the input pipeline: 128 clips of 12 frames, forward and backward, are 40 TFLOP in ViT-B/32 (8.8
-# GFLOP a frame, three times); an accelerator that makes 160 TFLOP/s takes 250 ms. It has a host of 16 cores: two of
-# them deliver an eighth of the batch.
+# The simulated step: 128 clips of 12 frames, forward and backward, take 40 TFLOP in ViT-B/32 (8.8 GFLOP a frame, three
+# times), or 250 ms on an accelerator with 160 TFLOP/s. Its host has 16 cores; two of them deliver an eighth of the
+# batch.
 STEP_SECONDS, STEP_CLIPS, HOST_CORES, WORKERS = 0.25, 128, 16, 2
 
 Reader = Callable[[pathlib.Path], np.ndarray]
 
 
 def render(path: pathlib.Path, seconds: int, width: int, height: int, gop: int, seed: int) -> pathlib.Path:
-    """A camera that pans over a textured scene in which patches move, with a little noise."""
+    """Renders a camera pan over a textured scene with moving patches and a little noise."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (height // 20, width // 20, 3), np.uint8))
     scene = np.asarray(coarse.resize((2 * width, 2 * height), Image.Resampling.BICUBIC)).astype(np.int16)
@@ -89,7 +89,7 @@ def _finished(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def ours(path: pathlib.Path) -> np.ndarray:
-    """hbi_jax."""
+    """Reads a clip with hbi_jax."""
     return read_frames(path, NUM_FRAMES, SIZE)
 
 
@@ -123,7 +123,7 @@ def _decord(path: pathlib.Path) -> np.ndarray:
 
 
 def readers() -> dict[str, Reader]:
-    """Those that can be imported, OpenCV in both ways in which it is used."""
+    """Returns the readers that can be imported, with OpenCV in both of its modes."""
     found: dict[str, Reader] = {"hbi_jax": ours}
     if importlib.util.find_spec("cv2"):
         found |= {"OpenCV, one after the other": _opencv(seek=False), "OpenCV, seeking": _opencv(seek=True)}
@@ -135,7 +135,10 @@ def readers() -> dict[str, Reader]:
 def clips_per_second(
     reads: Mapping[str, Reader], paths: Sequence[pathlib.Path], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Median, smallest and largest of several rounds; readers take turns, so that what else runs disturbs all."""
+    """Returns the median, minimum and maximum over several rounds.
+
+    Readers take turns, so that other load on the machine affects them alike.
+    """
     rates: dict[str, list[float]] = {name: [] for name in reads}
     with concurrent.futures.ThreadPoolExecutor(CORES) as pool:
         for call in range(rounds + 1):
@@ -151,12 +154,12 @@ def clips_per_second(
 
 
 def split_of(paths: Sequence[pathlib.Path]) -> Split:
-    """A record for each file."""
+    """Returns a split with one record per file."""
     return Split("train", tuple(Record("a caption", path.stem, path) for path in paths))
 
 
 def sources(folder: pathlib.Path, size: int = SIZE) -> dict[str, Source]:
-    """The clips of a folder, from the video files and prepared."""
+    """Returns sources of the clips of a folder, from the video files and prepared."""
     split, ready = split_of(sorted(folder.glob("*.mp4"))), folder / "prepared"
     prepare([split], folder, ready, Settings(), shown=False)
     return {
@@ -166,13 +169,13 @@ def sources(folder: pathlib.Path, size: int = SIZE) -> dict[str, Source]:
 
 
 def row_reader(source: Source) -> Reader:
-    """Reads the clip of a file as a row of a batch."""
+    """Returns a reader that reads the clip of a file as a row of a batch."""
     places = {record.path.name: place for place, record in enumerate(source.split.videos)}
     return lambda path: source.video_rows(np.asarray([places[path.name]], np.int32))[0][0]
 
 
 def render_all(folder: pathlib.Path) -> dict[str, dict[str, Source]]:
-    """Folders of clips that differ in size and distance of key frames; of each scene there are copies."""
+    """Renders folders of clips that differ in size and key-frame distance, with copies of each scene."""
     found = {}
     for name, (seconds, width, height) in CLIPS.items():
         for gop in GOPS:
@@ -187,7 +190,7 @@ def render_all(folder: pathlib.Path) -> dict[str, dict[str, Source]]:
 
 
 def compare_decoding(clips: Mapping[str, Mapping[str, Source]], rounds: int) -> dict:
-    """Clips a second of every reader and of prepared clips."""
+    """Measures the throughput of every reader and of prepared clips, in clips per second."""
     found = {}
     for name, ways in clips.items():
         paths = [record.path for record in ways["raw"].split.videos[: 4 * CORES]]
@@ -215,7 +218,7 @@ def _ratio(rates: Mapping[str, Mapping[str, float]], one: str, other: str) -> fl
 
 
 def hidden(source: Source, seconds: float) -> dict[str, float]:
-    """What the accelerator has to wait for a batch; the first third of the time, with its full buffers, is left out."""
+    """Measures how long the accelerator waits for batches, without the first third, when buffers are still full."""
     rows, waits = STEP_CLIPS * WORKERS // HOST_CORES, []
     with train_batches(source, rows, seed=0, num_workers=WORKERS, num_threads=1, prefetch=1) as batches:
         next(batches)  # starts the workers
@@ -236,10 +239,10 @@ def hidden(source: Source, seconds: float) -> dict[str, float]:
 
 
 def resident_mib() -> float:
-    """Memory of this process and its children."""
+    """Returns the resident memory of this process and its children, in MiB."""
     total = 0
     for status in pathlib.Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
             if str(os.getpid()) in (fields["Pid"], fields["PPid"]):
                 total += int(fields.get("VmRSS", "0").split()[0])
@@ -247,7 +250,7 @@ def resident_mib() -> float:
 
 
 def memory(source: Source, batches_in_all: int) -> dict[str, float]:
-    """Whether it grows: the slope over the second half of many batches."""
+    """Measures memory growth: the slope over the second half of many batches."""
     at, held = [], []
     with train_batches(source, 4, seed=0, num_workers=WORKERS, num_threads=1, prefetch=1) as batches:
         for number in range(1, batches_in_all + 1):
@@ -266,7 +269,7 @@ def memory(source: Source, batches_in_all: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="fewer rounds, steps and batches: a minute or two")
     parser.add_argument(

@@ -1,13 +1,12 @@
-"""Captions with kept keys and values against re-computation: one decoder layer of ViT-B/32's size, random weights.
+"""Decoding with a key-value cache against recomputation: one decoder layer of ViT-B/32's size, random weights.
 
     python -m benchmarks.bench_decoding --out benchmarks/results
 
-Claim: greedy decoding of 32 tokens is at least 5 times as fast as reading the caption so far again for every token.
-Re-computation is measured in two forms, compiled with static shapes as decoding is: `plain` asks the model for the
-logits after every token, and the claim is about it; `last_word` is the best that it can do, logits after the last token
-alone: of a single layer it makes no more than the words' keys and values again, and the product with the vocabulary,
-which is common to both, decides. All three have to write the same captions, none of which ends before its last token.
-Beam search is timed beside them.
+Claim: greedy decoding of 32 tokens is at least 5 times as fast as recomputing the caption so far for every token.
+Recomputation is measured in two forms, compiled with static shapes like decoding: `plain`, to which the claim refers,
+computes the logits after every token. `last_word` is the best possible form and computes only the logits after the last
+token; in a single layer it repeats only the keys and values of the words, so the product with the vocabulary, common to
+all forms, dominates. All three must produce the same captions, none of which ends early. Beam search is timed too.
 """
 
 import functools
@@ -19,9 +18,10 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from benchmarks.harness import parse_arguments, time_jitted, write
 from configs.msrvtt import get_config
-from hbi_jax import build
+from hbi_jax.config import parse
 from hbi_jax.models.caption import CaptionHBI
-from hbi_jax.models.decoding import Decoding, generate
+from hbi_jax.models.config import Decoding
+from hbi_jax.models.decoding import generate
 from hbi_jax.types import WeightedTokens
 
 VIDEOS, FRAMES, TOKENS, BEAMS = 16, 12, 32, 5
@@ -29,7 +29,7 @@ CALLS = 5
 
 
 def inputs(model: CaptionHBI) -> tuple[PyTree, WeightedTokens]:
-    """Weights of what decoding needs, and frames, all random but for the end token, which is never the likeliest."""
+    """Returns random decoder weights and frames. The weights of the end token ensure that it is never the likeliest."""
     init, noise = jax.random.split(jax.random.key(0))
     mask = jnp.ones((VIDEOS, FRAMES), bool)
     width = model.config.clip.embed_features
@@ -45,7 +45,7 @@ def inputs(model: CaptionHBI) -> tuple[PyTree, WeightedTokens]:
 
 
 def recompute(model: CaptionHBI, last_word: bool, params: PyTree, video: WeightedTokens) -> Int[Array, "b t"]:
-    """Greedy captions whose every token is found by reading all before it again."""
+    """Generates greedy captions by recomputing all earlier tokens for every token."""
     decoder, variables = model.bind(params).caption.unbind()
     apply = functools.partial(decoder.apply, variables)
 
@@ -54,7 +54,7 @@ def recompute(model: CaptionHBI, last_word: bool, params: PyTree, video: Weighte
         if not last_word:
             logits = model.apply(params, video, ids, place <= last, method="caption_logits")
             return jax.lax.dynamic_index_in_dim(logits, last, axis=1, keepdims=False)
-        # The logits of the first call are used by nobody, so that the compiler leaves them out.
+        # The logits of the first call are unused, so the compiler removes them.
         context = apply(video, method="look")
         _, words = apply(ids, place < last, context, decoder.blank(*ids.shape), method="advance")
         word = jax.lax.dynamic_slice_in_dim(ids, last, 1, axis=1)
@@ -71,8 +71,8 @@ def recompute(model: CaptionHBI, last_word: bool, params: PyTree, video: Weighte
 def main() -> None:
     """Measures and writes bench_decoding.json."""
     out = parse_arguments(__doc__)
-    config = get_config()
-    model = build.caption_model(config)
+    config = parse(get_config())
+    model = CaptionHBI(config.model, config.captions.decoder_layers, config.captions.dropout_rate)
     params, video = inputs(model)
 
     def decode(decoding: Decoding):

@@ -1,7 +1,7 @@
 """Time and memory to load and to convert weights of ViT-B/32's size: `python -m benchmarks.bench_load`.
 
-Random weights go into a folder of ours and, by `export`, into one of Hugging Face's layout; each is then read in a
-process of its own, whose peak memory is compared with what it had after the imports. Writes bench_load.json.
+Random weights are saved in our format and exported to the Hugging Face layout. Each is then read in its own process,
+and the peak memory is compared with the memory after the imports. Writes bench_load.json.
 """
 
 import dataclasses
@@ -17,9 +17,10 @@ import numpy as np
 
 from benchmarks.harness import parse_arguments, write
 from hbi_jax import pretrained
-from hbi_jax.models.clip import CLIP, CLIPConfig
+from hbi_jax.models.clip import CLIP
+from hbi_jax.models.config import CLIPConfig
 
-# Prints seconds, memory after the imports and peak memory, in bytes.
+# Prints the seconds, and in bytes the memory after the imports and the peak memory.
 MEASURED = """
 import json, re, sys, time
 from hbi_jax import pretrained
@@ -38,7 +39,7 @@ CALLS = 3
 
 
 def random_clip() -> pretrained.Pretrained:
-    """A CLIP of ViT-B/32's size with random weights."""
+    """Returns a CLIP of ViT-B/32's size with random weights."""
     config = CLIPConfig()
     inputs = (jnp.zeros((1, 77), jnp.int32), jnp.ones((1, 77), bool), jnp.zeros((1, 224, 224, 3), jnp.uint8))
     shapes = jax.eval_shape(CLIP(config).init, jax.random.key(0), *inputs)
@@ -48,7 +49,7 @@ def random_clip() -> pretrained.Pretrained:
 
 
 def measure(source: pathlib.Path, destination: pathlib.Path | None = None) -> dict[str, float]:
-    """The median time of several processes, and the largest of their peaks above the imports."""
+    """Returns the median time of several processes, and the largest of their peaks above the imports."""
     rows = []
     for call in range(CALLS):
         target = str(destination.with_name(f"{destination.name}{call}")) if destination else ""
@@ -66,7 +67,7 @@ def measure(source: pathlib.Path, destination: pathlib.Path | None = None) -> di
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures and writes the JSON."""
     out = parse_arguments(__doc__)
     with tempfile.TemporaryDirectory() as scratch:
         ours, theirs = pathlib.Path(scratch) / "ours", pathlib.Path(scratch) / "theirs"

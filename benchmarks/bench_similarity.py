@@ -1,11 +1,11 @@
 """Time and memory of the similarity over a gallery: `python -m benchmarks.bench_similarity --out benchmarks/results`.
 
-Writes bench_similarity.json: 1,000 texts against 1,000 videos at full width (512 features; 32 words and 12 frames, and
-what the levels leave of them), HBI and HBI V2, each in a process of its own and beside its bound. The bound is the
-matrix products of tokens at the rate of one large product, and, for V2, the values of the ReLUs of gates and token
-weights at the rate at which they are added up when nothing else is done. At a size where it fits: V2 beside the dense
-formula, which has every reconstructed token of every pair in memory. Nothing of the interaction runs: the programs get
-no parameters of the prediction header. `--quick` takes 256 x 256. Two minutes.
+Writes bench_similarity.json: 1,000 texts against 1,000 videos at full width (512 features; 32 words and 12 frames at
+the first level, merged at the others), for HBI and HBI V2, each in its own process and compared with its bound. The
+bound is the time of the matrix products of tokens at the rate of one large product and, for V2, of the ReLUs of gates
+and token weights at the rate of a loop that does nothing else. At a smaller size, V2 is compared with the dense
+formula, which holds every reconstructed token of every pair in memory. The interaction is not computed: the programs
+get no parameters of the prediction header. `--quick` uses 256 x 256. Takes two minutes.
 """
 
 import argparse
@@ -15,38 +15,41 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
-from hbi_jax.evaluate.retrieval import Gallery, RetrievalEvaluator
-from hbi_jax.models.clip import CLIPConfig
-from hbi_jax.models.hbi import HBI, HBIConfig
+from hbi_jax.models.config import CLIPConfig, HBIConfig
+from hbi_jax.models.hbi import HBI
 from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, video_query
 from hbi_jax.models.similarity import wti
 from hbi_jax.models.token_mlp import MLP
-from hbi_jax.parallel import make_mesh
+from hbi_jax.parallel.mesh import make_mesh
+from hbi_jax.tasks.gallery import Gallery
+from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.types import Encoded, WeightedTokens
 
 WIDTH, HIDDEN = 512, 128
-# Words and frames of the levels.
+# Names of the levels, and their numbers of words and frames.
+NAMES = ("entity", "action", "event")
 COUNTS = ((32, 12), (16, 6), (4, 2))
 LEVELS = {"entity level": (1.0, 0.0, 0.0), "three levels": (1.0, 1.0, 1.0)}
 METHODS = {"HBI": False, "HBI V2": True}
 TEXT_BLOCK, VIDEO_BLOCK = 128, 16
-DENSE = 96  # texts and videos of the comparison with the dense formula
+DENSE = 96  # texts and videos in the comparison with the dense formula
 
 
 def main() -> None:
-    """Measures, and writes the results."""
+    """Measures and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"), help="folder of the JSON"
     )
     parser.add_argument("--quick", action="store_true", help="a smaller gallery")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # a method, levels and a size, in this process
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # method, levels and size
     options = parser.parse_args()
     if options.one:
         method, levels, size = options.one
@@ -66,33 +69,39 @@ def main() -> None:
 
 
 def make_gallery(size: int) -> Gallery:
-    """As many random texts as videos, encoded; half to all of their tokens are real."""
+    """Returns a gallery of random encodings with `size` texts and videos; half to all of their tokens are real."""
     rng = np.random.default_rng(0)
 
     def side(which: int) -> Encoded:
-        levels = []
-        for counts in COUNTS:
+        levels = OrderedDict()
+        for name, counts in zip(NAMES, COUNTS, strict=True):
             count = counts[which]
             mask = np.arange(count) < rng.integers(-(-count // 2), count + 1, (size, 1))
             features, logits = rng.normal(size=(size, count, WIDTH)), rng.normal(size=(size, count))
-            levels.append(WeightedTokens(features.astype(np.float32), mask, logits.astype(np.float32)))
-        return Encoded(tuple(levels), 0.05 * rng.normal(size=(size, WIDTH)).astype(np.float32))
+            levels[name] = WeightedTokens(features.astype(np.float32), mask, logits.astype(np.float32))
+        return Encoded(levels, 0.05 * rng.normal(size=(size, WIDTH)).astype(np.float32))
 
     rows = np.arange(size, dtype=np.int32)
     return Gallery(side(0), side(1), rows, rows, None)
 
 
 def make_params(hbi: HBI) -> dict:
-    """The parameters that the similarity uses: neither those of the towers nor those of the prediction header."""
+    """Returns the parameters that the similarity uses, without those of the towers and the prediction header."""
     gallery = make_gallery(2)
-    rates = (1.0,) * len(COUNTS)
+    rates = dict.fromkeys(NAMES, 1.0)
     return hbi.init(jax.random.key(0), gallery.text, gallery.video, rates, method="gallery_similarity")
 
 
 def score(reconstruction: bool, rates: tuple[float, ...], size: int, calls: int = 3) -> dict:
-    """Seconds of a whole gallery, as an evaluation scores it, beside the bound; peak memory of this process."""
+    """Times the scoring of a whole gallery, and measures its bound and the peak memory of this process."""
     hbi = HBI(HBIConfig(CLIPConfig(), weight_features=HIDDEN, reconstruction=reconstruction))
-    evaluator = RetrievalEvaluator(hbi, make_mesh(), TEXT_BLOCK, VIDEO_BLOCK, rates)
+    evaluator = RetrievalEvaluator(
+        hbi,
+        make_mesh(),
+        batch_size=TEXT_BLOCK,
+        video_block=VIDEO_BLOCK,
+        level_rates=dict(zip(NAMES, rates, strict=True)),
+    )
     params, gallery = make_params(hbi), make_gallery(size)
     seconds = []
     for _ in range(1 + calls):
@@ -117,17 +126,17 @@ def score(reconstruction: bool, rates: tuple[float, ...], size: int, calls: int 
 
 
 def product_seconds(rates: tuple[float, ...], size: int) -> float:
-    """What all tokens of all texts times all tokens of all videos take at the rate of one large product."""
+    """Returns the time of the products of all text tokens with all video tokens, at the rate of one large product."""
     rows, columns = TEXT_BLOCK * COUNTS[0][0], 8 * VIDEO_BLOCK * COUNTS[0][1]
     ones = jnp.ones((rows, WIDTH)), jnp.ones((WIDTH, columns))
-    # The largest entry alone: nobody has to wait for the writing of a product that is used at once.
+    # Only the maximum is returned, so that writing the product to memory is not part of the time.
     timing = harness.time_jitted(lambda x, y: jnp.max(x @ y), *ones, calls=10)
     cells = sum(words * frames for (words, frames), rate in zip(COUNTS, rates, strict=True) if rate)
     return timing.median_ms / 1e3 * size**2 * cells / (rows * columns)
 
 
 def relu_seconds(rates: tuple[float, ...], size: int) -> float:
-    """What the ReLUs of two MLPs a token take at the rate at which one block's are added up."""
+    """Returns the time of the ReLUs of two MLPs per token, at the rate of summing those of one block."""
     words = COUNTS[0][0]
     hidden, mean = jnp.ones((HIDDEN, 1, TEXT_BLOCK, words)), jnp.ones((HIDDEN, VIDEO_BLOCK, TEXT_BLOCK, 1))
 
@@ -144,7 +153,7 @@ def relu_seconds(rates: tuple[float, ...], size: int) -> float:
 
 
 def against_dense() -> dict:
-    """Entity level of V2 from inner products, and with every reconstructed token of every pair in memory."""
+    """Compares V2's entity level from inner products with the dense formula, which holds every reconstructed token."""
     hbi, gallery = HBI(HBIConfig(CLIPConfig(), weight_features=HIDDEN, reconstruction=True)), make_gallery(DENSE)
     params = make_params(hbi)["params"]
 
@@ -153,7 +162,7 @@ def against_dense() -> dict:
         return MLP(*(layers[layer][leaf] for layer in ("hidden", "logit") for leaf in ("kernel", "bias")))
 
     text_mlps, video_mlps = (SideMLPs(mlp(f"{side}_gate"), mlp(f"{side}_weight")) for side in ("text", "video"))
-    text, video = (jax.tree.map(jnp.asarray, side.levels[0]) for side in (gallery.text, gallery.video))
+    text, video = (jax.tree.map(jnp.asarray, side.levels["entity"]) for side in (gallery.text, gallery.video))
     sentence = jnp.asarray(gallery.text.pooled)
 
     def blocks(text, video, sentence):

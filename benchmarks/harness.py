@@ -1,4 +1,4 @@
-"""What every benchmark shares: timing of compiled functions, a record of the machine, one JSON file each."""
+"""Shared code of the benchmarks: timing of compiled functions, a record of the machine, JSON files."""
 
 import argparse
 import datetime
@@ -20,10 +20,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class Timing(NamedTuple):
-    """Seconds to compile, and milliseconds of one call until its result is there.
+    """Compile time in seconds, and latency of a blocked call in milliseconds.
 
-    The median is the figure to quote; p10 and p90 tell how quiet the machine was. `temp_bytes` is the memory
-    that the compiled function takes beside its inputs and outputs.
+    Quote the median; p10 and p90 show how quiet the machine was. `temp_bytes` is the memory of the compiled function
+    besides its inputs and outputs.
     """
 
     compile_s: float
@@ -35,16 +35,16 @@ class Timing(NamedTuple):
 
 
 def time_jitted(function: Callable, *args, calls: int = 50, warmup: int = 3) -> Timing:
-    """Compiles a function for these arguments and times `calls` blocked calls of it.
+    """Compiles a function for the given arguments and times `calls` blocked calls.
 
     Args:
-      function: A function that JAX can trace; a jitted one is fine.
-      *args: Its arguments, on the device already.
+      function: A function that JAX can trace, jitted or not.
+      *args: Its arguments, already on the device.
       calls: Number of timed calls, at least 1.
-      warmup: Untimed calls before.
+      warmup: Number of untimed calls before them.
 
     Returns:
-      The timing; tracing and lowering are not part of `compile_s`.
+      The timing; `compile_s` excludes tracing and lowering.
     """
     lowered = jax.jit(function).lower(*args)
     start = time.perf_counter()
@@ -62,13 +62,13 @@ def time_jitted(function: Callable, *args, calls: int = 50, warmup: int = 3) -> 
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had at a time; Linux."""
-    # Not getrusage: what that tells survives fork and exec.
+    """Returns the peak memory of this process, in bytes; Linux only."""
+    # Not getrusage, whose peak is inherited across fork and exec.
     return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 
 
 def environment() -> dict:
-    """The device, the versions and the commit that figures belong to."""
+    """Returns the device, the versions and the commit of a measurement."""
     devices = jax.devices()
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -88,7 +88,7 @@ def environment() -> dict:
 
 
 def parse_arguments(description: str, argv: list[str] | None = None) -> pathlib.Path:
-    """Reads `--out`, the folder of the results, and makes it."""
+    """Parses `--out`, the folder of the results, and creates it."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"), help="folder of the JSON"
@@ -99,14 +99,14 @@ def parse_arguments(description: str, argv: list[str] | None = None) -> pathlib.
 
 
 def write(out: pathlib.Path, name: str, results: dict) -> pathlib.Path:
-    """Writes `name`.json: the environment and the results."""
+    """Writes the environment and the results to `name`.json."""
     path = out / f"{name}.json"
     path.write_text(json.dumps({"benchmark": name, **environment(), **results}, indent=2) + "\n")
     return path
 
 
 def _commit() -> str | None:
-    """Commit of the working tree, with a mark if files differ from it; None outside a repository."""
+    """Returns the commit of the working tree, marked if files differ from it; None outside a repository."""
     try:
         return _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):

@@ -1,7 +1,7 @@
-"""The figures of docs/banzhaf.md, from bench_banzhaf.json: `python -m benchmarks.plot_banzhaf`.
+"""Plots the figures of docs/banzhaf.md from bench_banzhaf.json: `python -m benchmarks.plot_banzhaf`.
 
-banzhaf.png: an example (similarity, interactions, values) and the error of the closed form against the range of the
-logits. banzhaf_cost.png: error against time, beside sampling, and time against tokens. `--results` names another folder
+banzhaf.png: an example (similarity, interactions, values) and the error of the closed form by the range of the logits.
+banzhaf_cost.png: error against time, compared with sampling, and time by number of tokens. `--results` sets the folder
 of the JSON.
 """
 
@@ -22,7 +22,7 @@ from hbi_jax.banzhaf import expectation
 
 ROOT = pathlib.Path(__file__).parent.parent
 WORDS = ("the", "dog", "jumps", "jumping")
-SIMILARITY = [  # "the" is like every frame; the last two words say the same
+SIMILARITY = [  # "the" is equally similar to every frame; the last two words are synonyms
     [0.30, 0.31, 0.30, 0.29, 0.30],
     [0.60, 0.55, 0.25, 0.20, 0.15],
     [0.05, 0.15, 0.20, 0.65, 0.25],
@@ -31,7 +31,7 @@ SIMILARITY = [  # "the" is like every frame; the last two words say the same
 
 
 def bound(spread: float, num_tokens: int, dtype) -> float:
-    """Bound of docs/banzhaf.md on the quadrature error of one weight change, at join probability 1/2."""
+    """Returns the bound of docs/banzhaf.md on the quadrature error of one weight change at join probability 1/2."""
     rule = expectation.quadrature(jnp.dtype(dtype))
     step = (rule.left + 0.5 * math.log(num_tokens) + spread + rule.right) / (rule.nodes - 1)
     angles = np.linspace(0.5, 1.57, 500)
@@ -40,7 +40,7 @@ def bound(spread: float, num_tokens: int, dtype) -> float:
 
 
 def heatmap(axes, values: np.ndarray, title: str, words: list[str], frames: list[str]) -> None:
-    """A matrix of words by frames with its numbers."""
+    """Draws a matrix of words by frames with its numbers."""
     axes.imshow(values, cmap="RdBu_r", vmin=-np.abs(values).max(), vmax=np.abs(values).max())
     for (row, column), value in np.ndenumerate(values):
         dark = abs(value) > 0.6 * np.abs(values).max()
@@ -51,7 +51,7 @@ def heatmap(axes, values: np.ndarray, title: str, words: list[str], frames: list
 
 
 def example(left, right) -> None:
-    """Similarities, and what the game makes of them."""
+    """Draws the example: similarities, and their interactions and values."""
     similarity = jnp.asarray(SIMILARITY)
     logits = jnp.zeros(similarity.shape[0]), jnp.zeros(similarity.shape[1])
     interaction = banzhaf.interaction(similarity, *logits)
@@ -68,7 +68,7 @@ def example(left, right) -> None:
 
 
 def error_against_range(axes, results: dict) -> None:
-    """Measured errors and their bound."""
+    """Draws the measured errors and their bound."""
     rows = [row for row in results["error_against_enumeration"] if row["index"] == "banzhaf"]
     spreads = [row["logit_spread"] for row in rows]
     fine = np.linspace(0, max(spreads), 100)
@@ -82,7 +82,7 @@ def error_against_range(axes, results: dict) -> None:
 
 
 def error_against_time(axes, results: dict) -> None:
-    """Sampling and the closed form on one batch."""
+    """Draws error against time for sampling and the closed form on one batch."""
     sampling, exact = results["sampling"], results["batch"]
     rows = sampling["samples"]
     label = f"sampling, {rows[0]['num_samples']} to {rows[-1]['num_samples']} coalitions"
@@ -105,7 +105,7 @@ def error_against_time(axes, results: dict) -> None:
 
 
 def time_against_tokens(axes, results: dict) -> None:
-    """What a pair costs, by its number of tokens."""
+    """Draws the time per pair by its number of tokens."""
     rows = results["tokens"]
     tokens = np.asarray([row["shape"][1] for row in rows])
     per_pair = np.asarray([row["median_ms"] / row["shape"][0] for row in rows])

@@ -1,7 +1,7 @@
-"""What each departure from the published code changes: `python -m benchmarks.published_differences`.
+"""The effect of each departure from the published code: `python -m benchmarks.published_differences`.
 
-Starts from the configuration that reproduces the published values of tests/golden and puts one switch at a time to this
-library's default. Writes published_differences.json; about two minutes and 4 GB of memory.
+Starts from the configuration that reproduces the published values of tests/golden, and sets one switch at a time to
+this library's default. Writes published_differences.json. Takes about two minutes and 4 GB of memory.
 """
 
 import dataclasses
@@ -17,9 +17,12 @@ from flax.traverse_util import unflatten_dict
 from benchmarks import harness
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.hbi import HBI
-from hbi_jax.train.answers import AnswerBatch, AnswerLossConfig, answer_loss
-from hbi_jax.train.objective import LossConfig, retrieval_loss
-from hbi_jax.train.optimizer import OptimizerConfig, make_optimizer
+from hbi_jax.tasks.answers.batch import AnswerBatch
+from hbi_jax.tasks.answers.config import AnswerLossConfig
+from hbi_jax.tasks.answers.objective import answer_loss
+from hbi_jax.tasks.retrieval.objective import retrieval_loss
+from hbi_jax.train.config import AlignmentLossConfig, OptimizerConfig
+from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.teacher import estimator_teacher, exact_teacher
 from tests.models.published import FOLDER, Golden, load
 
@@ -30,7 +33,7 @@ LOSS = {
     "divergence": "published",
 }
 ANSWERS = {"distil": "answers", "alignment_weight": 0.5, "answer_weight": 1.0}
-# Name of the switch, and what it changes: of the model, of the loss, of the teacher.
+# By switch: the changes to the model, to the loss, and to the teacher.
 RETRIEVAL = {
     "model.padding": ({"padding": "masked"}, {}, None),
     "loss.divergence": ({}, {"divergence": "paper"}, None),
@@ -47,16 +50,16 @@ QUESTIONS = {
 
 
 def compute(golden: Golden, model: dict, loss: dict, teacher=None) -> tuple:
-    """Every level's similarities, or answers in logits; the loss and its gradient."""
+    """Returns the similarities or answer logits of every level, the loss, and its gradient."""
     config = dataclasses.replace(golden.config, **model)
     if teacher is None:
         estimator = golden.weights.estimator
         teacher = estimator_teacher(estimator.model, estimator.params, config.padding)
-    # Two captions of one video, so that they can be, or not be, each other's negatives.
+    # Two captions share a video, so that the treatment of such negatives matters.
     batch = golden.batch._replace(video_index=jnp.array([0, 0, 1, 2]))
     if golden.weights.kind == "hbi":
         hbi = HBI(config)
-        function = functools.partial(retrieval_loss, hbi, LossConfig(**LOSS | loss), teacher)
+        function = functools.partial(retrieval_loss, hbi, AlignmentLossConfig(**LOSS | loss), teacher)
     else:
         hbi = AnswerHBI(config, num_answers=golden.weights.config["num_answers"], dropout_rate=0.0)
         function = functools.partial(answer_loss, hbi, AnswerLossConfig(**LOSS | ANSWERS | loss), teacher)
@@ -73,12 +76,12 @@ def compute(golden: Golden, model: dict, loss: dict, teacher=None) -> tuple:
 
 
 def relative(got, wanted) -> float:
-    """Length of the difference over the length of what was wanted."""
+    """Returns the norm of the difference relative to the norm of `wanted`."""
     return float(optax.tree.norm(optax.tree.sub(got, wanted)) / optax.tree.norm(wanted))
 
 
 def effects(name: str, switches: dict) -> list[dict]:
-    """One row a switch."""
+    """Returns one row per switch."""
     golden, rows = load(name), []
     scores, total, gradient = compute(golden, {}, {})
     for switch, changes in switches.items():
@@ -99,7 +102,7 @@ def effects(name: str, switches: dict) -> list[dict]:
 
 
 def optimizers() -> list[dict]:
-    """The published gradients of 12 steps through the published optimizer and through ours."""
+    """Applies the recorded gradients with the published optimizer and with ours, and compares the parameters."""
     with np.load(FOLDER / "bert_adam.npz") as file:
         arrays = dict(file)
     names = {"head.w": ("header", "kernel"), "head.bias": ("header", "bias"), "ln.LayerNorm.weight": ("norm", "scale")}
@@ -138,7 +141,7 @@ def optimizers() -> list[dict]:
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures and writes the JSON."""
     out = harness.parse_arguments(__doc__)
     results = {
         "retrieval": effects("hbi_tiny", RETRIEVAL),

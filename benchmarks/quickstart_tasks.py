@@ -1,10 +1,10 @@
-"""The quickstarts of questions and of captions, each from its command to its report, rendering included.
+"""Times the quickstarts of question answering and captioning from command to report, including rendering.
 
     make quickstart && python -m benchmarks.quickstart_tasks --out benchmarks/results
 
-Claims, on two CPU cores: at most 8 minutes each; 25 points more of the questions right than a model that was trained
-without ever seeing a frame; of half of the test videos the caption says rightly what happens first. Captioning starts
-from the work folder of `make quickstart`, runs/quickstart.
+Claims, on two CPU cores: at most 8 minutes each; an accuracy 25 points above a model trained without frames; a caption
+with the right first event for half of the test videos. Captioning starts from the work folder of `make quickstart`,
+runs/quickstart.
 """
 
 import json
@@ -21,7 +21,7 @@ QUICKSTART = ROOT / "runs" / "quickstart"
 
 
 def run(config: str, workdir: pathlib.Path, *flags: str) -> dict:
-    """Wall time of `python -m hbi_jax.main`, which must succeed, and its report."""
+    """Runs `python -m hbi_jax.main` and returns its wall time and its report. Raises if it fails."""
     begun = time.perf_counter()
     program = [sys.executable, "-m", "hbi_jax.main", f"--config=configs/{config}.py", f"--workdir={workdir}"]
     subprocess.run([*program, *flags], cwd=ROOT, check=True)
@@ -32,14 +32,14 @@ def run(config: str, workdir: pathlib.Path, *flags: str) -> dict:
 
 
 def table(report: dict) -> dict:
-    """What a report says of the test split."""
+    """Returns the table of the test split from a report."""
     test = report["tables"][0]
     rows = {name: dict(zip(test["columns"], values, strict=True)) for name, values in test["rows"]}
     return {"rows": rows, "note": test["note"]}
 
 
 def main() -> None:
-    """Runs them and writes quickstart_tasks.json."""
+    """Runs the quickstarts and writes quickstart_tasks.json."""
     out = parse_arguments(__doc__)
     if not (QUICKSTART / "report.json").exists():
         sys.exit(f"error: {QUICKSTART} holds no finished run; run make quickstart first")

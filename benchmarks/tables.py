@@ -1,9 +1,10 @@
-"""The tables of the documents that hold measured figures, made from the JSON.
+"""Generates the measured results in the documents from the JSON.
 
     python -m benchmarks.tables            # prints them
-    python -m benchmarks.tables --write    # puts them between their markers in the documents
+    python -m benchmarks.tables --write    # writes them between their markers in the documents
 
-A marker pair in a document looks like `<!-- figures:NAME -->` ... `<!-- /figures -->`; a test keeps both in step.
+A pair of markers in a document looks like `<!-- figures:NAME -->` ... `<!-- /figures -->`. A test checks that the
+documents are up to date.
 """
 
 import argparse
@@ -11,9 +12,9 @@ import json
 import pathlib
 import re
 
-from hbi_jax.ablations import TABLES
-from hbi_jax.evaluate.ablation import Ablation, spread
-from hbi_jax.visualize.ablations import plot_ablation
+from hbi_jax.ablations.pictures import plot_ablation
+from hbi_jax.ablations.results import Ablation, spread
+from hbi_jax.ablations.tables import TABLES
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -42,7 +43,7 @@ def _where(result: dict) -> str:
 
 
 def quickstarts() -> str:
-    """What the quickstarts reach."""
+    """Returns the results of the quickstarts."""
     versions, tasks = _ablations()["versions"], _load("quickstart_tasks")
     hbi = next(line.summary for line in versions.lines if line.name == "V1")
     questions, captions = (tasks[task]["rows"] for task in ("questions", "captions"))
@@ -51,7 +52,9 @@ def quickstarts() -> str:
     frequent = captions["most frequent training caption"]
     recall, group, overall, event = "t2v R@1", "in-group accuracy", "overall, %", "first event right, %"
     minutes = {name: f"{tasks[name]['seconds'] / 60:.1f}" for name in ("questions", "captions")}
-    retrieval_minutes = f"{_load('fresh_quickstart')['run_s'] / 60:.1f}"
+    fresh = _load("fresh_quickstart")["runs"]
+    same = next((run for run in fresh if run["versions"]["python"] == tasks["versions"]["python"]), fresh[0])
+    retrieval_minutes = f"{same['run_s'] / 60:.1f}"
     rows = [
         ["retrieval, text to video R@1", spread(hbi[recall]), versions.chance[recall], retrieval_minutes],
         ["retrieval, right among 4 near-twins", spread(hbi[group]), versions.chance[group], ""],
@@ -59,24 +62,24 @@ def quickstarts() -> str:
         ["captions, first event right", f"{described[event]:.1f}", frequent[event], minutes["captions"]],
     ]
     table = _table(
-        ["percent, on held-out videos", "reached", "by guessing", "minutes"],
+        ["percent, on held-out videos", "result", "baseline", "minutes"],
         [[name, reached, f"{guess:.1f}", time] for name, reached, guess, time in rows],
     )
     return (
-        f"{table}\n\nRetrieval: {len(versions.seeds)} seeds, mean (smallest to largest); the others: one. "
-        f"{_where(tasks)}; minutes from the command to the report, rendering included. Guessing is chance, a model "
-        "that was trained on the questions without seeing a video, and the most frequent training caption. Near-twins "
-        "share their entities and differ in action or order."
+        f"{table}\n\nRetrieval: {len(versions.seeds)} seeds, mean (smallest to largest); the others: one seed. "
+        f"{_where(tasks)}; minutes from the command to the report, including rendering. The baselines are chance for "
+        "retrieval, a model trained on the questions without the videos, and the most frequent training caption. "
+        "Near-twins have the same entities and differ in action or order."
     )
 
 
 def quickstart() -> str:
-    """The quickstart over seeds: without interaction, HBI, HBI V2, chance."""
+    """Returns the quickstart over seeds: without interaction, HBI, HBI V2, chance."""
     return _versions("versions")
 
 
 def adamw() -> str:
-    """The same with AdamW."""
+    """Returns the same as `quickstart`, with AdamW."""
     return _versions("versions_adamw")
 
 
@@ -93,26 +96,40 @@ def _versions(name: str) -> str:
     rows.append(["chance", *(f"{table.chance[name]:.1f}" for name in names)])
     figures = _table(["percent, mean (smallest to largest)", *names.values()], rows)
     return (
-        f"{figures}\n\n{table.data}, all held out; near-twins share their entities and differ in action or order. "
+        f"{figures}\n\n{table.data}, all held out; near-twins have the same entities and differ in action or order. "
         f"{table.budget} each, {len(table.seeds)} seeds; {table.machine}."
     )
 
 
 def fresh_quickstart() -> str:
-    """How long `make quickstart` took from a fresh clone."""
-    result = _load("fresh_quickstart")
-    training = result["training"]
+    """Returns the time of `make quickstart` from a fresh clone, for each version of Python."""
+    runs = _load("fresh_quickstart")["runs"]
+    table = _table(
+        ["from a fresh clone", "minutes", "of which installation, s", "training, s", "R@1", "R@10", "among near-twins"],
+        [
+            [
+                f"Python {run['versions']['python']}, jax {run['versions']['jax']}",
+                f"{run['total_s'] / 60:.1f}",
+                f"{run['install_s']:.0f}",
+                f"{run['training']['seconds']:.0f}",
+                f"{run['t2v R@1']:.1f}",
+                f"{run['t2v R@10']:.1f}",
+                f"{run['in-group accuracy']:.1f}",
+            ]
+            for run in runs
+        ],
+    )
+    training, device = runs[0]["training"], runs[0]["device"]
     return (
-        f"From a fresh clone on {_where(result)}: {result['total_s'] / 60:.1f} minutes, of which installation "
-        f"{result['install_s']:.0f} s and training {training['seconds']:.0f} s; text-to-video R@1 "
-        f"{result['t2v R@1']:.1f}, R@10 {result['t2v R@10']:.1f}, {result['in-group accuracy']:.1f} percent right "
-        f"among near-twins. The input pipeline alone delivers {training['clips_per_second']:.0f} clips/s; training "
-        f"makes {training['steps_per_second']:.1f} steps/s of {result['batch_size']} clips, decoded once."
+        f"{table}\n\n{device['cpu_cores']} {device['platform'].upper()} cores; percent, text to video, on held-out "
+        f"videos. The input pipeline alone delivers {training['clips_per_second']:.0f} clips/s; training makes "
+        f"{training['steps_per_second']:.1f} steps/s of {runs[0]['batch_size']} clips, decoded once (Python "
+        f"{runs[0]['versions']['python']})."
     )
 
 
 def train_step() -> str:
-    """One training step at full size."""
+    """Returns the time of one training step at full size."""
     result = _load("bench_train_step")
     step, shapes, share = result["step"], result["shapes"], result["share"]
     table = _table(
@@ -125,15 +142,15 @@ def train_step() -> str:
     return (
         f"{shapes['model']}, {shapes['pairs']} pairs of {shapes['frames']} frames and {shapes['words']} words, three "
         f"levels, {shapes['dtype']}: **{step['median_s']:.1f} s a step** (median of {step['calls']}, "
-        f"{step['min_s']:.1f} to {step['max_s']:.1f}), {step['peak_rss_gb']:.1f} GB at the peak, compiled in "
-        f"{step['compile_s']:.0f} s. That is {result['step_over_vision_products_at_machine_rate']:.2f} times what the "
-        f"vision tower's {result['vision_products_tflop']} TFLOP of matrix products take at the "
+        f"{step['min_s']:.1f} to {step['max_s']:.1f}), peak memory {step['peak_rss_gb']:.1f} GB, compile time "
+        f"{step['compile_s']:.0f} s. The step takes {result['step_over_vision_products_at_machine_rate']:.2f} times as "
+        f"long as the vision tower's {result['vision_products_tflop']} TFLOP of matrix products at the "
         f"{result['machine_gflops']:.0f} GFLOP/s of one large product on this machine ({_where(result)}).\n\n{table}"
     )
 
 
 def interaction() -> str:
-    """The exact interaction of a batch."""
+    """Returns the time and error of the exact interaction of a batch."""
     result = _load("bench_banzhaf")
     batch, gradient = result["batch"], result["batch_with_gradient"]
     pairs, words, frames = batch["shape"]
@@ -141,10 +158,10 @@ def interaction() -> str:
     error32, error64 = (max(row[precision] for row in usual) for precision in ("float32", "float64"))
     return (
         f"{pairs} pairs of {words} words and {frames} frames take **{batch['median_ms']:.1f} ms** "
-        f"({gradient['median_ms']:.1f} ms with the gradient) on {_where(result)}, and differ from the enumeration of "
-        f"all coalitions by at most {error32:.0e} in float32 and {error64:.0e} in float64. One forward pass of the "
-        f"estimator network takes {1 / result['exact_over_estimator']:.0f} times as long; sampling in the time of the "
-        f"closed form errs {result['sampling']['at_equal_time']['error_over_exact_error']:.0e} times as much."
+        f"({gradient['median_ms']:.1f} ms with the gradient) on {_where(result)}. They differ from the enumeration "
+        f"of all coalitions by at most {error32:.0e} in float32 and {error64:.0e} in float64. One forward pass of the "
+        f"estimator network takes {1 / result['exact_over_estimator']:.0f} times as long. In the time of the closed "
+        f"form, sampling has {result['sampling']['at_equal_time']['error_over_exact_error']:.0e} times its error."
     )
 
 
@@ -153,7 +170,7 @@ def _percent(share: float) -> str:
 
 
 def published_differences() -> str:
-    """What one switch at a time changes in the published configuration of the golden models."""
+    """Returns the effect of each switch on the published configuration of the golden models."""
     result = _load("published_differences")
     tables = []
     for task, score in (("retrieval", "similarities"), ("answers", "answers' logits")):
@@ -170,14 +187,14 @@ def published_differences() -> str:
         tables.append(_table([f"{task}: to our default", *levels, "loss", "gradient"], rows))
     (optimizer,) = result["optimizer"]
     tables.append(
-        f"`{optimizer['switch']}`: after {optimizer['steps']} steps on recorded gradients the parameters are away from "
-        f"the published ones by {_percent(optimizer['movement'])} of the way that those moved."
+        f"`{optimizer['switch']}`: after {optimizer['steps']} steps on recorded gradients, the parameters differ from "
+        f"the published ones by {_percent(optimizer['movement'])} of the distance that the published ones moved."
     )
     return "\n\n".join(tables)
 
 
 def bfloat16() -> str:
-    """Ranks of a trained model's galleries with activations in bfloat16."""
+    """Returns the change of ranks with bfloat16 activations."""
     result = _load("bench_bfloat16")
     rows = [
         [
@@ -196,7 +213,7 @@ def bfloat16() -> str:
 
 
 def teachers() -> str:
-    """Exact, estimated and sampled interactions as teachers."""
+    """Returns the comparison of exact, estimated and sampled interactions as teachers."""
     result = _load("teachers")
     labels, step, table = result["labels"], result["step"], result["table"]
     level = next(iter(labels["zero"]))
@@ -216,16 +233,16 @@ def teachers() -> str:
         )
     header = ["teacher", "label error", "correlation", "same best frame", "time of a step", *names.values()]
     return (
-        f"{_table(header, rows)}\n\nLabels: of the {level} level, test gallery, root mean square error after scaling "
-        f"by {result['label_scale']:g} (always answering zero errs by {labels['zero'][level][0]:.2g}); "
-        f"{result['num_samples']:,} coalitions a pair are sampled. Retrieval: percent, {_seeds(result)}, "
-        f"{result['test_videos']} test videos. The estimator's pre-training took "
-        f"{result['pretraining_seconds']:.0f} s more. Batches of {result['batch_size']}, {_where(result)}."
+        f"{_table(header, rows)}\n\nLabels: {level} level, test gallery, root mean square error after scaling by "
+        f"{result['label_scale']:g} (labels that are always zero: {labels['zero'][level][0]:.2g}); "
+        f"{result['num_samples']:,} sampled coalitions per pair. Retrieval: percent, {_seeds(result)}, "
+        f"{result['test_videos']} test videos. Pre-training the estimator took another "
+        f"{result['pretraining_seconds']:.0f} s. Batches of {result['batch_size']}, {_where(result)}."
     )
 
 
 def load() -> str:
-    """Loading and converting weights of ViT-B/32's size."""
+    """Returns time and memory of loading and converting weights of ViT-B/32's size."""
     result = _load("bench_load")
     rows = [
         [
@@ -239,11 +256,11 @@ def load() -> str:
         )
     ]
     table = _table([f"{result['size_mib']} MiB of weights", "time", "peak memory above the imports"], rows)
-    return f"{table}\n\nEach in a process of its own, {result['calls']} times; {_where(result)}."
+    return f"{table}\n\nEach in its own process, {result['calls']} times; {_where(result)}."
 
 
 def similarity() -> str:
-    """Scoring a gallery, HBI and HBI V2."""
+    """Returns time and memory of scoring a gallery with HBI and HBI V2."""
     result = _load("bench_similarity")
     rows = [
         [
@@ -262,26 +279,26 @@ def similarity() -> str:
     size = dense["texts and videos"]
     return (
         f"{table}\n\n{shapes['texts']:,} texts against {shapes['videos']:,} videos, {shapes['features']} features; "
-        f"{_where(result)}. At {size} x {size} the dense formula takes {memory:.0f} times the memory of the inner "
-        f"products and {faster:.0f} times their time; the two differ by at most {dense['largest difference']:.0e}."
+        f"{_where(result)}. At {size} x {size}, the dense formula takes {memory:.0f} times the memory and {faster:.0f} "
+        f"times the time of the inner products; the results differ by at most {dense['largest difference']:.0e}."
     )
 
 
 def decoding() -> str:
-    """Captions with kept keys and values."""
+    """Returns the speed of decoding captions with a key-value cache."""
     result = _load("bench_decoding")
     shapes, faster, rate = result["shapes"], result["times_as_fast_as_recomputation"], result["captions_per_second"]
     return (
         f"Greedy decoding of {shapes['tokens']} tokens makes {rate['greedy']:.0f} captions/s: **{faster['plain']:.1f} "
-        f"times** as many as reading the caption again for every token, {faster['last_word']:.1f} times as many as "
-        f"doing so with the logits of the last word alone. Beam search of 5 makes {rate['beam_5']:.0f}. One layer of "
-        f"width {shapes['width']}, {shapes['vocabulary']:,} tokens, {shapes['videos']} videos at a time; "
+        f"times** as many as recomputing the caption for every token, and {faster['last_word']:.1f} times as many as "
+        f"recomputing with only the logits of the last word. Beam search with 5 beams makes {rate['beam_5']:.0f}. One "
+        f"layer of width {shapes['width']}, {shapes['vocabulary']:,} tokens, {shapes['videos']} videos at a time; "
         f"{_where(result)}."
     )
 
 
 def _task(name: str) -> str:
-    """The quickstart of a task: its table of the test split, and how long it took."""
+    """Returns the test table of a task's quickstart, and its time."""
     result = _load("quickstart_tasks")
     task = result[name]
     columns = list(next(iter(task["rows"].values())))
@@ -291,29 +308,29 @@ def _task(name: str) -> str:
     ]
     return (
         f"{_table([name, *columns], rows)}\n\n{task['note']} {task['seconds'] / 60:.1f} minutes from the command to "
-        f"the report, of which training {task['training']['seconds'] / 60:.1f}; {_where(result)}, one seed. "
+        f"the report, including {task['training']['seconds'] / 60:.1f} of training; {_where(result)}, one seed. "
         f"{result.get('remark', '')}".rstrip()
     )
 
 
 def questions() -> str:
-    """The quickstart of questions."""
+    """Returns the results of the question-answering quickstart."""
     return _task("questions")
 
 
 def captions() -> str:
-    """The quickstart of captions."""
+    """Returns the results of the captioning quickstart."""
     return _task("captions")
 
 
 def _ablations() -> dict[str, Ablation]:
-    """The tables that were run, by name."""
+    """Returns the ablation tables that have results, by name."""
     paths = {name: RESULTS / f"ablation_{name}.json" for name in TABLES}
     return {name: Ablation.from_json(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
 def ablations() -> str:
-    """Every table of `python -m hbi_jax.ablate` whose JSON was put beside the other results."""
+    """Returns every table of `python -m hbi_jax.ablate` whose JSON is among the results."""
     blocks = []
     for name, table in _ablations().items():
         blocks += [f"## {table.title}", f"![{table.title}](images/ablation_{name}.png)", table.markdown()]
@@ -321,14 +338,14 @@ def ablations() -> str:
 
 
 def draw_ablations() -> None:
-    """The pictures of `ablations`."""
+    """Draws the pictures of `ablations`."""
     for name, table in _ablations().items():
         models = {line.name: list(line.runs.values()) for line in table.lines}
         plot_ablation(table.title, models, table.chance, ROOT / "docs" / "images" / f"ablation_{name}.png")
 
 
 def data() -> str:
-    """Reading video files and prepared ones."""
+    """Returns the throughput of reading video files and prepared videos."""
     result = _load("bench_data")
     names = {name: f"{seconds} s, {width}x{height}" for name, (seconds, width, height) in result["clips"].items()}
     others = list(next(iter(result["decoding"].values()))["ours_over"])
@@ -357,17 +374,17 @@ def data() -> str:
     ]
     step, versions = result["step"], result["versions_of_readers"]
     held = ", ".join(
-        f"{row['first_mib']:.0f} MiB at first and {row['last_mib']:.0f} MiB at last ({way})"
+        f"{row['first_mib']:.0f} MiB at the start and {row['last_mib']:.0f} MiB at the end ({way})"
         for way, row in result["memory"].items()
     )
     batches = next(iter(result["memory"].values()))["batches"]
     return (
         f"{_table(header, rows)}\n\n"
-        "One thread a clip, as many clips at once as cores; all readers agree on the frames. Not hidden: how much "
-        f"longer a step takes because it waits for its batch, as a share of {step['seconds']} s (a timed wait: "
+        "One thread per clip and one clip per core at a time; all readers return the same frames. Not hidden: the time "
+        f"that a step waits for its batch, as a share of {step['seconds']} s. A timed wait simulates a step of "
         f"{step['clips']} clips on an accelerator whose host has {step['host_cores']} cores, so that "
-        f"{step['workers']} workers have {step['clips'] * step['workers'] // step['host_cores']} clips to deliver). "
-        f"Over {batches:,} batches, this process and its workers hold {held}. "
+        f"{step['workers']} workers deliver {step['clips'] * step['workers'] // step['host_cores']} clips. "
+        f"Over {batches:,} batches, the process and its workers use {held}. "
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}; {_where(result)}."
     )
 
@@ -393,14 +410,14 @@ FIGURES = {
 
 
 def updated(document: str) -> str:
-    """A document with its figures made anew."""
+    """Returns a document with its results generated again."""
     return _MARKED.sub(lambda match: match[1] + FIGURES[match[2]]() + "\n" + match[4], document)
 
 
 def main() -> None:
-    """Prints the figures, or writes them into the documents."""
+    """Prints the results, or writes them into the documents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="change the documents")
+    parser.add_argument("--write", action="store_true", help="write the results into the documents")
     if parser.parse_args().write:
         draw_ablations()
         for name in DOCUMENTS:

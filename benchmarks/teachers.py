@@ -1,10 +1,10 @@
-"""The three teachers of the interaction side by side: error of the labels, time of a step, result of retrieval.
+"""Compares the three teachers of the interaction: label error, step time and retrieval results.
 
     python -m benchmarks.teachers --out benchmarks/results [--seeds 0 1 2] [--workdir runs/teachers]
 
-The estimator is pre-trained on the model that the exact teacher trained with the first seed. Every run is a call of
-`python -m hbi_jax.main` on the embedded data set; start the script again to go on with what was interrupted, finished
-runs are kept. The time of a step is measured at the end, all teachers in one process.
+The estimator is pre-trained on the exact-teacher model of the first seed. Every run is a call of
+`python -m hbi_jax.main` on the embedded data set. Start the script again to resume an interrupted run; finished runs
+are kept. The step times of all teachers are measured at the end, in one process.
 """
 
 import argparse
@@ -17,9 +17,14 @@ import numpy as np
 
 from benchmarks.harness import write
 from configs.quickstart import get_config
-from hbi_jax import build, runs
-from hbi_jax.evaluate.ablation import summary
-from hbi_jax.parallel import make_mesh, put_batch
+from hbi_jax.ablations import runs
+from hbi_jax.ablations.results import summary
+from hbi_jax.config import parse
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel.mesh import make_mesh, put_batch
+from hbi_jax.tasks.retrieval.objective import retrieval_loss
+from hbi_jax.tasks.task import abstract_batch, init_model
+from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import init_state, state_shardings
 from hbi_jax.train.step import make_train_step
@@ -30,24 +35,26 @@ STEPS = 20
 
 
 def overrides(teacher: str, estimator: pathlib.Path) -> dict[str, str]:
-    """The fields that choose a teacher."""
+    """Returns the fields that select a teacher."""
     return {"teacher": teacher, "estimator": str(estimator) if teacher == "estimator" else ""}
 
 
 def step_ms(teacher: str, estimator: pathlib.Path) -> dict[str, float]:
-    """Median and spread of a whole training step of the quickstart with this teacher, batch in memory."""
+    """Times whole training steps of the quickstart with a teacher and a batch in memory; median and spread."""
     config = get_config()
     config.loss.update(overrides(teacher, estimator))
-    model, mesh, rng = build.model(config), make_mesh(), np.random.default_rng(0)
-    init_params = functools.partial(build.init_params, model, config)
-    tx = make_optimizer(build.optimizer(config), jax.eval_shape(init_params), 1000)
+    config = parse(config)
+    model, mesh, rng = HBI(config.model), make_mesh(), np.random.default_rng(0)
+    init_params = functools.partial(init_model, model, config)
+    tx = make_optimizer(config.optimizer, jax.eval_shape(init_params), 1000)
     state = init_state(init_params, tx, mesh)
-    shapes = build.abstract_batch(config)
+    shapes = abstract_batch(config)
     batch = jax.tree.map(lambda leaf: rng.integers(0, 2, leaf.shape).astype(leaf.dtype), shapes)
     rows = np.arange(config.train.batch_size, dtype=np.int32)
     masks = {name: np.ones_like(getattr(batch, name)) for name in ("text_mask", "frame_mask", "example_mask")}
     batch = put_batch(batch._replace(video_index=rows, record_index=rows, **masks), mesh)
-    step = make_train_step(build.loss_fn(model, config), tx, mesh, state_shardings(state)).lower(state, batch).compile()
+    loss_fn = functools.partial(retrieval_loss, model, config.loss, make_teacher(config.loss, config.model.padding))
+    step = make_train_step(loss_fn, tx, mesh, state_shardings(state)).lower(state, batch).compile()
     times = []
     for call in range(STEPS + 1):
         begun = time.perf_counter()
@@ -62,7 +69,7 @@ def step_ms(teacher: str, estimator: pathlib.Path) -> dict[str, float]:
 
 
 def label_errors(report: dict) -> dict[str, dict[str, list[float]]]:
-    """RMSE, correlation and top-1 of estimator and sampling at each level, on the test gallery."""
+    """Returns RMSE, correlation and top-1 of estimator and sampling per level, on the test gallery."""
     out: dict[str, dict[str, list[float]]] = {"estimator": {}, "sampled": {}, "zero": {}}
     for name, values in report["tables"][0]["rows"]:
         level, _, method = name.partition(": ")
@@ -72,7 +79,7 @@ def label_errors(report: dict) -> dict[str, dict[str, list[float]]]:
 
 
 def main() -> None:
-    """Runs all and writes teachers.json."""
+    """Makes all runs and writes teachers.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/teachers"))

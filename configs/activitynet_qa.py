@@ -3,9 +3,10 @@
 Command:  python -m hbi_jax.main --config=configs/activitynet_qa.py --workdir=runs/activitynet_qa --config.init=FOLDER \
               --config.data.annotations=FOLDER --config.data.videos=FOLDER
           with the folder of CLIP's weights (docs/pretrained.md)
-Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
-Expected: the paper's HBI V2 answers 49.3 % right; of the test questions 80.7 % have one of the 1,654 answers that
-          occur twice or more in training
+Hardware: accelerators; not measured yet. To save memory: a smaller --config.train.batch_size, or
+          --config.model.remat=blocks, which recomputes the activations of the towers
+Expected: the paper's HBI V2 has an accuracy of 49.3 %. The vocabulary, the 1,654 answers that occur at least twice in
+          training, covers 80.7 % of the test questions
 """
 
 import pathlib
@@ -13,7 +14,7 @@ import runpy
 
 
 def get_config():
-    """That of configs/msrvtt_qa.py with its own data and vocabulary, and longer texts and videos."""
+    """Returns configs/msrvtt_qa.py with its own data and vocabulary, and longer texts and videos."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("msrvtt_qa.py")))["get_config"]()
     config.name = "HBI V2, ActivityNet-QA"
 

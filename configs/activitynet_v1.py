@@ -2,10 +2,11 @@
 
 Command:  python -m hbi_jax.main --config=configs/activitynet_v1.py --workdir=runs/activitynet_v1 --config.init=FOLDER \
               --config.loss.estimator=FOLDER --config.data.annotations=FOLDER --config.data.videos=FOLDER
-          with the folders of CLIP's weights and of the estimator's (docs/pretrained.md, configs/estimator_v1.py)
-Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
-Expected: the paper's HBI has text-to-video R@1 42.2, R@5 73.0, R@10 84.6, MnR 6.6. Its code takes the best step by
-          the test videos, and so does this (config.data.protocol).
+          with the folders of CLIP's and the estimator's weights (docs/pretrained.md, configs/estimator_v1.py)
+Hardware: accelerators; not measured yet. To save memory: a smaller --config.train.batch_size, or
+          --config.model.remat=blocks, which recomputes the activations of the towers
+Expected: the paper's HBI has text-to-video R@1 42.2, R@5 73.0, R@10 84.6, MnR 6.6. Like its
+          code, this selects the best step on the test videos (config.data.protocol).
 """
 
 import pathlib
@@ -13,7 +14,7 @@ import runpy
 
 
 def get_config():
-    """That of configs/msrvtt_v1.py with longer texts and videos and twice the epochs."""
+    """Returns configs/msrvtt_v1.py with longer texts and videos and twice the epochs."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("msrvtt_v1.py")))["get_config"]()
     config.name = "HBI V1, ActivityNet"
 
@@ -26,7 +27,7 @@ def get_config():
     config.data.num_frames = 64
     config.data.augmentation = "none"
 
-    # The published schedule is five epochs long whatever the run: it comes back up.
+    # The published schedule always lasts five epochs, so over ten the rate rises again.
     config.train.num_epochs = 10
     config.optimizer.schedule_share = 0.5
     return config

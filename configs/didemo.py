@@ -3,7 +3,8 @@
 Command:  python -m hbi_jax.main --config=configs/didemo.py --workdir=runs/didemo --config.init=FOLDER \
               --config.data.annotations=FOLDER --config.data.videos=FOLDER
           with the folder of CLIP's converted weights (docs/pretrained.md)
-Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
+Hardware: accelerators; not measured yet. To save memory: a smaller --config.train.batch_size, or
+          --config.model.remat=blocks, which recomputes the activations of the towers
 Expected: the paper's HBI V2 has text-to-video R@1 47.4, R@5 74.6, R@10 84.5, MnR 12.7
 """
 
@@ -12,7 +13,7 @@ import runpy
 
 
 def get_config():
-    """That of configs/msrvtt.py with longer texts and videos, and a validation list."""
+    """Returns configs/msrvtt.py with longer texts and videos, and a validation list."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("msrvtt.py")))["get_config"]()
     config.name = "HBI V2, DiDeMo"
 

@@ -2,10 +2,10 @@
 
 Command:  python -m hbi_jax.main --config=configs/estimator.py:quickstart --workdir=runs/estimator \
               --config.init=runs/quickstart
-          and then, to train with it: --config.loss.teacher=estimator --config.loss.estimator=runs/estimator
-Hardware: that of the configuration after the colon (msrvtt where there is none); the model is not trained
-Expected: docs/performance.md has the figures of the embedded data set. The exact teacher, the default everywhere, needs
-          none of this: it is here to repeat what the papers do, and to measure what it costs.
+          To train with it afterwards: --config.loss.teacher=estimator --config.loss.estimator=runs/estimator
+Hardware: that of the configuration after the colon (default: msrvtt); the model itself is not trained
+Expected: see docs/performance.md for the embedded data set. The exact teacher, the default everywhere, needs no
+          estimator; this configuration repeats the papers' method and measures its cost.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ import runpy
 
 
 def get_config(base: str = "msrvtt"):
-    """The configuration `base`, with the estimator as its task."""
+    """Returns the configuration `base` with the estimator as its task."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name(f"{base}.py")))["get_config"]()
     config.name = "estimator"
     config.task = "estimator"

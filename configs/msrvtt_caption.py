@@ -3,8 +3,8 @@
 Command:  python -m hbi_jax.main --config=configs/msrvtt_caption.py --workdir=runs/msrvtt_caption \
               --config.init=FOLDER --config.data.annotations=FOLDER --config.data.videos=FOLDER
           with the folder of CLIP's converted weights (docs/pretrained.md)
-Hardware: accelerators; not measured yet. Short of memory: --config.train.batch_size=32
-Needs:    the scores, pip install hbi_jax[caption], and Java for METEOR
+Hardware: accelerators; not measured yet. To save memory: --config.train.batch_size=32
+Needs:    pip install hbi_jax[caption] for the scores, and Java for METEOR
 Expected: the paper's HBI V2 has BLEU-4 48.1, ROUGE-L 64.9, METEOR 31.4, CIDEr 59.1
 """
 
@@ -13,7 +13,7 @@ import runpy
 
 
 def get_config():
-    """That of configs/msrvtt.py with the splits that the caption file states; the paper's weights and rates."""
+    """Returns configs/msrvtt.py with the splits of the caption file and the paper's weights and rates."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("msrvtt.py")))["get_config"]()
     config.name = "HBI V2, MSR-VTT captioning"
     config.task = "captions"
@@ -23,7 +23,7 @@ def get_config():
 
     config.loss.caption_weight = 3.3
     config.optimizer.learning_rate = 5e-4
-    # CLIP stays as it is; all that is new learns.
+    # CLIP is frozen; only the new modules are trained.
     config.optimizer.frozen = ("^params/(vision_tower|text_tower)",)
 
     config.train.batch_size = 64

@@ -3,8 +3,9 @@
 Command:  python -m hbi_jax.main --config=configs/msrvtt_qa.py --workdir=runs/msrvtt_qa --config.init=FOLDER \
               --config.data.annotations=FOLDER --config.data.videos=FOLDER
           with the folder of CLIP's weights (docs/pretrained.md)
-Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
-Expected: the paper's HBI V2 answers 46.4 % right
+Hardware: accelerators; not measured yet. To save memory: a smaller --config.train.batch_size, or
+          --config.model.remat=blocks, which recomputes the activations of the towers
+Expected: the paper's HBI V2 has an accuracy of 46.4 %
 """
 
 import pathlib
@@ -12,7 +13,7 @@ import runpy
 
 
 def get_config():
-    """That of configs/msrvtt.py with questions for texts; the paper's weights, rates and batch."""
+    """Returns configs/msrvtt.py with questions as texts and the paper's weights, rates and batch size."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("msrvtt.py")))["get_config"]()
     config.name = "HBI V2, MSRVTT-QA"
     config.task = "answers"

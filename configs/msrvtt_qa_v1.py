@@ -2,10 +2,11 @@
 
 Command:  python -m hbi_jax.main --config=configs/msrvtt_qa_v1.py --workdir=runs/msrvtt_qa_v1 --config.init=FOLDER \
               --config.loss.estimator=FOLDER --config.data.annotations=FOLDER --config.data.videos=FOLDER
-          with the folders of CLIP's weights and of the estimator's (docs/pretrained.md, configs/estimator_v1.py)
-Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
-Expected: the paper's HBI answers 46.2 % right; the published loader leaves out the questions, about 7 %, whose answer
-          is none of the 1,500: compare it with the row "answer in the vocabulary" of the report
+          with the folders of CLIP's and the estimator's weights (docs/pretrained.md, configs/estimator_v1.py)
+Hardware: accelerators; not measured yet. To save memory: a smaller --config.train.batch_size, or
+          --config.model.remat=blocks, which recomputes the activations of the towers
+Expected: the paper's HBI has an accuracy of 46.2 %. The published loader leaves out the questions (about 7 %) whose
+          answer is not among the 1,500 of the vocabulary, so compare with the row "answer in the vocabulary"
 """
 
 import pathlib
@@ -13,13 +14,13 @@ import runpy
 
 
 def get_config():
-    """That of configs/msrvtt_v1.py with answer heads, whose answers are distilled instead of similarities."""
+    """Returns configs/msrvtt_v1.py with answer heads; answers are distilled instead of similarities."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("msrvtt_v1.py")))["get_config"]()
     config.name = "HBI V1, MSRVTT-QA"
     config.task = "answers"
 
     config.model.clip.patch_size = 16
-    # Shares of 32 words and 12 frames, rounded up: a quarter; then an eighth of the words, a quarter of the frames.
+    # Shares of 32 words and 12 frames, rounded up: a quarter, then an eighth of the words and a quarter of the frames.
     config.model.levels = (("entity", 0, 0), ("action", 8, 3), ("event", 1, 1))
 
     data = config.data
@@ -33,7 +34,7 @@ def get_config():
     config.loss.alignment_weight = 0.5
     config.loss.answer_weight = 1.0
 
-    # Of CLIP the residual blocks, the last norms, the projections and the temperature are trained.
+    # In CLIP, only the residual blocks, the last norms, the projections and the temperature are trained.
     config.optimizer.frozen = (
         "^params/vision_tower/(patch_embedding|class_embedding|positional_embedding|ln_pre)",
         "^params/text_tower/(token_embedding|positional_embedding)",

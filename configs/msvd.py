@@ -3,8 +3,9 @@
 Command:  python -m hbi_jax.main --config=configs/msvd.py --workdir=runs/msvd --config.init=FOLDER \
               --config.data.annotations=FOLDER --config.data.videos=FOLDER
           with the folder of CLIP's converted weights (docs/pretrained.md)
-Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
-Expected: no published figure of HBI. CLIP4Clip, with mean pooling, has text-to-video R@1 46.2, R@5 76.1, R@10 84.6,
+Hardware: accelerators; not measured yet. To save memory: a smaller --config.train.batch_size, or
+          --config.model.remat=blocks, which recomputes the activations of the towers
+Expected: no published result of HBI. CLIP4Clip with mean pooling has text-to-video R@1 46.2, R@5 76.1, R@10 84.6,
           MnR 10.0
 """
 
@@ -13,7 +14,7 @@ import runpy
 
 
 def get_config():
-    """The model of configs/msrvtt.py; frames, words, rates, batch and epochs of CLIP4Clip."""
+    """Returns the model of configs/msrvtt.py with the frames, words, rates, batch size and epochs of CLIP4Clip."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("msrvtt.py")))["get_config"]()
     config.name = "HBI V2, MSVD"
 

@@ -2,10 +2,11 @@
 
 Command:  python -m hbi_jax.main --config=configs/own_videos.py --workdir=runs/own --config.init=FOLDER \
               --config.data.annotations=FOLDER --config.data.videos=FOLDER
-          with the folder of a model that was converted or trained before (docs/pretrained.md)
-          To measure that model on your videos without training: --mode=evaluate --checkpoint=FOLDER
-Hardware: accelerators; not measured yet. Short of memory: --config.model.remat=blocks
-Expected: depends on your videos; the row "before training" of the report is what to compare with
+          with the folder of a converted or trained model (docs/pretrained.md)
+          To evaluate that model on your videos without training: --mode=evaluate --checkpoint=FOLDER
+Hardware: accelerators; not measured yet. To save memory: a smaller --config.train.batch_size, or
+          --config.model.remat=blocks, which recomputes the activations of the towers
+Expected: depends on your videos; compare with the row "before training" of the report
 """
 
 import pathlib
@@ -13,12 +14,12 @@ import runpy
 
 
 def get_config():
-    """That of configs/msrvtt.py, with the splits that the table's column `split` names."""
+    """Returns configs/msrvtt.py with the splits named in the column `split` of the table."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("msrvtt.py")))["get_config"]()
     config.name = "HBI V2, own videos"
 
     config.data.dataset = "folder"
     config.data.val_list, config.data.num_val_videos = "val", 0
-    # Clips of a few seconds have few frames at one a second.
+    # At one frame a second, clips of a few seconds would have few frames.
     config.data.frames_per_second = 2.0
     return config

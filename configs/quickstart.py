@@ -9,7 +9,7 @@ from hbi_jax.config import default_config
 
 
 def get_config():
-    """Small towers, high learning rates, videos rendered into the work folder."""
+    """Returns small towers with high learning rates, and videos rendered into the work folder."""
     config = default_config()
 
     clip = config.model.clip
@@ -30,8 +30,8 @@ def get_config():
     world = data.world
     world.num_train, world.num_val, world.num_test, world.num_twin_groups = 4000, 200, 256, 50
     world.two_event_share = 0.4
-    # Most training videos have near-twins, so that a batch of 64 holds some: without them nothing in a batch
-    # asks for more than the entities.
+    # Most training videos have near-twins, so that a batch of 64 contains some. Without them, the entities alone would
+    # tell all videos of a batch apart.
     world.near_twin_share, world.groups_per_family = 0.9, 9
     world.distractor_share = 0.2
     data.annotations = "{workdir}/data"
@@ -39,22 +39,22 @@ def get_config():
     data.val_list = "MSRVTT_val.csv"
     data.galleries = {"test": "MSRVTT_JSFUSION_test.csv", "twins": "MSRVTT_JSFUSION_twins.csv"}
     data.num_words = 24
-    # Every third of the 24 frames of a 3 s clip.
+    # Every third frame of the 24 in a clip of 3 s.
     data.num_frames = 8
     data.frames_per_second = 8 / 3
     data.cache_gib = 1.0
     data.num_threads = 1
 
-    # The similarities of towers that start from nothing spread over [-1, 1], not over CLIP's narrow band, and so
-    # do their interactions: the default factor would make the teacher's distributions one-hot.
+    # Towers trained from scratch have similarities, and so interactions, over all of [-1, 1] instead of CLIP's narrow
+    # band. With the default factor, the teacher's distributions would be one-hot.
     config.loss.interaction_scale = 50.0
 
-    # Nothing is pre-trained here, so the towers learn at the rate of the rest. In as many steps AdamW, at 1e-3, finds
-    # the right video for half of the texts, Muon for nearly two thirds.
+    # Nothing is pre-trained, so the towers have the learning rate of the other modules. In the same number of steps,
+    # AdamW at 1e-3 finds the right video for half of the texts, Muon for nearly two thirds.
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = config.optimizer.clip_learning_rate = 4e-3
 
-    # All levels together tell near-twins apart better than the finest alone.
+    # All levels together tell near-twins apart better than the finest level alone.
     config.eval.level_rates = (1.0, 1.0, 1.0)
 
     config.train.batch_size = 64

@@ -4,8 +4,8 @@ Command:  python -m hbi_jax.main --config=configs/quickstart_caption.py --workdi
               --config.init=runs/quickstart
           with the work folder of configs/quickstart.py
 Hardware: two CPU cores, under 8 minutes, rendering included
-Expected: what happens first is right, colour, shape and action, in 56 % of the captions of test videos; CIDEr 264 %,
-          where a reference has 298 % (one seed)
+Expected: 56 % of the captions of test videos get the first event right (colour, shape and action). CIDEr is 264 %; a
+          reference caption has 298 % (one seed)
 """
 
 import pathlib
@@ -13,7 +13,7 @@ import runpy
 
 
 def get_config():
-    """That of configs/quickstart.py with a caption decoder; all paraphrases of a test video are its references."""
+    """Returns configs/quickstart.py with a caption decoder; all paraphrases of a test video are its references."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("quickstart.py")))["get_config"]()
     config.task = "captions"
 
@@ -26,8 +26,8 @@ def get_config():
     config.captions.references_per_video = 3
     config.captions.dropout_rate = 0.0
 
-    # A caption has to name shapes and actions out of nothing: that takes many videos, and as many different ones as
-    # near-twins are alike. The frames are all that has to be learnt, so nothing else is.
+    # A caption must name shapes and actions without candidates to choose from. This takes many different videos, so
+    # there are no near-twins. Only the frames matter, so the text tower and the alignment are not trained.
     data.world.num_train, data.world.near_twin_share = 16000, 0.0
     data.captions_per_video = "one"
     data.cache_gib = 1.25

@@ -1,10 +1,10 @@
 """Questions about the embedded data set, from scratch, in minutes on two CPU cores.
 
 Command:  python -m hbi_jax.main --config=configs/quickstart_qa.py --workdir=runs/quickstart_qa
-          For what the questions alone give away: --config.answers.question_only=True
+          To see how far the questions alone lead: --config.answers.question_only=True
 Hardware: two CPU cores, under 8 minutes, rendering included
-Expected: 57 % of the test questions, 27 % if trained without seeing a video (one seed). By kind: where 53, what 55,
-          how many 86, which 48, order 40
+Expected: 57 % of the test questions right, 27 % if trained without seeing a video (one seed). By type: where 53,
+          what 55, how many 86, which 48, order 40
 """
 
 import pathlib
@@ -12,7 +12,7 @@ import runpy
 
 
 def get_config():
-    """That of configs/quickstart.py, with questions for texts."""
+    """Returns configs/quickstart.py with questions as texts."""
     config = runpy.run_path(str(pathlib.Path(__file__).with_name("quickstart.py")))["get_config"]()
     config.task = "answers"
 
@@ -21,7 +21,7 @@ def get_config():
     data.val_list = "val.jsonl"
     data.galleries = {"test": "test.jsonl", "twins": "twins.jsonl"}
 
-    # Answers need more videos than retrieval, and each video is asked about often.
+    # Question answering needs more videos than retrieval, and several questions per video.
     data.world.num_train = 12000
     data.captions_per_video = "one"
     data.num_words = 16

@@ -9,11 +9,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from hbi_jax.inference import Answer, Caption, Paths, Run
-    from hbi_jax.pretrained import Pretrained
+from hbi_jax.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from hbi_jax.pretrained import Pretrained
+    from hbi_jax.tasks.answers.inference import Answer
+    from hbi_jax.tasks.captions.inference import Caption
+    from hbi_jax.tasks.inference import Paths, Run
 
 
 def load(folder: str | os.PathLike[str]) -> Pretrained:
@@ -26,8 +28,8 @@ def load(folder: str | os.PathLike[str]) -> Pretrained:
 def answer_questions(
     checkpoint: str | os.PathLike[str] | Run, videos: Paths, questions: str | Sequence[str], top: int = 5
 ) -> list[Answer]:
-    """Answers questions about video files, see `hbi_jax.inference.answer_questions`."""
-    from hbi_jax.inference import answer_questions
+    """Answers questions about video files, see `hbi_jax.tasks.answers.inference.answer_questions`."""
+    from hbi_jax.tasks.answers.inference import answer_questions
 
     return answer_questions(checkpoint, videos, questions, top)
 
@@ -35,7 +37,7 @@ def answer_questions(
 def generate_captions(
     checkpoint: str | os.PathLike[str] | Run, videos: Paths, method: str | None = None, top: int = 1, seed: int = 0
 ) -> list[Caption]:
-    """Captions video files, see `hbi_jax.inference.generate_captions`."""
-    from hbi_jax.inference import generate_captions
+    """Captions video files, see `hbi_jax.tasks.captions.inference.generate_captions`."""
+    from hbi_jax.tasks.captions.inference import generate_captions
 
     return generate_captions(checkpoint, videos, method, top, seed)

@@ -3,7 +3,7 @@
   python -m hbi_jax.ask --checkpoint=runs/quickstart_qa video.mp4 "what color is the shape that spins?"
   python -m hbi_jax.ask --checkpoint=runs/quickstart_qa *.mp4 "what happens first?" --top=3 --jsonl=answers.jsonl
 
-A video that cannot be read is named, the others are answered, and the exit code is 1.
+If a video cannot be read, the command names it, answers for the others, and exits with code 1.
 """
 
 import argparse
@@ -12,20 +12,20 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hbi_jax import apply
+from hbi_jax.commands import apply
 
 if TYPE_CHECKING:
-    from hbi_jax.inference import Answer
+    from hbi_jax.tasks.answers.inference import Answer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answers as the arguments ask; returns the exit code."""
-    options = _parser().parse_intermixed_args(arguments)
+    """Runs the command; returns the exit code."""
+    options = apply.parse(_parser(), arguments)
 
     def answer() -> "Sequence[Answer]":
         if os.path.exists(options.question):
             raise ValueError(f"the last argument, {options.question}, is a file: wanted a question after the videos")
-        from hbi_jax.inference import answer_questions
+        from hbi_jax.tasks.answers.inference import answer_questions
 
         return answer_questions(options.checkpoint, options.videos, options.question, options.top)
 
@@ -41,8 +41,10 @@ def _say(result: "Answer") -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = apply.parser("hbi_jax.ask", __doc__)
-    parser.add_argument("question", help="what to ask about each of them, in quotation marks")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to print (default: %(default)s)")
+    parser.add_argument("question", help="the question about each video, in quotation marks")
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="number of answers to print (default: %(default)s)"
+    )
     return parser
 
 

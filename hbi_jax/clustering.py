@@ -1,8 +1,8 @@
 """DPC-KNN: density-peak clustering of token sets into a static number of clusters (HBI V2, Eq. 9 and 10).
 
-Cluster centres are tokens that have many close neighbours and are far from any token that has closer ones.
-Everything is decided within one token set: neither padding nor the rest of the batch nor chance has a say,
-and ties are broken by the order of the tokens.
+A cluster centre is a token of high density that is far from every token of higher density. The result depends only on
+the real tokens of the set: padding, the rest of the batch and random numbers have no effect, and ties are broken by
+token order.
 """
 
 import functools
@@ -17,10 +17,10 @@ class Clusters(NamedTuple):
     """A partition of the real tokens of a set.
 
     Attributes:
-      assignment: Cluster number of each token; -1 at padding.
-      centers: Token number of each cluster's centre, best centre first.
-      mask: True where the cluster holds at least one real token. False only for the last clusters of a set
-        with fewer real tokens than clusters, whose centres are padding.
+      assignment: Cluster index of each token; -1 at padding.
+      centers: Token index of each cluster's centre, best centre first.
+      mask: True if the cluster holds at least one real token. If a set has fewer real tokens than clusters, the last
+        clusters are False and their centres are padding.
     """
 
     assignment: Int[Array, "*b n"]
@@ -36,37 +36,37 @@ def dpc_knn(
 ) -> Clusters:
     """Clusters the real tokens of each set around its density peaks (HBI V2, Eq. 9 and 10).
 
-    Density of a token: exp(-mean of its squared distances to the nearest `num_neighbors` real tokens, itself
-    included). Its indicator: the distance to the nearest token of higher density, or the largest distance in
-    the set if it has the highest. Centres are the tokens with the largest products of the two; every other
-    token joins its nearest centre. Distances are divided by sqrt(d), so that densities of wide features do
+    The density of a token is exp(-mean squared distance to the nearest `num_neighbors` real tokens, itself included).
+    The indicator of a token is the distance to the nearest token of higher density; for the densest token it is the
+    largest distance in the set. The tokens with the largest products of density and indicator become the centres, and
+    every other token joins its nearest centre. Distances are divided by sqrt(d), so that densities of wide features do
     not underflow.
 
-    Equal densities, products and distances are ordered by index. Carries no gradient. Computed in float32, in
-    float64 where the features are.
+    Equal densities, products and distances are ordered by index. No gradient flows through the result. The computation
+    is in float64 if the features are float64, else in float32.
 
     Args:
-      features: Token features, of any scale; padding may hold anything.
+      features: Token features, of any scale; padding may hold any values.
       mask: True at real tokens.
       num_clusters: Number of clusters, 1 to n.
-      num_neighbors: Neighbours that make a density; where fewer tokens are real, all of them.
+      num_neighbors: Number of neighbours in the density; all real tokens if there are fewer.
 
     Returns:
       The clusters, numbered in the order of `centers`.
 
     Raises:
-      ValueError: `num_clusters` or `num_neighbors` out of range, or a mask that does not fit the features.
+      ValueError: If `num_clusters` or `num_neighbors` is out of range, or the mask does not fit the features.
     """
     if mask.shape != features.shape[:-1]:
         raise ValueError(
             f"mask has shape {mask.shape}, but features {features.shape} ask for {features.shape[:-1]}; "
-            "give one entry a token."
+            "give one entry per token."
         )
     num_tokens = features.shape[-2]
     if not 1 <= num_clusters <= num_tokens:
         raise ValueError(f"num_clusters={num_clusters} of {num_tokens} tokens is impossible; use 1 to {num_tokens}.")
     if num_neighbors < 1:
-        raise ValueError(f"num_neighbors={num_neighbors} leaves no density; use 1 or more.")
+        raise ValueError(f"num_neighbors={num_neighbors} leaves the density undefined; use 1 or more.")
 
     features = jax.lax.stop_gradient(features).astype(jnp.result_type(features, jnp.float32))
     return _dpc_knn(features, mask, num_clusters, min(num_neighbors, num_tokens))
@@ -74,7 +74,7 @@ def dpc_knn(
 
 @functools.partial(jax.jit, static_argnames=("num_clusters", "num_neighbors"))
 def _dpc_knn(features: Array, mask: Array, num_clusters: int, num_neighbors: int) -> Clusters:
-    """Checked input with batch axes; compiled, so that a call from plain Python is one dispatch."""
+    """Clusters checked inputs with batch axes; compiled, so that a call from plain Python is a single dispatch."""
     of_one_set = functools.partial(_of_one_set, num_clusters=num_clusters, num_neighbors=num_neighbors)
     for _ in range(mask.ndim - 1):
         of_one_set = jax.vmap(of_one_set)
@@ -94,7 +94,7 @@ def _of_one_set(
     neighbors = jnp.where(jnp.isfinite(nearest), nearest, 0)
     density = jnp.exp(-jnp.sum(neighbors, axis=1) / jnp.clip(num_real, 1, num_neighbors))
 
-    # denser[i, j]: is j, a real token, denser than i? Of equally dense tokens the earlier one is.
+    # denser[i, j] is True if j is a real token and denser than i; of two equally dense tokens, the earlier one counts.
     own, other = density[:, None], density[None, :]
     denser = jnp.where(position[None, :] < position[:, None], other >= own, other > own) & mask[None, :]
     largest = jnp.max(jnp.where(mask[:, None] & mask[None, :], distance, 0))
@@ -104,13 +104,13 @@ def _of_one_set(
     _, centers = jax.lax.top_k(jnp.where(mask, density * indicator, -jnp.inf), num_clusters)
     is_real = jnp.arange(num_clusters) < num_real
     to_center = jnp.where(is_real[None, :], distance[:, centers], jnp.inf)
-    # A centre stays with itself even where another centre equals it.
+    # A centre belongs to its own cluster even if another centre is equal to it.
     to_center = jnp.where(position[:, None] == centers[None, :], -1, to_center)
     assignment = jnp.argmin(to_center, axis=1).astype(jnp.int32)
     return Clusters(jnp.where(mask, assignment, -1), centers, is_real)
 
 
 def _squared_distances(features: Float[Array, "n d"]) -> Float[Array, "n n"]:
-    """Squared distances over d, from differences: exactly 0 between equal tokens, unlike x² + y² - 2xy."""
+    """Returns squared distances divided by d, from differences: exactly 0 for equal tokens, unlike x² + y² - 2xy."""
     difference = features[:, None, :] - features[None, :, :]
     return jnp.mean(difference * difference, axis=-1)

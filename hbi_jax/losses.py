@@ -1,30 +1,25 @@
-"""The losses of HBI: contrastive (Eq. 13), interaction (Eq. 8), distillation between levels (Eq. 15), answers,
-captions.
+"""The losses of HBI: contrastive (Eq. 13), interaction (Eq. 8), distillation (Eq. 15), answers and captions.
 
-Every loss takes masks; a masked row or class takes no part in numerator, denominator or gradient.
+Every loss takes masks. Masked rows and classes do not enter the numerator, the denominator or the gradient.
 """
-
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# How the divergences of interaction and distillation are meant: as the paper prints them, KL(student || teacher), the
-# mean over rows, nothing flowing into the teacher; or as the published code computes them, see `published_divergence`.
-Divergence = Literal["paper", "published"]
+from hbi_jax.choices import Divergence
 
-# Finite, so that a row without a real class gives no NaN; far below any logit.
+# Far below any logit, but finite, so that a row without a real class does not become NaN.
 _ABSENT = -1e30
 
 
 def masked_log_softmax(logits: Float[Array, "*b n"], mask: Bool[Array, "*#b n"]) -> Float[Array, "*b n"]:
-    """Log-softmax over the entries where `mask` is True, in float32; meaningless elsewhere."""
+    """Returns the log-softmax over the entries where `mask` is True, in float32; other entries are meaningless."""
     return jax.nn.log_softmax(jnp.where(mask, logits.astype(jnp.float32), _ABSENT), axis=-1)
 
 
 def masked_mean(x: Float[Array, "*b"], mask: Bool[Array, "*b"]) -> Float[Array, ""]:
-    """Mean over the entries where `mask` is True; 0 where there are none."""
+    """Returns the mean over the entries where `mask` is True; 0 if there are none."""
     return jnp.sum(jnp.where(mask, x, 0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
@@ -33,7 +28,7 @@ def kl_divergence(
     teacher_logits: Float[Array, "*b n"],
     mask: Bool[Array, "*#b n"],
 ) -> Float[Array, "*b"]:
-    """KL(student || teacher) of two softmax distributions over the real classes of each row, in nats."""
+    """Returns KL(student || teacher) of the softmax distributions over the real classes of each row, in nats."""
     student = masked_log_softmax(student_logits, mask)
     teacher = masked_log_softmax(teacher_logits, mask)
     return jnp.sum(jnp.where(mask, jnp.exp(student) * (student - teacher), 0), axis=-1)
@@ -42,7 +37,7 @@ def kl_divergence(
 def published_divergence(
     student_logits: Float[Array, "*b n"], teacher_logits: Float[Array, "*b n"], mask: Bool[Array, "*b n"]
 ) -> Float[Array, ""]:
-    """KL(teacher || student) as the published code averages it: over all real elements, classes included.
+    """Returns KL(teacher || student), averaged over all real elements, classes included, as in the published code.
 
     Gradients flow into the teacher too.
     """
@@ -52,12 +47,12 @@ def published_divergence(
 def negatives_mask(
     video_index: Int[Array, " b"], example_mask: Bool[Array, " b"], mask_same_video: bool = True
 ) -> Bool[Array, "b b"]:
-    """Which columns count in the softmax of each row: the row's own, and every real row of another video.
+    """Returns which columns enter the softmax of each row: the row's own, and every real row of another video.
 
     Args:
-      video_index: Number of each row's video; rows that share it are two captions of one video.
-      example_mask: False at rows that stand for nothing.
-      mask_same_video: False makes two captions of one video each other's negatives, as the published code does.
+      video_index: Index of each row's video; rows with the same index are captions of one video.
+      example_mask: False at masked rows.
+      mask_same_video: If False, captions of one video are each other's negatives, as in the published code.
     """
     own = jnp.eye(video_index.shape[0], dtype=bool)
     other = jnp.ones_like(own)
@@ -69,11 +64,11 @@ def negatives_mask(
 def contrastive_loss(
     logits: Float[Array, "b b"], mask: Bool[Array, "b b"], example_mask: Bool[Array, " b"]
 ) -> Float[Array, ""]:
-    """Symmetric cross-entropy of the matched pairs, the mean of both directions (HBI V2, Eq. 13), in nats.
+    """Returns the symmetric cross-entropy of the matched pairs, the mean of both directions (HBI V2, Eq. 13), in nats.
 
     Args:
-      logits: Similarity times the inverse temperature; texts by videos, matches on the diagonal.
-      mask: Which entries take part in the softmax, see `negatives_mask`; symmetric but for masked rows.
+      logits: Similarity times the inverse temperature, texts by videos; the matches are on the diagonal.
+      mask: Entries that enter the softmax, from `negatives_mask`; symmetric except at masked rows.
       example_mask: False at rows to leave out.
     """
     text_to_video = -jnp.diagonal(masked_log_softmax(logits, mask))
@@ -88,16 +83,17 @@ def interaction_loss(
     video_mask: Bool[Array, "b v"],
     divergence: Divergence = "paper",
 ) -> Float[Array, ""]:
-    """Prediction header against Banzhaf interaction of the matched pairs (HBI V2, Eq. 6 to 8), in nats.
+    """Returns the divergence between prediction header and Banzhaf interaction (HBI V2, Eq. 6 to 8), in nats.
 
-    The sum of two mean divergences: over words for each real frame, and over frames for each real word. As published,
-    the second runs over the batch instead, for each frame and word, and padded cells are classes of logit 0.
+    The loss is the sum of two mean divergences of the matched pairs: over words for each real frame, and over frames
+    for each real word. With `published`, the second divergence is over the batch, for each frame and word, and padded
+    cells are classes with logit 0.
 
     Args:
       prediction: Logits of the header.
-      interaction: Teacher logits, the scaled interaction; no gradient flows into it.
-      text_mask, video_mask: Real tokens; clear both where a row stands for nothing.
-      divergence: The paper's or the published one.
+      interaction: Logits of the teacher, the scaled interaction; no gradient flows into it.
+      text_mask, video_mask: Real tokens; both False everywhere at masked rows.
+      divergence: The form of the divergence.
     """
     interaction = jax.lax.stop_gradient(interaction)
     if divergence == "published":
@@ -120,16 +116,17 @@ def distillation_loss(
     temperature: float = 1.0,
     divergence: Divergence = "paper",
 ) -> Float[Array, ""]:
-    """One level's similarities against another's (HBI V2, Eq. 15), in nats.
+    """Returns the loss that distils one level's similarities into another level (HBI V2, Eq. 15), in nats.
 
-    The sum of both directions' mean KL(student || teacher); no gradient flows into the teacher, unless as published.
+    The loss is the sum of the mean KL(student || teacher) in both directions. No gradient flows into the teacher,
+    except with `published`.
 
     Args:
       student, teacher: Unscaled similarities, texts by videos.
-      mask: Which entries take part, see `negatives_mask`.
+      mask: Entries that enter the softmax, from `negatives_mask`.
       example_mask: False at rows to leave out.
-      temperature: Divides both similarities; 1 is the paper's equation, literally.
-      divergence: The paper's or the published one.
+      temperature: Divides both similarities; 1 gives the paper's equation as printed.
+      divergence: The form of the divergence.
     """
     if divergence == "published":
         student, teacher, mask = student / temperature, teacher / temperature, mask & example_mask[:, None]
@@ -143,11 +140,13 @@ def distillation_loss(
 def answer_cross_entropy(
     logits: Float[Array, "b n"], answer: Int[Array, " b"], example_mask: Bool[Array, " b"]
 ) -> Float[Array, ""]:
-    """Cross-entropy of the right answers, in nats; the mean over the real rows whose answer is in the vocabulary.
+    """Returns the mean cross-entropy of the right answers over the real rows, in nats.
+
+    Rows whose answer is not in the vocabulary are left out.
 
     Args:
-      logits: One for each answer of the vocabulary.
-      answer: Number of the right answer, -1 where the vocabulary lacks it.
+      logits: One logit for each answer of the vocabulary.
+      answer: Index of the right answer; -1 if it is not in the vocabulary.
       example_mask: False at rows to leave out.
     """
     right = jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), answer[:, None], axis=1)[:, 0]
@@ -161,14 +160,14 @@ def caption_cross_entropy(
     example_mask: Bool[Array, " b"],
     label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
-    """Cross-entropy of the right tokens, in nats; the mean over the real tokens of the real rows.
+    """Returns the mean cross-entropy of the right tokens over the real tokens of the real rows, in nats.
 
     Args:
-      logits: One for each token of the vocabulary, given the tokens before.
+      logits: One logit for each token of the vocabulary, given the preceding tokens.
       targets: The right tokens.
-      mask: True at those that are no padding.
+      mask: True at real tokens.
       example_mask: False at rows to leave out.
-      label_smoothing: Share of every target that is spread evenly over the vocabulary.
+      label_smoothing: Share of each target that is distributed evenly over the vocabulary.
     """
     logits = logits.astype(jnp.float32)
     right = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
@@ -184,7 +183,13 @@ def answer_distillation_loss(
     example_mask: Bool[Array, " b"],
     divergence: Divergence = "paper",
 ) -> Float[Array, ""]:
-    """One level's answers against another's (HBI, CVPR 2023), in nats; arguments as in `distillation_loss`."""
+    """Returns the loss that distils one level's answers into another level (HBI, CVPR 2023), in nats.
+
+    Args:
+      student, teacher: Logits of the answers.
+      example_mask: False at rows to leave out.
+      divergence: The form of the divergence.
+    """
     mask = jnp.broadcast_to(example_mask[:, None], student.shape)
     if divergence == "published":
         return published_divergence(student, teacher, mask)

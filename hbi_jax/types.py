@@ -1,27 +1,30 @@
-"""The nouns that every room shares: tokens, encoded items, alignments and batches.
+"""The data types that all packages share: tokens, encoded items, alignments and batches.
 
-Axes, here and everywhere: `a` texts and `b` videos of a pairwise product (or `b` alone for matched pairs),
-`t` text tokens, `v` video tokens, `n` either, `f` frames, `d` features. Masks are True at real tokens.
+Axis names throughout the library: `a` texts and `b` videos of a pairwise product (only `b` for matched pairs), `t` text
+tokens, `v` video tokens, `n` either, `f` frames, `d` features. Masks are True at real tokens.
 """
 
-from typing import NamedTuple
+from collections import OrderedDict
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-# What comes from the host is numpy, what a compiled function sees is a jax array.
+T = TypeVar("T")
+
+# Batches are numpy arrays on the host and jax arrays inside compiled functions.
 ArrayLike = Array | np.ndarray
 
 
 class Tokens(NamedTuple):
-    """A set of tokens a row: words, phrases, frames or clips."""
+    """One set of tokens per row: words, phrases, frames or clips."""
 
     features: Float[Array, "*b n d"]
     mask: Bool[Array, "*b n"]
 
 
 class WeightedTokens(NamedTuple):
-    """Tokens with the unnormalised logits of their weights (softmax over the real ones gives the weights)."""
+    """Tokens with the unnormalised logits of their weights (the softmax over the real tokens gives the weights)."""
 
     features: Float[Array, "*b n d"]
     mask: Bool[Array, "*b n"]
@@ -29,23 +32,28 @@ class WeightedTokens(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """One side of a batch or gallery, encoded once: its tokens at every level and one pooled vector a row.
+    """One encoded side of a batch or gallery: its tokens at every level and one pooled vector per row.
 
     Attributes:
-      levels: The tokens of each level, in the order of the model's levels.
+      levels: The tokens of each level by name, from fine to coarse.
       pooled: The sentence vector of a text; the mean of the real frame features of a video.
     """
 
-    levels: tuple[WeightedTokens, ...]
+    levels: OrderedDict[str, WeightedTokens]
     pooled: Float[Array, "b d"]
 
 
+def finest(levels: OrderedDict[str, T]) -> T:
+    """Returns the value of the finest level, which is the first."""
+    return next(iter(levels.values()))
+
+
 class Pair(NamedTuple):
-    """The tokens of one level of texts and videos whose row `i` belong together.
+    """The tokens of matched texts and videos at one level: row `i` of both belongs together.
 
     Attributes:
       text, video: Words and frames.
-      text_gate, video_gate: delta and gamma, the shares of the single-modal tokens in the reconstructed ones (HBI V2,
+      text_gate, video_gate: delta and gamma, the shares of the single-modal tokens in the reconstructed tokens (HBI V2,
         Eq. 3 and 5); None without reconstruction.
     """
 
@@ -56,13 +64,13 @@ class Pair(NamedTuple):
 
 
 class Alignment(NamedTuple):
-    """What one level says of a batch of texts and videos whose row `i` belong together.
+    """The outputs of one level for a batch of matched texts and videos: row `i` of both belongs together.
 
     Attributes:
       similarity: Cosine-based score of every text with every video, in [-1, 1] (Eq. 12).
       pair_similarity: Token-by-token cosines of the matched pairs; zero at padding.
-      pair_prediction: What the prediction header makes of `pair_similarity`: logits of the interaction.
-      text, video, text_gate, video_gate: The matched pairs' tokens at this level, as in `Pair`.
+      pair_prediction: The prediction header's output for `pair_similarity`: logits of the interaction.
+      text, video, text_gate, video_gate: The tokens of the matched pairs at this level, as in `Pair`.
     """
 
     similarity: Float[Array, "a b"]
@@ -75,16 +83,16 @@ class Alignment(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Matched rows of text and video, as the input pipeline makes them.
+    """Matched rows of text and video from the input pipeline.
 
     Attributes:
       token_ids: CLIP token ids, zero at padding.
       text_mask: True at real tokens, start and end token included.
-      frames: RGB, resized and cropped: uint8 in 0..255 as the pipeline makes it, or float and normalised.
+      frames: RGB, resized and cropped: uint8 in 0..255 from the pipeline, or normalised floats.
       frame_mask: True at real frames.
-      video_index: Number of the row's video within its split: rows that share it are no negatives.
-      record_index: Number of the row's record (a text with its video) within its split.
-      example_mask: False where the row stands for nothing: an unreadable video, the filling of a last batch.
+      video_index: Index of the row's video within its split. Rows with the same video are not each other's negatives.
+      record_index: Index of the row's record (a text with its video) within its split.
+      example_mask: False at masked rows: unreadable videos and the padding of a last batch.
     """
 
     token_ids: Int[ArrayLike, "b t"]
@@ -96,48 +104,10 @@ class Batch(NamedTuple):
     example_mask: Bool[ArrayLike, " b"]
 
 
-class AnswerBatch(NamedTuple):
-    """Questions with their videos, and their answers.
-
-    Attributes:
-      batch: The questions as texts, beside the frames; one of each video where there are several.
-      answer: Number of the right answer in the vocabulary; -1 where the vocabulary lacks it, or there is no question.
-      token_ids, text_mask: The questions, the row's own first, where each video has several.
-    """
-
-    batch: Batch
-    answer: Int[ArrayLike, "*bq"]
-    token_ids: Int[ArrayLike, "b q t"] | None = None
-    text_mask: Bool[ArrayLike, "b q t"] | None = None
-
-    @property
-    def record_index(self) -> Int[ArrayLike, " b"]:
-        """That of the questions."""
-        return self.batch.record_index
-
-
-class CaptionBatch(NamedTuple):
-    """Videos with several captions each.
-
-    Attributes:
-      batch: One caption of each video, beside the frames.
-      token_ids, text_mask: The captions, the row's own first; all False where a video has no more.
-    """
-
-    batch: Batch
-    token_ids: Int[ArrayLike, "b q t"]
-    text_mask: Bool[ArrayLike, "b q t"]
-
-    @property
-    def record_index(self) -> Int[ArrayLike, " b"]:
-        """That of the row's own captions."""
-        return self.batch.record_index
-
-
 def texts_of(
     batch: Batch, token_ids: Int[ArrayLike, "b q t"] | None = None, text_mask: Bool[ArrayLike, "b q t"] | None = None
 ) -> tuple[Int[ArrayLike, "b q t"], Bool[ArrayLike, "b q t"]]:
-    """The several texts of each video where they are given, otherwise the row's own as the only one."""
+    """Returns the given texts of each video, or else the row's own text as the only one of its video."""
     if token_ids is None:
         return batch.token_ids[:, None], batch.text_mask[:, None]
     return token_ids, text_mask

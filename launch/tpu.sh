@@ -80,14 +80,16 @@ on_all_workers() {
   gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all "--command=$1"
 }
 
-# The images' own Python may be older than 3.11, so uv brings one along.
+# The images' own Python may be older than 3.11, so uv brings one along; newer images let pip install uv only if told
+# to. The versions are those that are tested.
 INSTALL='set -eu
 mkdir -p "$HOME/hbi_jax"
 tar -xzf "$HOME/hbi_jax.tgz" -C "$HOME/hbi_jax"
-python3 -m pip install --quiet --user uv
+PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
 uv="python3 -m uv"
 $uv venv --quiet --allow-existing --python 3.12 "$HOME/hbi_jax/.venv"
-$uv pip install --quiet --python "$HOME/hbi_jax/.venv/bin/python" "$HOME/hbi_jax[tpu]"'
+$uv pip install --quiet --python "$HOME/hbi_jax/.venv/bin/python" \
+  --constraints "$HOME/hbi_jax/requirements.txt" "$HOME/hbi_jax[tpu]"'
 
 copy_and_install() {
   local checkout archive

@@ -16,6 +16,7 @@ import pytest
 from absl import flags
 
 from tests import compilation
+from tests.optimized import fused as fused
 
 # Workers of pytest-xdist inherit the environment of the process that starts them.
 if "PYTEST_XDIST_WORKER" not in os.environ:

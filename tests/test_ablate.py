@@ -16,10 +16,10 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from hbi_jax.ablate import Base, Runner, make_tables
-from hbi_jax.ablations import TABLES, V1, Row, Table, rows_of
-from hbi_jax.config import ConfigError
-from hbi_jax.evaluate.ablation import Ablation
+from hbi_jax.ablations.results import Ablation
+from hbi_jax.ablations.runner import Base, Runner, make_tables
+from hbi_jax.ablations.tables import TABLES, V1, Row, Table, rows_of
+from hbi_jax.fields import ConfigError
 from tests.tiny_run import TINY
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -154,7 +154,7 @@ def program(tmp_path, monkeypatch):
         path = tmp_path / "program"
         path.write_text(PROGRAM.format(python=PYTHON, then=then))
         path.chmod(0o755)
-        monkeypatch.setattr("hbi_jax.runs.sys.executable", str(path))
+        monkeypatch.setattr("hbi_jax.ablations.runs.sys.executable", str(path))
 
     def calls():
         file = tmp_path / "calls.jsonl"
@@ -306,7 +306,7 @@ def test_a_table_of_real_runs_is_stopped_and_goes_on(tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate()
-        assert "stopping; the same command goes on" in output
+        assert "stopping; the same command resumes" in output
         assert process.returncode == 128 + signal.SIGTERM
         return output
 

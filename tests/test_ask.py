@@ -5,8 +5,10 @@ import re
 
 import pytest
 
-from hbi_jax import apply, ask, inference
-from hbi_jax.inference import Answer
+from hbi_jax import ask
+from hbi_jax.commands import apply
+from hbi_jax.tasks.answers import inference
+from hbi_jax.tasks.answers.inference import Answer
 
 QUESTION = "what happens first?"
 
@@ -55,12 +57,27 @@ def test_all_is_well(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [line.format(name) for name in ("a.mp4", "b.mp4") for line in lines]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--checkpoint=runs/a", "--", "-dash.mp4", "b.mp4", "--why?"],
+        ["b.mp4", "--checkpoint", "runs/a", "--top=5", "--", "-dash.mp4", "--why?"],
+    ],
+)
+def test_after_two_dashes_nothing_is_an_option(monkeypatch, arguments):
+    asked = []
+    monkeypatch.setattr(inference, "answer_questions", lambda *arguments: asked.append(arguments) or [])
+    assert ask.main(arguments) == 0
+    ((checkpoint, videos, question, top),) = asked
+    assert (checkpoint, set(videos), question, top) == ("runs/a", {"-dash.mp4", "b.mp4"}, "--why?", 5)
+
+
 def test_what_cannot_work_is_one_line(answered, video, tmp_path, capsys):
     kept = tmp_path / "kept.jsonl"
     kept.write_text("kept\n")
     for arguments, message in (
         ([f"--checkpoint={answered}", video, video], "the last argument, .* is a file: wanted a question"),
-        ([f"--checkpoint={tmp_path}", video, QUESTION, f"--jsonl={kept}"], "is no work folder of a run"),
+        ([f"--checkpoint={tmp_path}", video, QUESTION, f"--jsonl={kept}"], "is not the work folder of a run"),
         ([f"--checkpoint={answered}", video, QUESTION, f"--jsonl={tmp_path}"], "Is a directory"),
         ([f"--checkpoint={answered}", video, QUESTION, "--top=0"], "top=0: wanted 1 answer or more"),
     ):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import hbi_jax
-from hbi_jax import apply, caption
+from hbi_jax import caption
+from hbi_jax.commands import apply
 from hbi_jax.config import default_config
-from hbi_jax.inference import generate_captions, open_run
+from hbi_jax.tasks.captions.inference import generate_captions
+from hbi_jax.tasks.inference import open_run
 from hbi_jax.train.checkpoint import CheckpointError
 
 
@@ -101,4 +103,4 @@ def test_what_cannot_work_is_one_line(tmp_path, capsys):
     assert caption.main([f"--checkpoint={tmp_path}", "a.mp4"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert re.match("error: .* is no work folder of a run", said.err)
+    assert re.match("error: .* is not the work folder of a run", said.err)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hbi_jax.parallel import batch_sharding, make_mesh
+from hbi_jax.parallel.mesh import batch_sharding, make_mesh
 from tests.optimized import compile_optimized
 
 EVENTS = collections.Counter()

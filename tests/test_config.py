@@ -13,15 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from etils import epath
 
-from hbi_jax import build
+from hbi_jax import main
 from hbi_jax.banzhaf.estimator import InteractionNet
-from hbi_jax.config import ConfigError, default_config, read_config, validate
+from hbi_jax.config import Config, default_config, parse
+from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.datasets import LOADERS
-from hbi_jax.parallel import make_mesh
+from hbi_jax.fields import ConfigError
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.pretrained import Pretrained, save
-from hbi_jax.tasks import make_task
+from hbi_jax.tasks.config import read_config, to_json
+from hbi_jax.tasks.registry import make_task
+from hbi_jax.tasks.task import abstract_batch, init_model
+from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import abstract_state, state_shardings
 from hbi_jax.train.step import make_train_step
@@ -41,9 +48,14 @@ def changed(**fields):
     return config
 
 
+def dataset_of(config, workdir=""):
+    parsed = parse(config)
+    return Dataset(parsed.data, parsed.model.clip.image_size, workdir)
+
+
 def test_the_defaults_are_valid():
-    validate(default_config())
-    validate(default_config().lock())
+    parse(default_config())
+    parse(default_config().lock())
 
 
 LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
@@ -64,7 +76,10 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"eval__querybank_size": 0}, "config.eval.querybank_size=0: wanted 1 or more"),
         ({"eval__querybank_temperature": 0.0}, "config.eval.querybank_temperature=0.0: wanted more than 0"),
         ({"eval__dual_softmax_temperature": -1.0}, "config.eval.dual_softmax_temperature=-1.0: wanted more than 0"),
-        ({"eval__normalize": ("sinkhorn",)}, "config.eval.normalize=('sinkhorn',): wanted a tuple of 'dual_softmax'"),
+        (
+            {"eval__normalize": ("sinkhorn",)},
+            "config.eval.normalize[0]='sinkhorn': wanted one of 'dual_softmax', 'querybank'; choose",
+        ),
         ({"optimizer__learning_rate": -1e-3}, "config.optimizer.learning_rate=-0.001: wanted 0 or more"),
         ({"optimizer__weight_decay": -0.1}, "config.optimizer.weight_decay=-0.1: wanted 0 or more"),
         ({"optimizer__learning_rate": math.nan}, "config.optimizer.learning_rate=nan: wanted 0 or more"),
@@ -178,6 +193,15 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ),
         ({"model__levels": (("entity", -1, 0),)}, "config.model.levels[0] (entity) words=-1: wanted at most"),
         ({"model__levels": (("entity", 0),)}, "config.model.levels[0]=('entity', 0): wanted (name, words, frames)"),
+        ({"model__levels": ("foo",)}, "config.model.levels[0]='foo': wanted (name, words, frames)"),
+        ({"model__levels": ("action", "8", "4")}, "config.model.levels[0]='action': wanted (name, words, frames)"),
+        (
+            {"model__levels": (("action", "8", "4"),)},
+            "config.model.levels[0]=('action', '8', '4'): wanted (name, words",
+        ),
+        ({"model__levels": ((1, 8, 4),)}, "config.model.levels[0]=(1, 8, 4): wanted (name, words, frames)"),
+        ({"model__levels": (("action", 8, True),)}, "config.model.levels[0]=('action', 8, True): wanted (name, words"),
+        ({"model__levels": (5,)}, "config.model.levels[0]=5: wanted (name, words, frames)"),
         ({"model__levels": ()}, "config.model.levels=[]: wanted one or more distinct names"),
         ({"model__levels": (LEVELS[0], LEVELS[0])}, "config.model.levels=['entity', 'entity']: wanted one or more"),
         ({"model__pooled": True}, "config.model.levels[1] (action) words=16: wanted at most the 1 words"),
@@ -186,14 +210,34 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
             "config.eval.level_rates=(1.0, 0.0): wanted one rate for each of the levels ['entity', 'action', 'event'], "
             "not all 0; write for instance (1.0, 0.0, 0.0)",
         ),
+        ({"eval__level_rates": ("a", "b", "c")}, "config.eval.level_rates[0]='a': wanted a number"),
+        ({"eval__level_rates": (math.nan, 0.0, 0.0)}, "config.eval.level_rates=(nan, 0.0, 0.0): wanted one rate"),
+        ({"eval__normalize": (5,)}, "config.eval.normalize[0]=5: wanted one of 'dual_softmax'"),
+        ({"eval__normalize": (["dual_softmax"],)}, "config.eval.normalize[0]=['dual_softmax']: wanted one"),
+        ({"loss__distillation_paths": (5,)}, "config.loss.distillation_paths[0]=5: wanted a tuple"),
+        ({"loss__distillation_paths": ("entity",)}, "config.loss.distillation_paths[0]='entity': wanted a tuple"),
+        ({"optimizer__frozen": (5,)}, "config.optimizer.frozen[0]=5: wanted text"),
+        (
+            {"model__clip__activation": "relu"},
+            "config.model.clip.activation='relu': wanted one of 'quick_gelu', 'gelu'",
+        ),
+        ({"model__clip__pixels": "grey"}, "config.model.clip.pixels='grey': wanted one of 'clip', 'half'"),
+        (
+            {"model__clip__vision_head_features": 80},
+            "config.model.clip.vision_width=768: wanted a multiple of config.model.clip.vision_head_features=80; ",
+        ),
+        (
+            {"model__clip__text_head_features": 80},
+            "config.model.clip.text_width=512: wanted a multiple of config.model.clip.text_head_features=80; ",
+        ),
         ({"eval__level_rates": (0.0, 0.0, 0.0)}, "config.eval.level_rates=(0.0, 0.0, 0.0): wanted one rate"),
-        ({"train__num_epochs": 0}, "config.train.num_epochs=0: wanted 1 or more where config.train.num_steps is 0"),
+        ({"train__num_epochs": 0}, "config.train.num_epochs=0: wanted 1 or more if config.train.num_steps is 0"),
     ],
 )
 def test_what_cannot_work_is_named(fields, message):
     """Field, got, wanted, remedy."""
     with pytest.raises(ConfigError) as raised:
-        validate(changed(**fields))
+        parse(changed(**fields))
     assert str(raised.value).startswith(message)
     assert "; " in str(raised.value)
 
@@ -206,10 +250,11 @@ def test_what_cannot_work_is_named(fields, message):
         {"model__pooled": True, "model__levels": LEVELS[:1], "eval__level_rates": (1.0,)},
         {"loss__interaction_weight": 0.0, "optimizer__warmup_rate": 1.0, "train__eval_every": 0},
         {"data__num_frames": 77, "data__num_words": 77},
+        {"model__clip__vision_width": 1280, "model__clip__vision_head_features": 80, "model__clip__activation": "gelu"},
     ],
 )
 def test_what_just_works_is_accepted(fields):
-    validate(changed(**fields))
+    parse(changed(**fields))
 
 
 def test_types_and_names_are_kept():
@@ -233,40 +278,39 @@ def test_what_a_run_wrote_is_read_again(tmp_path):
     values = json.loads(config.to_json())
     del values["task"], values["loss"]["teacher"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert json.loads(read_config(tmp_path / "config.json").to_json()) == json.loads(config.to_json())
+    assert read_config(tmp_path / "config.json") == parse(config)
+    assert json.loads(to_json(parse(config))) == json.loads(config.to_json())
 
 
 def test_folders(tmp_path):
     """{workdir} stands for the work folder; what is missing is named with the flag that sets it."""
     config = changed(data__annotations="{workdir}/data")
-    assert build.folder(config, "annotations", "runs/a") == pathlib.Path("runs/a/data")
+    dataset = dataset_of(config, "runs/a")
+    assert dataset.folder("annotations") == pathlib.Path("runs/a/data")
     with pytest.raises(ConfigError, match=r"config.data.videos is not set: .*add --config.data.videos=FOLDER"):
-        build.folder(config, "videos", "runs/a")
+        dataset.folder("videos")
 
 
 def test_the_number_of_steps():
     """Given, or from epochs: 5 x 1000 / 128 = 39.06; never none."""
-    config = changed(train__eval_every=7)
-    assert build.loop(config, 1000).num_steps == 39
-    assert build.loop(config, 3).num_steps == 1
-    config.train.num_steps = 12
-    loop = build.loop(config, 1000)
-    assert (loop.num_steps, loop.eval_every, loop.log_every) == (12, 7, config.train.log_every)
+    config = Config()
+    assert config.train.length(1000) == 39
+    assert config.train.length(3) == 1
+    assert config.replace(train__num_steps=12).train.length(1000) == 12
 
 
 def test_an_estimator_that_teaches_has_to_be_named():
     """Only where something is taught: an evaluation needs none."""
-    config = changed(loss__teacher="estimator")
-    validate(config)
+    config = parse(changed(loss__teacher="estimator"))
     with pytest.raises(ConfigError, match=r"config.loss.estimator is not set: wanted the folder of an estimator"):
-        build.teacher(config)
+        make_teacher(config.loss, config.model.padding)
 
 
 def test_an_unknown_field_of_the_world_is_named():
     config = default_config()
     config.data.world.num_trian = 3
     with pytest.raises(ConfigError, match=r"config.data.world.num_trian is unknown: wanted one of .*num_train"):
-        build.world(config)
+        _ = dataset_of(config).world
 
 
 def load(name):
@@ -311,18 +355,17 @@ def test_every_file_builds_a_training_step(name, estimator, tmp_path):
         config.data.annotations, config.answers.vocabulary = str(tmp_path), "answers.json"
     # The other one needs the training texts.
     config.captions.vocabulary = "clip"
-    validate(config)
-    config.lock()
+    config = parse(config.lock())
     mesh = make_mesh(config.mesh.data, config.mesh.model)
     task = make_task(config, mesh, epath.Path("runs"))
     assert config.train.batch_size % mesh.shape["data"] == 0
-    tx = make_optimizer(build.optimizer(config), jax.eval_shape(task.init_params), build.loop(config, 1000).num_steps)
+    tx = make_optimizer(config.optimizer, jax.eval_shape(task.init_params), config.train.length(1000))
     state = abstract_state(task.init_params, tx, mesh)
     after, scalars = make_train_step(task.loss_fn(), tx, mesh, state_shardings(state)).eval_shape(
         state, task.abstract_batch()
     )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
-    wanted = {f"loss/{level[0]}/{TERMS[config.task]}" for level in config.model.levels}
+    wanted = {f"loss/{level.name}/{TERMS[config.task]}" for level in config.model.levels}
     if config.task == "captions":
         wanted = {"loss/caption"} | (wanted if config.loss.alignment_weight else set())
     assert wanted <= scalars.keys()
@@ -331,17 +374,17 @@ def test_every_file_builds_a_training_step(name, estimator, tmp_path):
 
 def test_every_data_set_can_be_chosen_and_has_a_configuration():
     for name in LOADERS:
-        validate(changed(data__dataset=name))
+        parse(changed(data__dataset=name))
     assert {load(name).data.dataset for name in CONFIGS} == set(LOADERS)
 
 
 def test_the_paper_s_model_has_the_size_of_vit_b_32():
     """CLIP's own towers and temperature have 151,277,313 parameters; the batch is one of 12 frames and 32 words."""
-    config = load("msrvtt")
-    params = jax.eval_shape(functools.partial(build.init_params, build.model(config), config))["params"]
+    config = parse(load("msrvtt"))
+    params = jax.eval_shape(functools.partial(init_model, HBI(config.model), config))["params"]
     clip = [params[name] for name in ("text_tower", "vision_tower", "logit_scale")]
     assert sizes(clip) == 151_277_313
-    batch = build.abstract_batch(config)
+    batch = abstract_batch(config)
     assert batch.frames.shape == (128, 12, 224, 224, 3)
     assert batch.token_ids.shape == (128, 32)
     assert batch.frames.dtype == np.uint8
@@ -366,10 +409,11 @@ def command(*arguments):
             ["--config=configs/quickstart.py", "--config.train.batch_sice=8"],
             "error: config.train.batch_sice is no field of the configuration; did you mean config.train.batch_size",
         ),
-        ([], "error: --config is missing; give it, for instance --config=configs/quickstart.py"),
+        ([], "error: --config is missing; give it, for instance --config=quickstart"),
         (["--config=configs/nothing.py"], "error: --config=configs/nothing.py: wanted a configuration file"),
+        (["--config", "configs/nothing.py"], "error: --config=configs/nothing.py: wanted a configuration file"),
         (
-            ["--config=configs/msrvtt.py", "--config.model.clip.image_size=65"],
+            ["--config", "configs/msrvtt.py", "--config.model.clip.image_size", "65"],
             "error: config.model.clip.image_size=65: wanted a multiple of config.model.clip.patch_size=32; use 64",
         ),
     ],
@@ -383,3 +427,41 @@ def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
     assert "Traceback" not in result.stdout + result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"coordinator": "localhost:1234"}, "--coordinator given without --multihost: this process would train alone"),
+        ({"num_processes": 2, "process_id": 0}, "--num_processes and --process_id given without --multihost: "),
+        ({"multihost": True, "coordinator": "localhost"}, "--coordinator=localhost: wanted HOST:PORT of process 0"),
+        ({"multihost": True, "coordinator": "localhost:"}, "--coordinator=localhost:: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": ":1234"}, "--coordinator=:1234: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "a b:1234"}, "--coordinator=a b:1234: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "http://a:1234"}, "--coordinator=http://a:1234: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "::1:1234"}, "--coordinator=::1:1234: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "localhost:x"}, "--coordinator=localhost:x: wanted HOST:PORT"),
+        ({"multihost": True, "coordinator": "localhost:65536"}, "--coordinator=localhost:65536: wanted HOST:PORT"),
+        (
+            {"multihost": True, "num_processes": 2, "process_id": 2},
+            "--process_id=2: wanted 0 to 1 where --num_processes=2",
+        ),
+    ],
+)
+def test_flags_of_a_process_that_cannot_be_right(given, message, capsys):
+    with flagsaver.flagsaver(**given), pytest.raises(SystemExit) as stopped:
+        main._check_processes()
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "coordinator", ["localhost:1234", "10.0.0.1:65535", "[::1]:1234", "my-host.a_b.example:80", None]
+)
+def test_flags_of_a_process_that_can_be_right(coordinator):
+    with flagsaver.flagsaver(multihost=True, coordinator=coordinator, num_processes=2, process_id=1):
+        main._check_processes()
+    with flagsaver.flagsaver(multihost=False):
+        main._check_processes()

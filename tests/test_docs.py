@@ -4,11 +4,14 @@ import ast
 import importlib
 import pathlib
 import re
+from unittest import mock
 
 import pytest
 from ml_collections import ConfigDict
 
 from hbi_jax.config import default_config
+from hbi_jax.data.datasets import GALLERIES, LOADERS
+from hbi_jax.tasks.registry import TASKS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "launch/README.md", *(ROOT / "docs").glob("*.md")])
@@ -42,7 +45,7 @@ def _exists(dotted: str) -> bool:
 
 
 def test_the_pages_are_there():
-    wanted = ("architecture", "banzhaf", "data", "differences", "equations", "shapes", "training")
+    wanted = ("architecture", "banzhaf", "data", "differences", "equations", "extending", "shapes", "training")
     assert {"README.md", "launch/README.md", *(f"docs/{name}.md" for name in wanted)} <= set(IDS)
 
 
@@ -51,14 +54,17 @@ def test_snippets_run(page, tmp_path, monkeypatch):
     """Those of one page one after the other, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "snippet"}
-    for snippet in SNIPPET.findall(page.read_text()):
-        exec(compile(snippet, str(page), "exec"), names)
+    # A page may register data sets and tasks of its own.
+    with mock.patch.dict(LOADERS), mock.patch.dict(GALLERIES), mock.patch.dict(TASKS):
+        for snippet in SNIPPET.findall(page.read_text()):
+            exec(compile(snippet, str(page), "exec"), names)
 
 
 def test_there_are_snippets_to_run():
     counts = {name: len(SNIPPET.findall(page.read_text())) for name, page in zip(IDS, PAGES, strict=True)}
     assert counts["README.md"] >= 1
     assert counts["docs/data.md"] == 3
+    assert counts["docs/extending.md"] == 7
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

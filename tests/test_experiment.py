@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from hbi_jax import experiment
-from hbi_jax.config import ConfigError
 from hbi_jax.data.datasets import DataError
-from hbi_jax.tasks import RetrievalTask
+from hbi_jax.fields import ConfigError
+from hbi_jax.tasks.retrieval.task import RetrievalTask
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 from hbi_jax.train.loop import NonFiniteError
 from hbi_jax.train.preemption import PreemptedError

@@ -31,65 +31,79 @@ def _room(*rooms: str, packages: frozenset[str] = frozenset()) -> Room:
 ARRAYS = frozenset({"jax", "flax", "optax", "numpy", "jaxtyping"})
 HOST_ARRAYS = frozenset({"numpy", "jaxtyping"})
 # Rooms that need nothing but the packages of ARRAYS, in themselves and in what they import.
-MATHS = ("types", "banzhaf", "clustering", "losses", "metrics", "parallel")
-CORE = (*MATHS, "models", "train")
+BASE = ("choices", "fields", "types")
+MATHS = (*BASE, "banzhaf", "clustering", "losses", "metrics", "parallel")
+# The declarations of fields load no array package, so that commands explain and refuse them at once.
+CONFIGS = ("models.config", "data.config", "parallel.config", "train.config")
+TASKS = ("retrieval", "answers", "captions", "estimator")
+CORE = (*MATHS, "models", "models.config", "train", "train.config", "tasks.configs", "tasks.objectives")
 
 # By module name without `hbi_jax.`; the longest name that fits a file is its room. A room may import itself.
-# "train" is what of that folder is core: state, step, optimizer, objective, preemption.
+# "train" is what of that folder is core: alignment, state, step, optimizer, teacher, preemption.
 ROOMS = {
+    "version": _room(),
+    "choices": _room(),
+    "fields": _room(),
     "types": _room(packages=HOST_ARRAYS),
-    "progress": _room(),
-    "config": _room(packages=frozenset({"ml_collections"})),
-    "banzhaf": _room("types", packages=ARRAYS),
-    "clustering": _room("types", packages=ARRAYS),
-    "losses": _room("types", packages=ARRAYS),
-    "metrics": _room("types", packages=HOST_ARRAYS),
-    "parallel": _room("types", packages=ARRAYS),
-    "models": _room(*MATHS, packages=ARRAYS),
-    "train": _room(*MATHS, "models", packages=ARRAYS),
+    "commands.progress": _room(),
+    "commands": _room("fields", packages=frozenset({"absl", "ml_collections"})),
+    "banzhaf": _room(*BASE, packages=ARRAYS),
+    "clustering": _room(*BASE, packages=ARRAYS),
+    "losses": _room(*BASE, packages=ARRAYS),
+    "metrics": _room(*BASE, packages=HOST_ARRAYS),
+    "parallel": _room(*BASE, packages=ARRAYS),
+    "parallel.config": _room("fields"),
+    "models": _room(*MATHS, "models.config", packages=ARRAYS),
+    "models.config": _room("choices", "fields"),
+    "train": _room(*MATHS, "models", "train.config", packages=ARRAYS),
+    "train.config": _room("choices", "fields"),
     "train.checkpoint": _room("parallel", "train", packages=ARRAYS | {"orbax", "etils"}),
-    "train.writers": _room("progress", packages=HOST_ARRAYS | {"tensorboardX"}),
-    "train.loop": _room("types", "train", "train.checkpoint", "train.writers", packages=ARRAYS | {"clu"}),
-    "visualize": _room("types", packages=HOST_ARRAYS | {"matplotlib"}),
+    "train.writers": _room("commands.progress", packages=HOST_ARRAYS | {"tensorboardX"}),
+    "train.loop": _room("train", "train.config", "train.checkpoint", "train.writers", packages=ARRAYS | {"clu"}),
+    "report": _room("types", packages=ARRAYS | {"matplotlib"}),
     "data": _room(
-        "types",
-        "progress",
+        "version",
+        *BASE,
+        "commands.progress",
+        "data.config",
+        "data.shapes",
         packages=HOST_ARRAYS
         | {"absl", "array_record", "av", "ftfy", "grain", "PIL", "tensorflow_datasets", "tokenizers"},
     ),
-    "data.shapes": _room("progress", packages=HOST_ARRAYS | {"av", "PIL"}),
-    # What pycocoevalcap computes; the other metrics are core.
-    "metrics.captions": _room(packages=frozenset({"pycocoevalcap"})),
-    "evaluate": _room(*MATHS, "metrics.captions", "models", "data", "progress", "visualize", packages=ARRAYS),
+    "data.config": _room("fields"),
+    "data.shapes": _room("commands.progress", packages=HOST_ARRAYS | {"av", "PIL"}),
+    "data.__main__": _room("fields", "commands", "data", "data.config", packages=frozenset({"absl"})),
+    "pretrained": _room(
+        *BASE,
+        "banzhaf",
+        "models",
+        "models.config",
+        "commands.progress",
+        packages=ARRAYS | {"safetensors", "huggingface_hub"},
+    ),
+    # What every task needs of the others, as the configuration of a run composes all of them.
+    "tasks.config": _room("fields", *CONFIGS, "tasks.configs"),
+    # These two stand for modules of each task: hbi_jax/tasks/*/config.py, and objective.py with batch.py.
+    "tasks.configs": _room("choices", "fields", "models.config", "train.config"),
+    "tasks.objectives": _room(*MATHS, "models", "train", "train.config", "tasks.configs", packages=ARRAYS),
+    "tasks.captions.metrics": _room(packages=frozenset({"pycocoevalcap"})),
 }
-ROOMS["pretrained"] = _room(
-    "types", "models", "banzhaf", "progress", packages=ARRAYS | {"safetensors", "huggingface_hub"}
+ROOMS["tasks"] = _room(
+    *(set(ROOMS) - {"version", "commands", "data.__main__"}), packages=ARRAYS | {"etils", "matplotlib"}
 )
-ROOMS["weights"] = _room("config", "pretrained", "train.checkpoint", packages=ARRAYS | {"ml_collections", "etils"})
-ROOMS["build"] = _room(*ROOMS, packages=ARRAYS | {"ml_collections"})
-ROOMS["tasks"] = _room(*ROOMS, packages=ARRAYS | {"ml_collections", "etils"})
-ROOMS["experiment"] = _room(*ROOMS, packages=ARRAYS | {"ml_collections", "clu", "etils"})
-ROOMS["inference"] = _room(*ROOMS, packages=frozenset({"jaxtyping", "ml_collections"}))
-ROOMS[""] = _room("pretrained", "inference")  # its functions import when they are called
-ROOMS["commands"] = _room("config", packages=frozenset({"absl", "ml_collections"}))
-ROOMS["apply"] = _room("commands")
-ROOMS["ask"] = ROOMS["caption"] = _room("apply", "inference")
-ROOMS["data.__main__"] = _room(
-    "commands", "config", "build", "data", "data.shapes", packages=frozenset({"absl", "ml_collections"})
+ROOMS["config"] = _room("fields", "tasks.config", packages=frozenset({"ml_collections"}))
+ROOMS["experiment"] = _room(*(set(ROOMS) - {"config", "commands", "data.__main__"}), packages=ARRAYS | {"clu", "etils"})
+ROOMS[""] = _room("version", "pretrained", "tasks")  # its functions import when they are called
+ROOMS["ask"] = ROOMS["caption"] = _room("choices", "commands", "tasks")
+ROOMS["ablations"] = _room(
+    "config", "fields", "commands.progress", packages=HOST_ARRAYS | {"ml_collections", "matplotlib"}
 )
-ROOMS["ablations"] = _room("config", packages=frozenset({"ml_collections"}))
-ROOMS["runs"] = _room()
-ROOMS["ablate"] = _room(
-    "commands",
-    "ablations",
-    "runs",
-    "config",
-    "evaluate",
-    "progress",
-    "visualize",
-    packages=frozenset({"absl", "ml_collections"}),
-)
-ROOMS["main"] = _room("commands", "experiment", "train", packages=frozenset({"jax", "absl"}))
+ROOMS["ablate"] = _room("commands", "ablations", packages=frozenset({"absl", "ml_collections"}))
+ROOMS["main"] = _room("fields", "commands", "config", "experiment", "train", packages=frozenset({"jax", "absl"}))
+
+# Modules of the rooms of the tasks that are rooms of their own.
+ALIASES = {f"tasks.{task}.config": "tasks.configs" for task in TASKS}
+ALIASES |= {f"tasks.{task}.{part}": "tasks.objectives" for task in TASKS for part in ("objective", "batch")}
 
 
 def room_of(module: str) -> str | None:
@@ -99,7 +113,7 @@ def room_of(module: str) -> str | None:
     if not parts or parts[0].startswith("__"):
         return ""
     names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((name for name in names if name in ROOMS), None)
+    return next((ALIASES.get(name, name) for name in names if name in ROOMS or name in ALIASES), None)
 
 
 def imported(source: str) -> Iterator[tuple[int, str]]:
@@ -167,6 +181,12 @@ def test_the_order_has_no_circle():
         left = {room: row for room, row in left.items() if room not in ready}
 
 
+@pytest.mark.parametrize("module", ["hbi_jax.config", "hbi_jax.commands.cli", "hbi_jax.ablate", "hbi_jax.main"])
+def test_commands_explain_and_refuse_fields_without_loading_jax(module):
+    code = f"import sys, {module}; print('jax' in sys.modules, 'numpy' in sys.modules)"
+    assert _run(code).split() == ["False", "False"]
+
+
 def test_core_rooms_build_on_core_rooms_and_arrays_alone():
     for room in CORE:
         assert ROOMS[room].rooms <= set(CORE)
@@ -180,19 +200,19 @@ def test_core_rooms_build_on_core_rooms_and_arrays_alone():
         ("hbi_jax.losses", "from hbi_jax import types, models", "losses must not import models"),
         ("hbi_jax.types", "import hbi_jax.banzhaf.exact as exact", "types must not import banzhaf"),
         ("hbi_jax.models.hbi", "def f():\n    from hbi_jax.train import step", "line 2: models must not"),
-        ("hbi_jax.data.pipeline", "if TYPE_CHECKING:\n    import hbi_jax.build", "data must not import build"),
+        ("hbi_jax.data.pipeline", "if TYPE_CHECKING:\n    import hbi_jax.config", "data must not import config"),
         ("hbi_jax.data.shapes.plan", "from hbi_jax.data.text import clean", "data.shapes must not import data"),
         ("hbi_jax.train.step", "from hbi_jax.train.loop import train", "train must not import train.loop"),
-        ("hbi_jax.evaluate.report", "import hbi_jax.train.writers", "must not import train.writers"),
+        ("hbi_jax.report.report", "import hbi_jax.train.writers", "must not import train.writers"),
         ("hbi_jax.experiment", "from hbi_jax.main import run", "experiment must not import main"),
-        ("hbi_jax.progress", "import numpy", "progress must not import the package numpy"),
+        ("hbi_jax.commands.progress", "import numpy", "commands.progress must not import the package numpy"),
         ("hbi_jax.banzhaf.exact", "import os, grain.python", "banzhaf must not import the package grain"),
         ("hbi_jax.train.optimizer", "from clu import metrics", "train must not import the package clu"),
-        ("hbi_jax.models.clip", "from ..build import model", "relative import ..build.model"),
+        ("hbi_jax.models.clip", "from ..types import Batch", "relative import ..types.Batch"),
         ("hbi_jax", "import numpy", "hbi_jax/__init__.py must not import the package numpy"),
         ("hbi_jax", "from hbi_jax import banzhaf", "hbi_jax/__init__.py must not import banzhaf"),
         ("hbi_jax.utils", "import os", "hbi_jax.utils is in no room"),
-        ("hbi_jax.build", "from hbi_jax import helpers", "hbi_jax.helpers is in no room"),
+        ("hbi_jax.experiment", "from hbi_jax import helpers", "hbi_jax.helpers is in no room"),
     ],
 )
 def test_the_checker_catches(module, source, complaint):
@@ -206,7 +226,7 @@ def test_the_checker_catches(module, source, complaint):
         ("hbi_jax.banzhaf", "from hbi_jax.banzhaf.exact import interaction"),
         ("hbi_jax.models.hbi", "import dataclasses, jax\nfrom hbi_jax import losses\nfrom jax import numpy"),
         ("hbi_jax.train.loop", "from hbi_jax.train.writers import MetricWriter\nfrom clu import metrics"),
-        ("hbi_jax.experiment", "from hbi_jax import __version__, build"),
+        ("hbi_jax.experiment", "from hbi_jax import __version__, tasks"),
     ],
 )
 def test_the_checker_passes(module, source):

@@ -5,18 +5,24 @@ import json
 
 import pytest
 
-from hbi_jax import build, experiment
-from hbi_jax.config import ConfigError
+from hbi_jax import experiment
 from hbi_jax.data import shapes
+from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.datasets import DataError
+from hbi_jax.fields import ConfigError
 from tests.tiny_run import run, tiny_config
+
+
+def dataset_of(config):
+    return Dataset(config.data, config.model.clip.image_size)
+
 
 PUBLISHED = {"data__protocol": "published", "data__val_list": ""}
 
 
 def test_validation_that_a_gallery_shares_is_refused_before_anything_is_trained(world, tmp_path):
     """By one video of one gallery, whichever."""
-    shapes.generate(world, build.world(tiny_config(world)), show_progress=False)
+    shapes.generate(world, dataset_of(tiny_config(world)).world, show_progress=False)
     (victim, *_) = list(csv.DictReader((world / "MSRVTT_JSFUSION_twins.csv").open()))
     own = [row["video_id"] for row in csv.DictReader((world / "MSRVTT_val.csv").open())]
     lists = tmp_path / "lists.csv"
@@ -34,13 +40,13 @@ def test_validation_that_a_gallery_shares_is_refused_before_anything_is_trained(
 def test_the_published_protocol_validates_on_the_first_gallery(world, tmp_path):
     config = tiny_config(world, **PUBLISHED)
     setup = experiment.prepare(config, str(tmp_path))
-    assert build.has_validation(config)
+    assert config.data.has_validation
     validation = setup.task.source("val")
-    assert validation.split == build.split(config, "test", str(tmp_path))
+    assert validation.split == dataset_of(config).split("test")
     assert "is the best by gallery 'test' itself, as in published code" in experiment._selection(setup, validation)
     # What it trains on is the whole list.
-    whole = build.split(config, "train", str(tmp_path))
-    assert whole.num_videos == config.data.world.num_train
+    whole = dataset_of(config).split("train")
+    assert whole.num_videos == config.data.world["num_train"]
 
 
 def test_two_kinds_of_validation_exclude_each_other(world, tmp_path):
@@ -51,7 +57,7 @@ def test_two_kinds_of_validation_exclude_each_other(world, tmp_path):
 
 def test_a_report_says_that_validation_was_held_out(finished):
     protocol = json.loads((finished / "report.json").read_text())["protocol"]
-    assert "The checkpoint is the best by the validation split, which shares no video with any gallery." in protocol
+    assert "The checkpoint is the best one on the validation split, which shares no video with any gallery." in protocol
     assert not any("tokens and lose their end" in sentence for sentence in protocol)
 
 
@@ -70,8 +76,8 @@ def test_a_report_says_what_was_selected_on_and_what_was_cut(world, tmp_path):
         sentence for sentence in protocol if "exceed config.data.num_words=10 tokens and lose their end." in sentence
     ]
     assert [sentence.split("'")[1] for sentence in cut] == ["train", "test", "twins"]
-    test = build.split(config, "test", str(tmp_path))
-    count = build.tokenizer(config).truncated([record.text for record in test.records])
+    test = dataset_of(config).split("test")
+    count = dataset_of(config).tokenizer.truncated([record.text for record in test.records])
     assert cut[1].startswith(f"{count} of 8 texts of 'test' ({100 * count / 8:.1f} %)")
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics if "val/t2v/R@1" in row] == [1, 2]

@@ -2,15 +2,14 @@
 
 import pathlib
 
-from ml_collections import ConfigDict
-
+from hbi_jax.config import Config
 from tests.tiny_run import tiny_config
 
 STEPS, TOP = 4, 12
 RATES = (0.25, 0.75)
 
 
-def tiny_answers(world: pathlib.Path, **changes: object) -> ConfigDict:
+def tiny_answers(world: pathlib.Path, **changes: object) -> Config:
     """On a rendered world, with some fields changed."""
     fields = {
         "task": "answers",

@@ -2,14 +2,13 @@
 
 import pathlib
 
-from ml_collections import ConfigDict
-
+from hbi_jax.config import Config
 from tests.tiny_run import tiny_config
 
 STEPS = 4
 
 
-def tiny_captions(world: pathlib.Path, **changes: object) -> ConfigDict:
+def tiny_captions(world: pathlib.Path, **changes: object) -> Config:
     """On a rendered world, with some fields changed."""
     fields = {
         "task": "captions",

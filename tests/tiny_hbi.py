@@ -6,9 +6,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from hbi_jax.models.clip import CLIPConfig
-from hbi_jax.models.hbi import HBIConfig, Level
-from hbi_jax.parallel import path_name
+from hbi_jax.models.config import CLIPConfig, HBIConfig, Level
+from hbi_jax.parallel.mesh import path_name
 from hbi_jax.types import Batch
 
 WORDS, FRAMES, SIDE = 8, 5, 16

@@ -2,10 +2,9 @@
 
 import pathlib
 
-from ml_collections import ConfigDict
-
 from configs.quickstart import get_config
 from hbi_jax import experiment
+from hbi_jax.config import Config, parse
 
 NUM_STEPS = 6
 TINY = {
@@ -41,7 +40,7 @@ TINY = {
 }
 
 
-def tiny_config(world: pathlib.Path, **changes: object) -> ConfigDict:
+def tiny_config(world: pathlib.Path, **changes: object) -> Config:
     """On a rendered world, with some fields changed; `__` stands for the dot between section and field."""
     config = get_config()
     config.data.annotations, config.data.videos = str(world), str(world / "videos")
@@ -51,11 +50,10 @@ def tiny_config(world: pathlib.Path, **changes: object) -> ConfigDict:
         for part in sections:
             section = section[part]
         section[name] = value
-    config.lock()
-    return config
+    return parse(config)
 
 
-def run(config, workdir: pathlib.Path) -> None:
+def run(config: Config, workdir: pathlib.Path) -> None:
     """Trains, evaluates, reports."""
     setup = experiment.prepare(config, str(workdir))
     experiment.train(setup)

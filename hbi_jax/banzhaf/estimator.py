@@ -1,20 +1,20 @@
-"""A small network from a similarity matrix to logits of the interaction: prediction header and estimator."""
+"""The small network that predicts interaction logits from a similarity matrix: prediction header and estimator."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-InteractionNetKind = Literal["none", "mlp", "cnn", "mlp_sa", "cnn_sa"]
+from hbi_jax.choices import InteractionNetKind
 
 
 class InteractionNet(nn.Module):
-    """Predicts a number for every word-frame cell (HBI V2, Table V; the paper's is `cnn_sa`).
+    """A network with one output for every word-frame cell (HBI V2, Table V; the paper uses `cnn_sa`).
 
-    A cell-wise MLP or a 3x3 CNN, with or without one-head attention over all cells between its two layers.
-    `none` returns the similarity unchanged.
+    It is a cell-wise MLP or a 3x3 CNN with two layers, optionally with single-head attention over all cells between
+    them. `none` returns the similarity unchanged.
     """
 
     kind: InteractionNetKind = "cnn_sa"
@@ -24,12 +24,12 @@ class InteractionNet(nn.Module):
     def __call__(
         self, similarity: Float[Array, "b t v"], mask: Bool[Array, "b t v"] | None = None
     ) -> Float[Array, "b t v"]:
-        """Predicts in float32.
+        """Returns the predictions, in float32.
 
         Args:
           similarity: Token-by-token cosines, in [-1, 1].
-          mask: True at cells whose word and frame are both real. Other cells are as if outside the matrix:
-            they read as zero, are attended to by none and come out as zero.
+          mask: True at cells whose word and frame are both real. Other cells are treated as outside the matrix: they
+            are read as zero, get no attention, and their output is zero.
 
         Raises:
           ValueError: If `kind` is not one of the five.

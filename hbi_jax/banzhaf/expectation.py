@@ -1,4 +1,4 @@
-"""What one side of a random coalition comes to: expected best matches and expected softmax weights.
+"""Expected best matches and expected softmax weights of one side of a random coalition.
 
 Every real token is in the coalition with probability q, independently of the others. docs/banzhaf.md derives the
 formulas and bounds the error of the quadrature.
@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-_PAIRWISE_LIMIT = 80  # tokens; up to here comparing all pairs is faster than sorting
+_PAIRWISE_LIMIT = 80  # tokens; up to this length, comparing all pairs is faster than sorting
 
 
 def product(left: Array, right: Array) -> Array:
-    """Matrix product at the full precision of the inputs, on accelerators too."""
+    """Returns the matrix product at the full precision of the inputs, on accelerators too."""
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -25,13 +25,15 @@ def product(left: Array, right: Array) -> Array:
 def expected_match(
     similarity: Float[Array, " n"], mask: Bool[Array, " n"], q
 ) -> tuple[Float[Array, ""], Float[Array, " n"]]:
-    """Expected maximum of a random set of a row's real elements, and its change when element j joins the others.
+    """Returns the expected maximum of a random subset of a row's real elements, and its change when element j joins.
 
-    The element of rank p is the maximum of a random set with probability q (1-q)^p: it is in, all before it
-    are not. So element j, of rank r, brings (1-q)^r times itself, and takes away those after it, which
-    counted without it:
+    The element of rank p is the maximum of the subset if it is present and all elements before it are absent, which
+    has probability q (1-q)^p. If element j, of rank r, joins, it is the maximum with probability (1-q)^r, and it
+    replaces the elements after it, which would have been the maximum without it:
 
-        change_j = s_r (1-q)^r - sum_{p > r} s_p q (1-q)^(p-1),        the maximum of nothing being 0
+        change_j = s_r (1-q)^r - sum_{p > r} s_p q (1-q)^(p-1)
+
+    The maximum of an empty subset is 0.
     """
     if similarity.shape[0] > _PAIRWISE_LIMIT:
         return _match_by_sorting(similarity, mask, q)
@@ -42,7 +44,7 @@ def expected_match(
 
 
 def _match_by_sorting(similarity: Float[Array, " n"], mask: Bool[Array, " n"], q) -> tuple[Array, Array]:
-    """The same as `expected_match` for long rows: O(n log n) in place of O(n^2)."""
+    """Computes `expected_match` for long rows by sorting, in O(n log n) instead of O(n^2)."""
     order = jnp.argsort(jnp.where(mask, similarity, -jnp.inf), descending=True, stable=True)
     best = jnp.where(mask, similarity, 0)[order] * _power(1 - q, jnp.arange(similarity.shape[0]))
     after = jnp.pad(jax.lax.cumsum(best, reverse=True)[1:], (0, 1))
@@ -51,7 +53,7 @@ def _match_by_sorting(similarity: Float[Array, " n"], mask: Bool[Array, " n"], q
 
 
 def _precedes(values: Float[Array, " n"], mask: Bool[Array, " n"]) -> Bool[Array, "n n"]:
-    """[i, j]: does i come before j in descending order, real before masked, equal ones by index?"""
+    """Returns True at [i, j] if i precedes j in descending order; real values precede masked ones, ties go by index."""
     key = jnp.where(mask, values, -jnp.inf)
     first, second = key[:, None], key[None, :]
     position = jnp.arange(values.shape[0])
@@ -59,7 +61,7 @@ def _precedes(values: Float[Array, " n"], mask: Bool[Array, " n"]) -> Bool[Array
 
 
 def _power(base, exponent: Array) -> Array:
-    """base ** exponent for a base in (0, 1), one exponential an element."""
+    """Returns base ** exponent for a base in (0, 1), with one exponential per element."""
     return jnp.exp(exponent * jnp.log(base))
 
 
@@ -67,20 +69,20 @@ def _power(base, exponent: Array) -> Array:
 
 
 def expected_weight_change(logits: Float[Array, " n"], mask: Bool[Array, " n"], q) -> Float[Array, "n n"]:
-    """[i, k]: change of the expected softmax weight of token k when token i joins a random set of others.
+    """Returns at [i, k] the change of the expected softmax weight of token k when token i joins a random set of others.
 
-    With 1/x = int_0^inf e^(-xt) dt the expectation over a random set becomes a product over its tokens m,
-    each of which contributes f_m = 1 - q + q e^(-w_m t). For k != i
+    With 1/x = int_0^inf e^(-xt) dt, the expectation over a random set becomes a product over the tokens m, in which
+    each token contributes f_m = 1 - q + q e^(-w_m t). For k != i
 
         change[i, k] = - int_0^inf q w_k e^(-w_k t) (1 - e^(-w_i t)) prod_{m != i, k} f_m dt
 
-    which is a matrix product over the nodes of a quadrature, with nothing to cancel. The weights of a set add
-    up to one unless it is empty, so a row adds up to the probability that all other tokens are absent: that
-    gives k = i.
+    With a quadrature over t this is a matrix product without cancellation. The weights of a set add up to one unless
+    the set is empty, so each row adds up to the probability that all other tokens are absent. This determines the
+    entry k = i.
     """
     dtype = logits.dtype
     log_weight = _log_weight(logits, mask)
-    weight = jnp.where(mask, jnp.exp(log_weight), 0)  # a weight of 0 drops out of every product below
+    weight = jnp.where(mask, jnp.exp(log_weight), 0)  # a weight of 0 contributes nothing to the products below
     t, step = _time_nodes(jax.lax.stop_gradient(jnp.min(jnp.where(mask, log_weight, 0))), logits.shape[0], dtype)
     exponent = weight[:, None] * t[None, :]
     decay = jnp.exp(-exponent)
@@ -98,12 +100,12 @@ def expected_weight_change(logits: Float[Array, " n"], mask: Bool[Array, " n"], 
 
 
 def _log_weight(logits: Float[Array, " n"], mask: Bool[Array, " n"]) -> Float[Array, " n"]:
-    """Logits relative to the largest real one, with what makes no difference taken out of them.
+    """Returns the logits relative to the largest real one, with wide gaps narrowed.
 
-    Of two neighbours in size further apart than the precision of the dtype, the smaller has no weight beside the
-    larger: how much further does not matter. Closing such gaps keeps the quadrature's range short whatever
-    outliers there are. Written as a sum of gaps to the next larger logit, so that no large numbers are
-    subtracted.
+    If two consecutive logits in sorted order are further apart than the precision of the dtype, the smaller has no
+    weight in a set that holds the larger, and the exact distance does not matter. Narrowing such gaps keeps the range
+    of the quadrature short despite outliers. The result is a sum of gaps to the next larger logit, so that no large
+    numbers are subtracted.
     """
     rule, precedes = quadrature(logits.dtype), _precedes(logits, mask)
     rank = jnp.sum(precedes, axis=0)
@@ -118,16 +120,16 @@ def _log_weight(logits: Float[Array, " n"], mask: Bool[Array, " n"]) -> Float[Ar
 
 
 class Quadrature(NamedTuple):
-    """How the integral over t is cut into nodes; docs/banzhaf.md has the error bounds.
+    """Parameters of the quadrature over t; docs/banzhaf.md has the error bounds.
 
     Attributes:
-      nodes: Number of nodes, equally spaced in log t: the error falls like exp(-pi^2 / step).
-      left: The first node is exp(-left) / sqrt(tokens); what is before it weighs less than exp(-2 left) / 4.
-      right: The last node is exp(right) / smallest weight; what is after it weighs about exp(right -
-        exp(right)).
-      gap: Largest gap between neighbouring logits that is told apart from an infinite one.
-      spread: Largest range of logits: smaller ones are taken for equal. More would need exponentials outside of
-        float32, and in float64 cost the larger logits more accuracy than it gives the smaller ones.
+      nodes: Number of nodes, equally spaced in log t; the error falls like exp(-pi^2 / step).
+      left: The first node is exp(-left) / sqrt(tokens); the truncated part contributes less than exp(-2 left) / 4.
+      right: The last node is exp(right) / smallest weight; the truncated part contributes about
+        exp(right - exp(right)).
+      gap: Largest gap between consecutive logits; wider gaps are treated as this one.
+      spread: Largest range of logits; smaller logits are treated as equal. A larger range would need exponentials
+        outside float32, and in float64 it would cost the larger logits more accuracy than the smaller ones gain.
     """
 
     nodes: int
@@ -138,14 +140,14 @@ class Quadrature(NamedTuple):
 
 
 def quadrature(dtype: jnp.dtype) -> Quadrature:
-    """What serves logits over a range of 25 to 1e-5 in float32 and to 1e-9 in float64."""
+    """Returns the parameters that are accurate to 1e-5 in float32 and 1e-9 in float64 for logits over a range of 25."""
     if dtype == jnp.float64:
         return Quadrature(nodes=160, left=13.0, right=3.7, gap=26.0, spread=160.0)
     return Quadrature(nodes=64, left=8.0, right=3.0, gap=17.0, spread=80.0)
 
 
 def _time_nodes(lowest: Float[Array, ""], num_tokens: int, dtype: jnp.dtype) -> tuple[Array, Array]:
-    """Nodes t and their spacing in log t, for weights between exp(lowest) and 1."""
+    """Returns the nodes t and their spacing in log t, for weights between exp(lowest) and 1."""
     nodes, left, right, *_ = quadrature(dtype)
     start = -left - 0.5 * math.log(num_tokens)
     step = (right - lowest - start) / (nodes - 1)

@@ -1,13 +1,14 @@
-"""Interactions of any game on two sides of players, estimated from random coalitions (docs/banzhaf.md).
+"""Interactions of any two-sided game, estimated from random coalitions (docs/banzhaf.md).
 
-A coalition S is drawn whole: every player is in it with probability q. Give a player the score 1/q where it is in
-S and -1/(1-q) where it is not: scores have mean zero and
+A coalition S contains every player with probability q. Define the score of a player as 1/q if it is in S and as
+-1/(1-q) otherwise. Scores have mean zero, and
 
-    E[payoff(S) score_i score_j] = I_ij    for every pair at once,
+    E[payoff(S) score_i score_j] = I_ij    for all pairs from the same S,
 
-so each payoff serves all pairs. As scores have mean zero, any constant may be taken from the payoff; the mean of
-the *other* payoffs is one that is close to it and independent of the scores. Coalitions come in pairs of opposites,
-which takes out of the error all that is odd in the membership, the worth of single players above all.
+so each payoff informs all pairs. Because scores have mean zero, any constant may be subtracted from the payoff; the
+code subtracts the mean of the *other* payoffs, which is close to the payoff and independent of the scores. Coalitions
+are drawn in pairs of opposites. This removes from the error every term that is odd in the membership, above all the
+values of single players.
 """
 
 import functools
@@ -22,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from hbi_jax.banzhaf.expectation import product
 from hbi_jax.banzhaf.game import Payoff, check_index, coalition_value, payoff_dtype
 
-_MOST_SAMPLES = 2**31 - 1  # they are counted in int32
+_MOST_SAMPLES = 2**31 - 1  # the count is an int32
 
 
 class Estimate(NamedTuple):
@@ -31,7 +32,7 @@ class Estimate(NamedTuple):
     Attributes:
       interaction: The estimate; zero for masked players.
       standard_error: Standard deviation of the estimate, estimated from the same samples.
-      num_samples: Coalitions that were evaluated.
+      num_samples: Number of coalitions evaluated.
     """
 
     interaction: Float[Array, "t v"]
@@ -40,7 +41,7 @@ class Estimate(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Means within a chunk of what is averaged and of its square, summed over `chunks` chunks."""
+    """Sums over `chunks` chunks of the mean within a chunk, for the estimate (`first`) and its square (`second`)."""
 
     chunks: Int[Array, ""]
     first: Float[Array, "t v"]
@@ -61,39 +62,39 @@ def sample(
     chunk_size: int = 256,
     mesh: Mesh | None = None,
 ) -> Estimate:
-    """Banzhaf interaction of every text-video pair of players of any game, by sampling (HBI V2, Eq. 1).
+    """Estimates the Banzhaf interaction of every text-video pair of players in any game (HBI V2, Eq. 1).
 
-    Unbiased for a given number of samples, whatever the payoff. (Stopping at a standard error makes the number
-    depend on the samples, which costs a bias of a few percent of that error.) The similarity game needs no sampling: it
-    has `hbi_jax.banzhaf.interaction`.
+    For a fixed number of samples the estimate is unbiased for every payoff. (Stopping at a standard error makes the
+    number of samples depend on the samples, which causes a bias of a few percent of that error.) The similarity game
+    needs no sampling: use `hbi_jax.banzhaf.interaction`.
 
-    One game; `jax.vmap` over what the payoff closes over, masks and keys included, for a batch of games. Works
-    inside `jax.jit`; differentiable in what the payoff closes over unless `max_standard_error` is given. The result
-    depends on the key and `chunk_size`, not on the mesh.
+    The function estimates one game. For a batch of games, use `jax.vmap` over the arrays that the payoff closes over,
+    the masks and the keys. It works inside `jax.jit`. It is differentiable in the arrays that the payoff closes over
+    unless `max_standard_error` is given. The result depends on the key and `chunk_size`, not on the mesh.
 
     Args:
-      payoff: `payoff(text_in, video_in)`, the value of the coalition of the True players; traceable by JAX. A
-        payoff that is NaN for one coalition makes the result NaN.
+      payoff: `payoff(text_in, video_in)` returns the value of the coalition of the True players; traceable by JAX. If
+        it is NaN for one coalition, the result is NaN.
       num_text: Number of text players.
       num_video: Number of video players.
       key: The p-th pair of opposite coalitions is drawn from `jax.random.fold_in(key, p)`.
-      num_samples: Coalitions to evaluate, rounded up to whole chunks.
-      text_mask: False at players that are in no coalition: padding. None if all play.
+      num_samples: Number of coalitions to evaluate, rounded up to whole chunks.
+      text_mask: False at padding, which is in no coalition. None if all text players are real.
       video_mask: The same for video players.
-      join_probability: Probability, in (0, 1), with which each player is in a coalition. 0.5 is Banzhaf's, and has
-        the smallest error: it grows like 1/q(1-q).
-      max_standard_error: Stop after the first chunk at which no cell's standard error is larger, or at
-        `num_samples`.
-      chunk_size: Coalitions evaluated at once; even, at least 4.
-      mesh: Spread the payoffs of a chunk over all devices of this mesh (of automatic axes); they must divide
-        `chunk_size / 2`.
+      join_probability: Probability, in (0, 1), that each player is in a coalition. 0.5 gives the Banzhaf interaction
+        and the smallest error, which grows like 1/q(1-q).
+      max_standard_error: Stop after the first chunk after which no cell has a larger standard error, and at
+        `num_samples` at the latest.
+      chunk_size: Number of coalitions evaluated at once; even, at least 4.
+      mesh: Distribute the payoffs of a chunk over all devices of this mesh (with automatic axes). The number of devices
+        must divide `chunk_size / 2`.
 
     Returns:
-      The estimate, its standard errors and the number of samples; float32, or float64 if the payoff is.
+      The estimate, its standard errors and the number of samples. Float64 if the payoff is, else float32.
 
     Raises:
-      ValueError: No player on a side, a payoff that is no scalar, masks that do not fit, a join probability outside
-        (0, 1), or a number of samples, chunk size, mesh or standard error that cannot be used.
+      ValueError: If a side has no player, the payoff is not a scalar, a mask does not fit, the join probability is
+        outside (0, 1), or the number of samples, the chunk size, the mesh or the standard error is unusable.
     """
     join_probability = check_index("banzhaf", join_probability)
     dtype = payoff_dtype(payoff, num_text, num_video)
@@ -102,7 +103,7 @@ def sample(
         raise ValueError(f"num_samples={num_samples}; evaluate at least one coalition.")
     if chunk_size < 4 or chunk_size % 2:
         raise ValueError(
-            f"chunk_size={chunk_size}; coalitions come in pairs, of which it takes two: use an even 4 or more."
+            f"chunk_size={chunk_size}; coalitions come in pairs and a chunk needs two: use an even number, 4 or more."
         )
     pairs = chunk_size // 2
     if mesh is not None and pairs % mesh.size:
@@ -112,7 +113,7 @@ def sample(
         )
     num_chunks = math.ceil(num_samples / chunk_size)
     if num_chunks * chunk_size > _MOST_SAMPLES:
-        raise ValueError(f"num_samples={num_samples} in whole chunks is more than {_MOST_SAMPLES}; use fewer.")
+        raise ValueError(f"num_samples={num_samples} in whole chunks exceeds {_MOST_SAMPLES}; use fewer.")
     known = max_standard_error is not None and not isinstance(max_standard_error, jax.core.Tracer)
     if known and not float(max_standard_error) > 0:
         raise ValueError(
@@ -121,13 +122,13 @@ def sample(
 
     spread, gathered = (functools.partial(_placed, mesh=mesh, spread=over) for over in (True, False))
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # else a gradient keeps the coalitions of all chunks
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # otherwise a gradient stores the coalitions of all chunks
     def moments(chunk: Int[Array, ""]) -> tuple[Float[Array, "t v"], Float[Array, "t v"]]:
         numbers = spread(chunk * pairs + jnp.arange(pairs))
         joins = jax.vmap(lambda number: _opposites(jax.random.fold_in(key, number), plays, join_probability))(numbers)
         joins = spread(joins)
         values = spread(jax.vmap(jax.vmap(payoff))(joins[..., :num_text], joins[..., num_text:]))
-        # The payoffs are the work. What follows is done alike on every device, so that no sum depends on the mesh.
+        # Only the payoffs are expensive. The rest is replicated on every device, so that no sum depends on the mesh.
         return _moments(gathered(values).astype(dtype), gathered(joins), plays, num_text, join_probability)
 
     def add_chunk(sums: _Sums) -> _Sums:
@@ -136,7 +137,7 @@ def sample(
 
     def standard_error(sums: _Sums) -> Float[Array, "t v"]:
         variance = jnp.maximum(sums.second / sums.chunks - (sums.first / sums.chunks) ** 2, 0)
-        none = variance == 0  # where the square root has no derivative
+        none = variance == 0  # the square root has no derivative there
         return jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, variance) / (sums.chunks * pairs - 1)))
 
     key = gathered(key)
@@ -154,7 +155,7 @@ def sample(
 
 
 def _placed(x: Array, *, mesh: Mesh | None, spread: bool) -> Array:
-    """The array with its first axis spread over the mesh, or whole on every device of it."""
+    """Returns the array with its first axis sharded over the mesh, or replicated if `spread` is False."""
     if mesh is None:
         return x
     spec = PartitionSpec(mesh.axis_names) if spread else PartitionSpec()
@@ -170,22 +171,24 @@ def sample_similarity(
     key: Key[Array, ""],
     num_samples: int,
 ) -> Float[Array, "b t v"]:
-    """What `hbi_jax.banzhaf.interaction` knows exactly, sampled as the papers do: to compare, or as noisy labels.
+    """Estimates the interactions of the similarity game by sampling, as the papers do.
+
+    `hbi_jax.banzhaf.interaction` computes the same quantity exactly. This function serves comparisons and noisy labels.
 
     Args:
-      similarity, text_logits, video_logits, text_mask, video_mask: As of `interaction`.
+      similarity, text_logits, video_logits, text_mask, video_mask: As for `interaction`.
       key: Row `i` of the batch draws from `jax.random.fold_in(key, i)`.
-      num_samples: Coalitions of each row, rounded up to a multiple of four.
+      num_samples: Number of coalitions per row, rounded up to a multiple of four.
 
     Raises:
-      ValueError: One pair without a batch axis, or as `sample`.
+      ValueError: If the batch axis is missing, or as for `sample`.
     """
     if jnp.ndim(similarity) != 3:
         raise ValueError(
             f"similarity has shape {jnp.shape(similarity)}; give [pairs, words, frames], and every other array with "
             "the same first axis: similarity[None] and so on for one pair."
         )
-    # At most some hundred coalitions at once: a chunk of all rows is in memory.
+    # At most a few hundred coalitions at once, because memory holds a chunk of every row.
     chunks = max(1, math.ceil(num_samples / 256))
     chunk_size = max(4, 4 * math.ceil(num_samples / chunks / 4))
 
@@ -205,7 +208,7 @@ def sample_similarity(
 
 
 def _mask(name: str, mask: Bool[Array, " n"] | None, num_players: int) -> Bool[Array, " n"]:
-    """The mask, or one of all players."""
+    """Returns the mask as an array; all True if it is None."""
     mask = jnp.ones(num_players, bool) if mask is None else jnp.asarray(mask)
     if mask.shape != (num_players,) or mask.dtype != bool:
         raise ValueError(
@@ -216,7 +219,7 @@ def _mask(name: str, mask: Bool[Array, " n"] | None, num_players: int) -> Bool[A
 
 
 def _opposites(key: Key[Array, ""], plays: Bool[Array, " n"], join_probability: float) -> Bool[Array, "2 n"]:
-    """Two random coalitions, of which the second is the complement of the first if coins are fair."""
+    """Returns two random coalitions; with join probability 0.5 the second is the complement of the first."""
     uniform = jax.random.uniform(key, plays.shape)
     return jnp.stack([uniform < join_probability, uniform >= 1 - join_probability]) & plays[None, :]
 
@@ -228,10 +231,10 @@ def _moments(
     num_text: int,
     join_probability: float,
 ) -> tuple[Float[Array, "t v"], Float[Array, "t v"]]:
-    """Means, over the pairs of coalitions, of what each pair says of the interactions, and of its square.
+    """Returns the mean, over the pairs of coalitions, of each pair's estimate of the interactions and of its square.
 
-    A pair says the mean of its two (payoff - centre) score_i score_j, where the centre is the mean payoff of the
-    other pairs.
+    The estimate of a pair is the mean of its two terms (payoff - centre) score_i score_j, where the centre is the mean
+    payoff of the other pairs.
     """
     average = jnp.mean(values, axis=1)
     centre = (jnp.sum(average) - average) / (len(values) - 1)
@@ -240,7 +243,7 @@ def _moments(
     text = 0.5 * (values - centre[:, None])[..., None] * score[..., :num_text]
     video = score[..., num_text:]
 
-    def mean(text, video):  # over pairs, summed over what each pair has two or four of
+    def mean(text, video):  # over pairs; the two (or, in the square, four) terms of a pair are summed
         return product(text.reshape(-1, text.shape[-1]).T, video.reshape(-1, video.shape[-1])) / len(values)
 
     square = [side[:, :, None] * side[:, None, :] for side in (text, video)]

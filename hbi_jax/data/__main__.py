@@ -10,16 +10,21 @@ prepare: writes the frames of all videos into a folder that is faster to read, b
 that was broken off goes on where it was.
 """
 
-import json
+import dataclasses
 import os
 import pathlib
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from absl import flags
-from ml_collections import ConfigDict
 
-from hbi_jax import commands
+from hbi_jax import fields
+from hbi_jax.commands import cli
+from hbi_jax.data.config import DataConfig
+
+if TYPE_CHECKING:
+    from hbi_jax.data.dataset import Dataset
 
 _SPLITS = flags.DEFINE_list("splits", None, "Splits and galleries, such as train,val,test. By default all there are.")
 _OUT = flags.DEFINE_string("out", None, "Folder that the results go to; made where it is missing.")
@@ -32,58 +37,61 @@ _THRESHOLD = flags.DEFINE_float(
 )
 
 
-def _dataset() -> tuple[ConfigDict, str]:
-    """The configuration, whose embedded world is rendered if it has one, and the work folder."""
-    commands.wanted((commands.CONFIG, "configs/quickstart.py"))
-    config = commands.CONFIG.value
-    if any("{workdir}" in (config.data[field] or "") for field in ("annotations", "videos", "prepared")):
-        commands.wanted((commands.WORKDIR, "runs/quickstart"))
+def _config() -> DataConfig:
+    """Returns the data section of the configuration, checked."""
+    cli.wanted((cli.CONFIG, "quickstart"))
+    config = fields.parse(DataConfig, cli.CONFIG.value.data.to_dict(), "config.data")
+    fields.check(config, "config.data")
+    if any("{workdir}" in (folder or "") for folder in (config.annotations, config.videos, config.prepared)):
+        cli.wanted((cli.WORKDIR, "runs/quickstart"))
+    return config
 
-    from hbi_jax import build
-    from hbi_jax.config import validate
-    from hbi_jax.data import shapes
 
-    validate(config)
-    workdir = commands.WORKDIR.value or ""
-    if config.data.render == "shapes":
-        shapes.generate(build.folder(config, "annotations", workdir), build.world(config))
-    return config, workdir
+def _dataset(config: DataConfig) -> "Dataset":
+    """Returns the data, after rendering the embedded world if there is one.
+
+    Prepared videos are left out: these commands look at the files that they were made of.
+    """
+    from hbi_jax.data.dataset import Dataset
+
+    image_size = cli.CONFIG.value.model.clip.image_size
+    dataset = Dataset(dataclasses.replace(config, prepared=""), image_size, cli.WORKDIR.value or "")
+    dataset.render()
+    return dataset
 
 
 def _check() -> int | None:
     """Checks the videos and texts of a configuration's data set."""
-    config, workdir = _dataset()
+    config = _config()
+    dataset = _dataset(config)
 
-    from hbi_jax import build
     from hbi_jax.data import check
     from hbi_jax.data.datasets import DataError
 
-    # What prepared videos were made of is what is looked at.
-    config = config.copy_and_resolve_references()
-    config.data.prepared = ""
-    known = ("train", *(("val",) if build.has_validation(config) else ()), *build.galleries(config))
+    known = ("train", *(("val",) if config.has_validation else ()), *dataset.galleries)
     wanted = tuple(dict.fromkeys(_SPLITS.value or known))
     splits, broken = {}, {}
     for name in dict.fromkeys((*wanted, *known)):
         try:
-            splits[name] = build.split(config, name, workdir)
+            splits[name] = dataset.split(name)
         except DataError as error:
             broken[name] = str(error)
     out = pathlib.Path(_OUT.value) if _OUT.value else None
     if out is not None:
-        # What is wrong with it is better told now than after hours.
+        # Make the folder now, so that an error surfaces before hours of work.
         out.mkdir(parents=True, exist_ok=True)
     try:
         findings = check.check(
             [splits[name] for name in wanted if name in splits],
-            build.tokenizer(config),
-            config.data.num_frames,
-            config.data.frames_per_second,
+            dataset.tokenizer,
+            config.num_frames,
+            config.frames_per_second,
             others=[split for name, split in splits.items() if name not in wanted],
             broken={name: message for name, message in broken.items() if name in wanted},
-            # Where annotations cannot be read, what they mention is not known.
-            videos=None if broken else build.folder(config, "videos", workdir),
-            timeout=config.data.video_timeout,
+            # If annotations cannot be read, the files that they mention are unknown.
+            videos=None if broken else dataset.folder("videos"),
+            timeout=config.video_timeout,
+            square_pixels=config.square_pixels,
         )
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
@@ -93,7 +101,7 @@ def _check() -> int | None:
         _write(out / "check.json", findings.json())
         _write(out / "check.md", findings.markdown())
         print(f"\nsaved {out / 'check.json'} and check.md")
-    threshold = config.data.max_unreadable_rate if _THRESHOLD.value is None else _THRESHOLD.value
+    threshold = config.max_unreadable_rate if _THRESHOLD.value is None else _THRESHOLD.value
     return 0 if findings.is_acceptable(threshold) else 1
 
 
@@ -106,28 +114,26 @@ def _write(path: pathlib.Path, text: str) -> None:
 
 def _prepare() -> int | None:
     """Writes the frames of the videos of a configuration's data set."""
-    config, workdir = _dataset()
+    config = _config()
+    if not (_OUT.value or config.prepared):
+        cli.wanted((_OUT, "prepared"))
+    folder = pathlib.Path(_OUT.value or config.prepared.replace("{workdir}", cli.WORKDIR.value or "")).expanduser()
+    dataset = _dataset(config)
 
-    from hbi_jax import build
     from hbi_jax.data.prepare import prepare
 
-    if not (_OUT.value or config.data.prepared):
-        commands.wanted((_OUT, "prepared"))
-    folder = pathlib.Path(_OUT.value) if _OUT.value else build.folder(config, "prepared", workdir)
-    config = config.copy_and_resolve_references()
-    config.data.prepared = ""
     # The published protocol's `val` is a gallery.
-    held_out = build.has_validation(config) and config.data.protocol != "published"
-    names = _SPLITS.value or ("train", *(("val",) if held_out else ()), *build.galleries(config))
+    held_out = config.has_validation and config.protocol != "published"
+    names = _SPLITS.value or ("train", *(("val",) if held_out else ()), *dataset.galleries)
     try:
         summary = prepare(
-            [build.split(config, name, workdir) for name in dict.fromkeys(names)],
-            build.folder(config, "videos", workdir),
+            [dataset.split(name) for name in dict.fromkeys(names)],
+            dataset.folder("videos"),
             folder,
-            build.prepare_settings(config),
-            config.data.max_unreadable_rate,
-            config.data.video_timeout,
-            config=json.loads(config.to_json()),
+            dataset.prepare_settings,
+            config.max_unreadable_rate,
+            config.video_timeout,
+            config=cli.CONFIG.value.to_dict(),
         )
     except KeyboardInterrupt:
         print("interrupted; finished shards stay, and the same command goes on with the others", file=sys.stderr)
@@ -142,12 +148,12 @@ def _prepare() -> int | None:
     return 0
 
 
-COMMANDS: Mapping[str, commands.Command] = {"check": _check, "prepare": _prepare}
+COMMANDS: Mapping[str, cli.Command] = {"check": _check, "prepare": _prepare}
 
 
 def run() -> None:
     """The console entry point."""
-    commands.run(COMMANDS, __name__, __doc__)
+    cli.run(COMMANDS, __name__, __doc__)
 
 
 if __name__ == "__main__":

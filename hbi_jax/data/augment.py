@@ -13,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from hbi_jax.data.config import CropFlipConfig, RandAugmentConfig
+from hbi_jax.fields import check
+
 # What is done to one RGB picture.
 Transform = Callable[[Image.Image], Image.Image]
 # Draws it for a clip, from its caption and random numbers.
@@ -97,31 +100,18 @@ class Chain:
 
 
 @dataclasses.dataclass(frozen=True)
-class RandAugment:
+class RandAugment(RandAugmentConfig):
     """RandAugment as the published HBI code trains MSR-VTT with it: "rand-m7-n4-mstd0.5-inc1", bicubic.
 
     Operations are drawn uniformly and may repeat; each is applied with probability 1/2, at a magnitude of its own
-    from a normal distribution. A magnitude of 10 is a strength of 1.
-
-    Attributes:
-      num_ops: Operations that are drawn for a clip.
-      magnitude: Mean of the magnitudes, in [0, 10].
-      magnitude_std: Their standard deviation; they are clipped to [0, 10].
+    from a normal distribution, clipped to 0..10. A magnitude of 10 is a strength of 1.
 
     Raises:
-      ValueError: If one of them is out of range.
+      ConfigError: If a field is out of range.
     """
 
-    num_ops: int = 4
-    magnitude: float | int = 7
-    magnitude_std: float | int = 0.5
-
     def __post_init__(self):
-        if self.num_ops < 0 or not 0 <= self.magnitude <= 10 or not self.magnitude_std >= 0:
-            raise ValueError(
-                f"num_ops, magnitude, magnitude_std: got {self.num_ops}, {self.magnitude}, {self.magnitude_std}, "
-                "wanted >= 0, 0 to 10 and >= 0."
-            )
+        check(self, "rand_augment")
 
     def __call__(self, text: str, rng: np.random.Generator) -> Chain:
         """Draws the operations of a clip, whatever its caption."""
@@ -158,25 +148,15 @@ class Crop:
 
 
 @dataclasses.dataclass(frozen=True)
-class CropFlip:
+class CropFlip(CropFlipConfig):
     """A random square of the frames, mirrored at random unless the caption tells left from right.
 
-    Attributes:
-      min_area: Smallest square, as a share in (0, 1] of the largest that fits into the picture.
-      flip_rate: Share of the clips that are mirrored, in [0, 1], of those whose caption allows it.
-
     Raises:
-      ValueError: If one of them is out of range.
+      ConfigError: If a field is out of range.
     """
 
-    min_area: float | int = 0.5
-    flip_rate: float | int = 0.5
-
     def __post_init__(self):
-        if not 0 < self.min_area <= 1 or not 0 <= self.flip_rate <= 1:
-            raise ValueError(
-                f"min_area, flip_rate: got {self.min_area}, {self.flip_rate}, wanted shares in (0, 1] and [0, 1]."
-            )
+        check(self, "crop_flip")
 
     def __call__(self, text: str, rng: np.random.Generator) -> Crop:
         """Draws a square, and whether a clip with this caption is mirrored."""

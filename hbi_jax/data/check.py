@@ -17,9 +17,11 @@ from PIL import Image
 
 from hbi_jax.data.datasets.records import Split
 from hbi_jax.data.datasets.videos import list_videos
-from hbi_jax.data.decode import NO_FRAME_RATE, NO_VIDEO, TIMEOUT, TOO_SHORT, OpenVideo, VideoError
+from hbi_jax.data.decode import NO_FRAME_RATE, NO_VIDEO, TIMEOUT, TOO_LATE, TOO_SHORT, VideoError, not_found
+from hbi_jax.data.facts import Facts, facts
 from hbi_jax.data.processes import spread
 from hbi_jax.data.text import Tokenizer, clean
+from hbi_jax.data.timeline import Timeline
 from hbi_jax.data.video import Window, map_windows, sample_indices
 
 # What is found, and what it means. Of the videos, those with one of the first are bad: training leaves them out, or
@@ -29,7 +31,7 @@ BAD = {
     "unreadable": "damaged, truncated or no video",
     "no video": "a file without video stream",
     "no frame rate": "states no frames a second, nor times to tell them from",
-    "too short": "ends before the clip begins",
+    "too short": "ends before the clip begins, or begins after it ends",
     "black": "all sampled frames are (nearly) black",
 }
 NOTED = {
@@ -39,6 +41,8 @@ NOTED = {
     "shared": "videos that are in several splits",
     "repeated": "the same text of the same video more than once",
     "unreferenced": "video files that no annotation mentions",
+    "unnamed": "splits of a table that no field names, so that nothing reads them",
+    "unusual": "read as players show them, but no plain files",
 }
 KINDS = {**BAD, **NOTED}
 
@@ -83,11 +87,13 @@ class Findings:
       splits: The facts of each split that was walked.
       num_videos: Distinct videos of all of them.
       problems: The findings, by kind in the order of `KINDS`.
+      files: What each file is like that can be read; by its path.
     """
 
     splits: Mapping[str, SplitFacts]
     num_videos: int
     problems: Sequence[Problem]
+    files: Mapping[str, Facts] = dataclasses.field(default_factory=dict)
 
     @property
     def num_bad(self) -> int:
@@ -108,9 +114,9 @@ class Findings:
         share = f" ({self.num_bad / self.num_videos:.2%})" if self.num_videos else ""
         lines = ["# Check of the data", "", f"{self.num_bad} of {self.num_videos} videos are bad{share}.", ""]
         lines += ["| split | texts | videos | texts cut |", "|---|---|---|---|"]
-        for name, facts in self.splits.items():
-            cut = f"{facts.texts_cut} ({facts.texts_cut / facts.texts:.1%})"
-            lines.append(f"| {name} | {facts.texts} | {facts.videos} | {cut} |")
+        for name, split in self.splits.items():
+            cut = f"{split.texts_cut} ({split.texts_cut / split.texts:.1%})"
+            lines.append(f"| {name} | {split.texts} | {split.videos} | {cut} |")
         for kind, meaning in KINDS.items():
             found = [problem for problem in self.problems if problem.kind == kind]
             if not found:
@@ -134,6 +140,7 @@ def check(
     broken: Mapping[str, str] = types.MappingProxyType({}),
     videos: str | pathlib.Path | None = None,
     timeout: float | int = TIMEOUT,
+    square_pixels: bool = True,
     num_processes: int | None = None,
     show_progress: bool = True,
 ) -> Findings:
@@ -148,6 +155,7 @@ def check(
       broken: Why other splits, which should have been walked, cannot be read.
       videos: Folder in which no file should be that no split mentions. `None`: that is not looked at.
       timeout: Processor time that one video may take, in seconds; 0: any.
+      square_pixels: As `map_windows`.
       num_processes: How many processes decode; 1: this one. `None`: one for each core, where videos are many.
       show_progress: Whether to report progress and remaining time on stderr.
 
@@ -160,31 +168,39 @@ def check(
         for record in split.videos:
             names.setdefault(record.video_id, []).append(split.name)
             clips.setdefault(record.path, {})[record.video_id] = (record.start, record.end)
-    jobs = [(path, tuple(windows.values()), max_frames, frames_per_second, timeout) for path, windows in clips.items()]
+    settings = max_frames, frames_per_second, timeout, square_pixels
+    jobs = [(path, tuple(windows.values()), *settings) for path, windows in clips.items()]
     seen = spread(inspect, jobs, "check videos", num_processes, show_progress)
-    problems, sizes = [Problem("annotations", name, reason) for name, reason in broken.items()], {}
+    problems, sizes, files = [Problem("annotations", name, reason) for name, reason in broken.items()], {}, {}
     for (path, windows), result in zip(clips.items(), seen, strict=True):
         if result is None:
             result = Inspection(None, [Verdict("unreadable", "decoding it killed the process")] * len(windows))
         if result.size:
             sizes[path] = result.size
+        if result.facts:
+            files[str(path)] = result.facts
+            if unusual := result.facts.unusual():
+                mentioning = dict.fromkeys(name for video_id in windows for name in names[video_id])
+                problems.append(Problem("unusual", str(path), ", ".join(unusual), list(mentioning)))
         for video_id, verdict in zip(windows, result.verdicts, strict=True):
             if verdict is not None:
                 problems.append(Problem(verdict.kind, video_id, verdict.reason, names[video_id]))
     same = _same_files(clips, sizes, num_processes, show_progress)
     problems += [*_duplicated(clips, same, names), *_shared(splits, same), *_repeated(splits)]
+    notes = dict.fromkeys(note for split in (*splits, *others) for note in split.notes)
+    problems += [Problem("unnamed", *note.split(": ", 1)) for note in notes]
     if videos is not None:
         mentioned = {record.path for split in (*splits, *others) for record in split.records}
         unreferenced = (path for path in list_videos(videos) if path not in mentioned)
         problems += [Problem("unreferenced", str(path), "in no split") for path in unreferenced]
     order = list(KINDS)
-    facts = {
+    sizes_of_splits = {
         split.name: SplitFacts(
             len(split.records), split.num_videos, tokenizer.truncated([record.text for record in split.records])
         )
         for split in splits
     }
-    return Findings(facts, len(names), sorted(problems, key=lambda problem: order.index(problem.kind)))
+    return Findings(sizes_of_splits, len(names), sorted(problems, key=lambda problem: order.index(problem.kind)), files)
 
 
 class Verdict(NamedTuple):
@@ -195,39 +211,54 @@ class Verdict(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """The size of a file, in bytes, or `None`; what is wrong with each of its clips, or `None`."""
+    """The size of a file, in bytes, or `None`; what is wrong with each of its clips, or `None`; what it is like."""
 
     size: int | None
     verdicts: Sequence[Verdict | None]
+    facts: Facts | None = None
 
 
 def inspect(
-    path: pathlib.Path, windows: Sequence[Window], max_frames: int, frames_per_second: float, timeout: float | int
+    path: pathlib.Path,
+    windows: Sequence[Window],
+    max_frames: int,
+    frames_per_second: float,
+    timeout: float | int,
+    square_pixels: bool = True,
 ) -> Inspection:
     """Looks at the clips of one file; arguments as those of `map_windows`."""
     try:
         size = os.stat(path).st_size
     except OSError as error:
-        return Inspection(None, [Verdict("missing", f"{path}: {error.strerror}")] * len(windows))
-    clips = map_windows(_light, path, windows, max_frames, frames_per_second, timeout)
-    judge = functools.partial(_judge, path, max_frames, frames_per_second)
-    return Inspection(size, [judge(window, clip) for window, clip in zip(windows, clips, strict=True)])
+        reason = not_found(path) if isinstance(error, FileNotFoundError) else error.strerror
+        return Inspection(None, [Verdict("missing", f"{path}: {reason}")] * len(windows))
+    clips = map_windows(_light, path, windows, max_frames, frames_per_second, timeout, square_pixels)
+    try:
+        found, timeline = facts(path, timeout)
+    except VideoError:
+        found, timeline = None, None  # why, the clips say
+    judge = functools.partial(_judge, path, timeline, max_frames, frames_per_second)
+    return Inspection(size, [judge(window, clip) for window, clip in zip(windows, clips, strict=True)], found)
 
 
 def _judge(
-    path: pathlib.Path, max_frames: int, frames_per_second: float, window: Window, clip: list[float] | VideoError
+    path: pathlib.Path,
+    timeline: Timeline | None,
+    max_frames: int,
+    frames_per_second: float,
+    window: Window,
+    clip: list[float] | VideoError,
 ) -> Verdict | None:
     if isinstance(clip, VideoError):
-        kinds = {NO_VIDEO: "no video", NO_FRAME_RATE: "no frame rate", TOO_SHORT: "too short"}
+        kinds = {NO_VIDEO: "no video", NO_FRAME_RATE: "no frame rate", TOO_SHORT: "too short", TOO_LATE: "too short"}
         return Verdict(kinds.get(clip.reason, "unreadable"), str(clip))
     if max(clip) < _DARK_SHARE:
         return Verdict("black", f"{path}: {len(clip)} frames without light")
     start, end = window
-    if end is not None:
-        with OpenVideo(path) as video:
-            fps = video.frame_rate
-        certain = max(start or 0, end - _ROUNDED - 1 / fps)
-        promised = len(sample_indices(sys.maxsize, fps, max_frames, start, certain, frames_per_second))
+    if end is not None and timeline is not None:
+        certain = max(start or 0, end - _ROUNDED - timeline.interval)
+        clock = timeline.until(end).clock
+        promised = len(sample_indices(sys.maxsize, clock, max_frames, start, certain, frames_per_second))
         if len(clip) < promised:
             return Verdict("short", f"{path}: {len(clip)} of {promised} frames")
     return None

@@ -32,7 +32,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
-from hbi_jax import __version__
+from hbi_jax.commands.progress import Progress
 from hbi_jax.data.datasets.records import DataError, Split
 from hbi_jax.data.decode import TIMEOUT
 from hbi_jax.data.prepared import (
@@ -49,7 +49,7 @@ from hbi_jax.data.prepared import (
 )
 from hbi_jax.data.source import check_unreadable
 from hbi_jax.data.video import VideoError, Window, map_windows
-from hbi_jax.progress import Progress
+from hbi_jax.version import __version__
 
 _log = logging.getLogger(__name__)
 
@@ -260,7 +260,10 @@ def _shards(videos: Sequence[_Video]) -> dict[str, Sequence[_Video]]:
 def _plan(settings: Settings, videos: Sequence[_Video]) -> str:
     """Checksum of all that a shard is made from."""
     parts = [[video.file, video.size, list(video.texts.items())] for video in videos]
-    return hashlib.sha256(json.dumps([dataclasses.asdict(settings), parts]).encode()).hexdigest()
+    # A fixed order: the checksum outlives the order of declaration.
+    names = ("frames_per_second", "short_side", "quality", "square_pixels")
+    made_by = {name: getattr(settings, name) for name in names}
+    return hashlib.sha256(json.dumps([made_by, parts]).encode()).hexdigest()
 
 
 def _claim(folder: pathlib.Path, settings: Settings) -> Sequence[Shard]:
@@ -350,7 +353,8 @@ def _in_order(
 def _decode(settings: Settings, timeout: float | int, video: _Video) -> list[_Record]:
     """The records of all clips of a video file."""
     keep = functools.partial(_stored, settings)
-    found = map_windows(keep, video.path, list(video.texts), _MAX_FRAMES, settings.frames_per_second, timeout)
+    grid = _MAX_FRAMES, settings.frames_per_second, timeout, settings.square_pixels
+    found = map_windows(keep, video.path, list(video.texts), *grid)
     records = []
     for ((start, end), texts), frames in zip(video.texts.items(), found, strict=True):
         if isinstance(frames, VideoError):

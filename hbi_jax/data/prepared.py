@@ -16,8 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from PIL import Image
 
+from hbi_jax.data.config import PrepareConfig
 from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.video import VideoError, Window, sample_indices
+from hbi_jax.fields import check, field
 
 T = TypeVar("T")
 
@@ -33,28 +35,18 @@ _AGAIN = "run the same `python -m hbi_jax.data prepare` again: it keeps what is 
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(PrepareConfig):
     """What prepared frames depend on, beside the videos.
 
-    Attributes:
-      frames_per_second: Density of the grid of frames, all of which are kept.
-      short_side: Short side of the frames, in pixels; smaller videos keep their size.
-      quality: Of the JPEGs, in 1..99; `LOSSLESS` for PNGs.
-
     Raises:
-      ValueError: If one of them is out of range.
+      ConfigError: If a field is out of range.
     """
 
-    frames_per_second: float | int = 1.0
-    short_side: int = 224
-    quality: int = 95
+    frames_per_second: float = field(1.0, "Density of the grid of frames, all of which are kept.", above=0)
+    square_pixels: bool = field(True, "Scale pictures whose pixels are not square, as a player does.")
 
     def __post_init__(self):
-        if not self.frames_per_second > 0 or self.short_side < 1 or not 1 <= self.quality <= 100:
-            raise ValueError(
-                f"frames_per_second, short_side, quality: got {self.frames_per_second}, {self.short_side}, "
-                f"{self.quality}, wanted > 0, >= 1 and 1 to 100."
-            )
+        check(self, "prepare")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,21 +250,26 @@ class Prepared:
         folder = next((parent for parent in path.parents if (parent / MANIFEST).exists()), None)
         return folder and Prepared(folder)
 
-    def check(self, split: Split, image_size: int, frames_per_second: float) -> None:
+    def check(self, split: Split, image_size: int, frames_per_second: float, square_pixels: bool = True) -> None:
         """Refuses what the folder was not prepared for.
 
         Args:
           split: The records whose clips will be read.
           image_size: Side of the square frames that will be wanted, in pixels.
           frames_per_second: Density of the grid that they will be sampled from.
+          square_pixels: Whether pictures whose pixels are not square are to be scaled.
 
         Raises:
-          DataError: If the folder was prepared with another density or smaller frames, or lacks clips of the split.
+          DataError: If the folder was prepared with another density or smaller frames, otherwise scaled, or lacks
+            clips of the split.
         """
         field, made = f"prepared videos {self._folder}", self._settings
         if made.frames_per_second != frames_per_second:
             got, wanted = f"frames_per_second={made.frames_per_second}", f"{frames_per_second}"
             raise DataError(field, got, wanted, "set data.frames_per_second so or prepare the videos again")
+        if made.square_pixels != square_pixels:
+            got, wanted = f"square_pixels={made.square_pixels}", f"{square_pixels}"
+            raise DataError(field, got, wanted, "set data.square_pixels so or prepare the videos again")
         if made.short_side < image_size:
             got, wanted = f"short_side={made.short_side}", f"at least the image_size of {image_size}"
             raise DataError(field, got, wanted, "prepare the videos again with a larger data.prepare.short_side")
@@ -291,6 +288,7 @@ class Prepared:
         max_frames: int,
         frames_per_second: float = 1.0,
         timeout: float = 0.0,
+        square_pixels: bool = True,
     ) -> list[list[T] | VideoError]:
         """What `hbi_jax.data.video.map_windows` does, with the prepared frames of the same numbers.
 
@@ -299,7 +297,8 @@ class Prepared:
           path: The video file, as if it were in the folder.
           windows: The clips of it.
           max_frames: Most frames of a clip.
-          frames_per_second, timeout: Of no effect: the grid is the folder's (`check` has looked), nothing is decoded.
+          frames_per_second, timeout, square_pixels: Of no effect: grid and pixels are the folder's (`check` has
+            looked), nothing is decoded.
 
         Returns:
           For each clip what `keep` gave for its frames, or why there are none.

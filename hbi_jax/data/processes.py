@@ -9,7 +9,7 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from hbi_jax.progress import Progress
+from hbi_jax.commands.progress import Progress
 
 # Below, starting processes takes longer than the work.
 _FEW = 16

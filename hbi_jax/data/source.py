@@ -42,11 +42,13 @@ class Source:
         tokenizer: Tokenizer,
         image_size: int,
         max_frames: int,
+        *,
         frames_per_second: float = 1.0,
         cache_gib: float = 0.0,
         max_unreadable_rate: float = 0.01,
         video_timeout: float = TIMEOUT,
         captions_per_video: str = "all",
+        square_pixels: bool = True,
         prepared: Prepared | None = None,
     ):
         """Tokenises all captions; decodes nothing yet.
@@ -62,6 +64,7 @@ class Source:
           video_timeout: Processor time that decoding a file may take, in seconds; 0: any.
           captions_per_video: "all": every record is a row of an epoch. "one": every video is, with one of its
             records, drawn anew in every epoch.
+          square_pixels: Whether pictures whose pixels are not square are scaled as a player does it.
           prepared: Where the frames come from instead of the video files.
 
         Raises:
@@ -79,7 +82,7 @@ class Source:
         if captions_per_video not in ("all", "one"):
             raise ValueError(f"captions_per_video: got {captions_per_video!r}, wanted 'all' or 'one'.")
         if prepared is not None:
-            prepared.check(split, image_size, frames_per_second)
+            prepared.check(split, image_size, frames_per_second, square_pixels)
         self.split = split
         self.captions_per_video = captions_per_video
         self.unreadable: dict[str, str] = {}
@@ -90,6 +93,7 @@ class Source:
         self._max_frames = max_frames
         self._frames_per_second = frames_per_second
         self._video_timeout = video_timeout
+        self._square_pixels = square_pixels
         self._max_unreadable_rate = max_unreadable_rate
         self._prepared = prepared
 
@@ -194,7 +198,8 @@ class Source:
             # Rows of equal transforms, such as none, share frames.
             distinct = list({id(transforms[row]): transforms[row] for row in rows}.values())
             finish = functools.partial(_variants, distinct, self._image_size)
-            found = read(finish, path, windows, self._max_frames, self._frames_per_second, self._video_timeout)
+            settings = self._max_frames, self._frames_per_second, self._video_timeout, self._square_pixels
+            found = read(finish, path, windows, *settings)
             for row in rows:
                 record, transform = self.split.videos[videos[row]], transforms[row]
                 pictures = found[windows.index(window(record))]

@@ -1,11 +1,12 @@
 """Frames of a video file: which ones to take, and reading them.
 
-A file that cannot give the frames it promises raises `VideoError`; nothing is ever replaced by black frames.
+A frame is chosen by the time at which it is shown; where the rate is constant, this is the published rule. A file that
+cannot give the frames it promises raises `VideoError`; nothing is ever replaced by black frames.
 """
 
 import functools
+import math
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -14,17 +15,15 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from hbi_jax.data.augment import Transform
-from hbi_jax.data.decode import TIMEOUT, TOO_SHORT, OpenVideo, VideoError
+from hbi_jax.data.decode import TIMEOUT, TOO_LATE, TOO_SHORT, OpenVideo, VideoError
 from hbi_jax.data.images import resize_and_crop
+from hbi_jax.data.timeline import CLOCK, Timeline
 
-__all__ = ["VideoError", "map_windows", "read_frames", "sample_indices"]
+__all__ = ["VideoError", "map_windows", "read_frames", "sample_indices", "sample_times"]
 
 T = TypeVar("T")
 # Beginning and end of a clip, in seconds, both included; `None` means those of the file.
 Window = tuple[float | int | None, float | int | None]
-
-# Pictures may end before the sound does; but a second before this share of the length, the file is truncated.
-_SHORTEST_VIDEO = 0.9
 
 
 def sample_indices(
@@ -63,6 +62,48 @@ def sample_indices(
     return grid.start + grid.step * places
 
 
+def sample_times(
+    timeline: Timeline,
+    max_frames: int,
+    start: float | int | None = None,
+    end: float | int | None = None,
+    frames_per_second: float = 1.0,
+) -> Int[np.ndarray, " n"]:
+    """Numbers of the frames that stand for a clip of a video, by the times at which they are shown.
+
+    Where the rate is constant, these are the frames of `sample_indices`. Elsewhere the same rule is applied to the
+    ticks of a clock, and each stands for the frame that a player shows then: a picture that stays for long is taken
+    several times. Of a clip it takes the part in which the file shows pictures.
+
+    Args:
+      timeline: When the frames are shown.
+      max_frames: Most frames to take.
+      start, end: The clip in seconds, both ends included; `None` means the beginning and the end of the file.
+      frames_per_second: Density of the grid.
+
+    Returns:
+      Frame numbers that do not descend: at most `max_frames`, and none if the file shows no picture within the clip.
+
+    Raises:
+      ValueError: As `sample_indices`.
+    """
+    part = timeline.until(end)
+    sample = functools.partial(sample_indices, max_frames=max_frames, frames_per_second=frames_per_second)
+    if not len(part.times):
+        return sample(1, 1.0, start=1.0, end=None)[:0]
+    late = float(part.times[0])
+    if part.is_constant:
+        # Pictures that start with the sound, but for less than one of them, start at 0.
+        late = late if late >= part.interval else 0.0
+        start, end = (None if time is None else max(0.0, time - late) for time in (start, end))
+        return sample(len(timeline.times), part.rate, start=start, end=end)
+    start = max(start or 0, late, 0)
+    if end is not None and end < start:
+        return np.zeros(0, np.int64)
+    ticks = sample(max(1, math.ceil(part.end * CLOCK)), float(CLOCK), start=start, end=end)
+    return part.shown(ticks / CLOCK)
+
+
 def read_frames(
     path: str | pathlib.Path,
     max_frames: int,
@@ -72,8 +113,9 @@ def read_frames(
     frames_per_second: float = 1.0,
     transform: Transform | None = None,
     timeout: float | int = TIMEOUT,
+    square_pixels: bool = True,
 ) -> UInt8[np.ndarray, "n {image_size} {image_size} 3"]:
-    """Decodes the frames that `sample_indices` names and gives them CLIP's size.
+    """Decodes the frames that `sample_times` names and gives them CLIP's size.
 
     Args:
       path: The file.
@@ -82,7 +124,7 @@ def read_frames(
       start, end: The clip, in seconds; `None` means the beginning and the end of the file.
       frames_per_second: Density of the sampling grid.
       transform: Changes each frame before it is resized.
-      timeout: As `map_windows`.
+      timeout, square_pixels: As `map_windows`.
 
     Returns:
       RGB in 0..255, between 1 and `max_frames` frames. Never filled up.
@@ -96,7 +138,7 @@ def read_frames(
     def keep(picture: Image.Image) -> UInt8[np.ndarray, "s s 3"]:
         return resize_and_crop(picture if transform is None else transform(picture), image_size)
 
-    (found,) = map_windows(keep, path, [(start, end)], max_frames, frames_per_second, timeout)
+    (found,) = map_windows(keep, path, [(start, end)], max_frames, frames_per_second, timeout, square_pixels)
     if isinstance(found, VideoError):
         raise found
     return np.stack(found)
@@ -109,12 +151,12 @@ def map_windows(
     max_frames: int,
     frames_per_second: float = 1.0,
     timeout: float | int = TIMEOUT,
+    square_pixels: bool = True,
 ) -> list[list[T] | VideoError]:
-    """Applies a function to the frames that `sample_indices` names, of several clips of a file that is decoded once.
+    """Applies a function to the frames that `sample_times` names, of several clips of a file that is decoded once.
 
-    The number of frames is what the container declares. Where it declares none, or shows fewer (an edit list hides
-    some), the frames are counted instead. A file that ends before what it declares, when a frame from there is
-    needed, is unreadable.
+    Times are those of a player, from the beginning of the file's presentation. A file that was cut is unreadable, but
+    for clips that end before the cut.
 
     Args:
       keep: Makes of an RGB picture what is wanted of it; called once for a frame, whichever clips it is in.
@@ -123,6 +165,7 @@ def map_windows(
       max_frames: Most frames of a clip.
       frames_per_second: Density of the sampling grid.
       timeout: Processor time that decoding may take, in seconds; 0: any.
+      square_pixels: Whether pictures whose pixels are not square are scaled as a player does it.
 
     Returns:
       For each clip what `keep` gave for its frames, at least one, or why it cannot be read. It does not depend on the
@@ -131,7 +174,7 @@ def map_windows(
     Raises:
       ValueError: As `sample_indices`.
     """
-    read = functools.partial(_read, keep, path, max_frames, frames_per_second, timeout)
+    read = functools.partial(_read, keep, path, max_frames, frames_per_second, timeout, square_pixels)
     try:
         return read(windows)
     except VideoError as error:
@@ -141,7 +184,7 @@ def map_windows(
     return [
         found
         for window in windows
-        for found in map_windows(keep, path, [window], max_frames, frames_per_second, timeout)
+        for found in map_windows(keep, path, [window], max_frames, frames_per_second, timeout, square_pixels)
     ]
 
 
@@ -151,46 +194,24 @@ def _read(
     max_frames: int,
     frames_per_second: float,
     timeout: float | int,
+    square_pixels: bool,
     windows: Sequence[Window],
 ) -> list[list[T]]:
-    def sampled(num_frames: int) -> list[list[int]]:
-        found = [
-            sample_indices(num_frames, fps, max_frames, start, end, frames_per_second).tolist()
-            for start, end in windows
-        ]
-        if not all(found):
-            raise VideoError(path, TOO_SHORT)
-        return found
-
     def picture(pixels: UInt8[np.ndarray, "h w 3"]) -> T:
         return keep(Image.fromarray(pixels))
 
-    with OpenVideo(path, timeout) as video:
-        fps, length = video.frame_rate, video.seconds
-        # Where only decoding tells how many frames there are, every frame of these is kept, then chosen among.
-        grids = [_grid(sys.maxsize, fps, start, end, frames_per_second) for start, end in windows]
-        last = max(grid[-1] for grid in grids)
-
-        def check_length(frames: int, seconds: float) -> None:
-            if frames <= last and seconds < length * _SHORTEST_VIDEO - 1:
-                raise VideoError(path, f"truncated at {seconds:.1f} of the declared {length:.1f} s")
-
-        num_frames = declared = video.declared
-        if not declared:
-            num_frames, seconds = video.count(last + 1)
-            check_length(num_frames or sys.maxsize, seconds)
-        if num_frames:
-            clips = sampled(num_frames)
-            decoded = video.decode(sorted(set().union(*clips)), picture)
-            if all(number in decoded.kept for clip in clips for number in clip):
-                return [[decoded.kept[number] for number in clip] for clip in clips]
-            if decoded.packets < declared:
-                raise VideoError(path, f"truncated: {decoded.packets} of the {declared} frames it declares are there")
-        decoded = video.decode_all(lambda number: any(number in grid for grid in grids), last, picture)
-        if not decoded.frames:
-            raise VideoError(path, "no frame can be decoded")
-        check_length(decoded.frames, decoded.seconds)
-        return [[decoded.kept[number] for number in clip] for clip in sampled(decoded.frames)]
+    until = max(float("inf") if end is None else end for _, end in windows)
+    with OpenVideo(path, timeout, square_pixels) as video:
+        timeline = video.timeline(until)
+        if until >= timeline.end:
+            video.check_whole(timeline)
+        clips = [sample_times(timeline, max_frames, start, end, frames_per_second) for start, end in windows]
+        for (_, end), clip in zip(windows, clips, strict=True):
+            if not len(clip):
+                is_late = end is not None and timeline.times[0] > end
+                raise VideoError(path, TOO_LATE if is_late else TOO_SHORT)
+        kept = video.decode(sorted(set().union(*(clip.tolist() for clip in clips))), picture)
+        return [[kept[number] for number in clip.tolist()] for clip in clips]
 
 
 def _grid(

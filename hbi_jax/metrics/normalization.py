@@ -1,7 +1,7 @@
-"""Similarities normalised over queries after the fact, against candidates that are everybody's neighbour (hubs).
+"""Post-hoc normalisation of similarities against hubs: candidates that are close to many queries.
 
-Plain numpy on the host. Both ways look at more than one query: dual softmax at all that are tested, the querybank at
-queries of the training set. So neither says how a model answers a single query by itself.
+Plain numpy on the host. Both methods use more than one query: dual softmax uses all test queries, the querybank uses
+queries of the training set. Neither measures how a model answers a single query by itself.
 """
 
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float
 
 
 class Directed(NamedTuple):
-    """Scores of every text (row) with every video (column), for each direction its own.
+    """Scores of every text (row) with every video (column), separate for the two directions.
 
     Attributes:
-      t2v: Ranks the videos of a text; rows are not comparable with each other.
-      v2t: Ranks the texts of a video; columns are not comparable with each other.
+      t2v: Ranks the videos for a text; rows are not comparable with each other.
+      v2t: Ranks the texts for a video; columns are not comparable with each other.
     """
 
     t2v: Float[np.ndarray, "a b"]
@@ -23,18 +23,18 @@ class Directed(NamedTuple):
 
 
 def dual_softmax(similarity: Float[np.ndarray, "a b"], temperature: float = 0.01) -> Directed:
-    """Every similarity times the softmax over all queries of the test set (CAMoE, Cheng et al. 2021, arXiv 2109.04290).
+    """Multiplies similarities by their softmax over all test queries (CAMoE, Cheng et al. 2021, arXiv 2109.04290).
 
-    Text to video, the queries are the texts: s[a, b] * softmax over a of s[:, b] / temperature. Video to text, the
-    videos. As published where similarities are positive, as CLIP's are; the product would turn the order of negative
-    ones around, so these are multiplied by 2 - softmax.
+    For text-to-video the queries are the texts: s[a, b] * softmax over a of s[:, b] / temperature. For video-to-text
+    the queries are the videos. Positive similarities, such as CLIP's, are treated as published. For negative
+    similarities the product would reverse the order, so they are multiplied by 2 - softmax instead.
 
     Args:
-      similarity: Of every text with every video; cosines or a weighted mean of them.
-      temperature: Divides the similarities within the softmax; published code multiplies by 100.
+      similarity: Similarity of every text with every video; cosines or a weighted mean of cosines.
+      temperature: Divides the similarities within the softmax; the published code multiplies by 100.
 
     Raises:
-      ValueError: The temperature is not positive.
+      ValueError: If the temperature is not positive.
     """
     _check_temperature(temperature)
     return Directed(_over_queries(similarity, temperature), _over_queries(similarity.T, temperature).T)
@@ -46,25 +46,26 @@ def querybank(
     videos: Float[np.ndarray, "a m"],
     temperature: float = 0.05,
 ) -> Directed:
-    """QB-Norm with the dynamic inverted softmax (Bogolin et al., CVPR 2022, arXiv 2112.12777).
+    """Applies QB-Norm with the dynamic inverted softmax (Bogolin et al., CVPR 2022, arXiv 2112.12777).
 
-    A candidate that is the best of some query of the bank is a hub. Queries whose own best candidate is a hub get
-    exp(s / temperature) divided by its sum over the bank, which is written as temperature times its logarithm; the
-    other queries keep their similarities. Text to video, the bank are texts, video to text, videos.
+    A candidate is a hub if it is the best match of any query in the bank. If the best candidate of a query is a hub,
+    its scores become exp(s / temperature) divided by the sum over the bank (computed as temperature times the
+    logarithm); other queries keep their similarities. The bank holds texts for text-to-video and videos for
+    video-to-text.
 
     Args:
-      similarity: Of every text with every video.
-      texts: Of every text of the bank with every video.
-      videos: Of every text with every video of the bank.
+      similarity: Similarity of every text with every video.
+      texts: Similarity of every text of the bank with every video.
+      videos: Similarity of every text with every video of the bank.
       temperature: Divides the similarities; 1/20 as published.
 
     Raises:
-      ValueError: The temperature is not positive, or a bank is empty.
+      ValueError: If the temperature is not positive, or a bank is empty.
     """
     _check_temperature(temperature)
     if not len(texts) or not videos.shape[1]:
         raise ValueError(
-            f"the querybank has {len(texts)} texts and {videos.shape[1]} videos, wanted at least one of each; take "
+            f"the querybank has {len(texts)} texts and {videos.shape[1]} videos, wanted at least one of each; use "
             "more of the training split."
         )
     t2v = _dynamic_inverted_softmax(similarity, texts, temperature)
@@ -72,7 +73,7 @@ def querybank(
 
 
 def _over_queries(similarity: Float[np.ndarray, "q g"], temperature: float) -> Float[np.ndarray, "q g"]:
-    """Similarities times their softmax over the queries, in double precision: most shares are tiny."""
+    """Returns the similarities times their softmax over the queries, in double precision as most shares are tiny."""
     scores = similarity.astype(np.float64)
     share = np.exp((scores - scores.max(axis=0)) / temperature)
     share /= share.sum(axis=0)
@@ -82,7 +83,7 @@ def _over_queries(similarity: Float[np.ndarray, "q g"], temperature: float) -> F
 def _dynamic_inverted_softmax(
     similarity: Float[np.ndarray, "q g"], bank: Float[np.ndarray, "n g"], temperature: float
 ) -> Float[np.ndarray, "q g"]:
-    """Similarities less how close each candidate is to the bank, for queries whose best candidate is a hub."""
+    """Subtracts each candidate's closeness to the bank, for queries whose best candidate is a hub."""
     scores, bank = similarity.astype(np.float64), bank.astype(np.float64)
     best = bank.max(axis=0)
     closeness = best + temperature * np.log(np.exp((bank - best) / temperature).sum(axis=0))
@@ -92,4 +93,4 @@ def _dynamic_inverted_softmax(
 
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature}: wanted more than 0; write for instance 0.01")
+        raise ValueError(f"temperature={temperature}: wanted more than 0; use for example 0.01")

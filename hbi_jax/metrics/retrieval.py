@@ -1,50 +1,50 @@
 """Retrieval metrics from a similarity matrix: recall at K, median and mean rank, in both directions.
 
-Plain numpy on the host. All recalls are percent. Ties are counted against the method everywhere: a model that
-gives every candidate the same score gets the last rank, not the first.
+Plain numpy on the host. Recalls are in percent. Ties always count against the model: if all candidates have the same
+score, the target gets the last rank, not the first.
 """
 
 import numpy as np
 from jaxtyping import Float, Int
 
 RECALL_AT = (1, 5, 10, 50)
-# The recalls that Rsum adds up.
+# Rsum is the sum of these recalls in both directions.
 RSUM_RECALLS = ("R@1", "R@5", "R@10")
 
 
 def ranks(similarity: Float[np.ndarray, "q g"], target: Int[np.ndarray, " q"]) -> Int[np.ndarray, " q"]:
-    """Rank of each query's target among all candidates, 1 being the best.
+    """Returns the rank of each query's target among all candidates; 1 is the best.
 
-    rank = 1 + number of greater scores + number of equal scores elsewhere (pessimistic ties).
+    rank = 1 + number of greater scores + number of equal scores of other candidates (pessimistic ties).
 
     Args:
       similarity: Score of every query (row) with every candidate (column); greater is better.
-      target: Column of each query's right answer.
+      target: Column of each query's target.
 
     Returns:
       Ranks in 1..g.
 
     Raises:
-      ValueError: A score is NaN, or a target is no column.
+      ValueError: If a score is NaN, or a target is not a column.
     """
     _check_scores(similarity)
     _check_columns("target", target, similarity.shape[1])
     own = np.take_along_axis(similarity, target[:, None], axis=1)
-    # The target equals itself, so counting "greater or equal" over all candidates includes the 1.
+    # The target's own score counts as "greater or equal", which supplies the 1.
     return (similarity >= own).sum(axis=1)
 
 
 def summarize(ranks: Int[np.ndarray, " q"]) -> dict[str, float]:
-    """Recalls at 1, 5, 10 and 50 in percent, median rank and mean rank.
+    """Returns the recalls at 1, 5, 10 and 50 in percent, the median rank and the mean rank.
 
     Args:
-      ranks: One rank a query, 1 being the best.
+      ranks: One rank per query; 1 is the best.
 
     Returns:
       Keys `R@1`, `R@5`, `R@10`, `R@50`, `MdR`, `MnR`.
 
     Raises:
-      ValueError: There are no ranks.
+      ValueError: If there are no ranks.
     """
     if ranks.size == 0:
         raise ValueError("ranks has 0 queries, wanted at least 1; use a split that holds a readable video.")
@@ -58,26 +58,26 @@ def retrieval_metrics(
     *,
     group_captions: bool = True,
 ) -> dict[str, dict[str, float] | float]:
-    """Metrics of text-to-video and video-to-text retrieval over one gallery.
+    """Returns the metrics of text-to-video and video-to-text retrieval over one gallery.
 
-    Text to video: every text is a query, the videos are the candidates. Video to text: every video is a
-    query, the texts are the candidates, and of a video's own captions the best-scoring one counts; its other
-    captions are right answers too and never push it down.
+    For text-to-video, every text is a query and the videos are the candidates. For video-to-text, every video is a
+    query and the texts are the candidates. A video is ranked by the best-scoring of its own captions; its other
+    captions are correct too and never lower the rank.
 
     Args:
       similarity: Score of every text (row) with every video (column).
       text_to_video: Column of each text's video. Every video needs at least one text.
-      group_captions: Video to text only. True: the captions of one foreign video cost one rank together, as
-        published multi-caption evaluation (MSVD) counts, so that the candidates are as many as the videos. False:
-        every foreign caption above the best own one costs a rank. R@1 is the same either way, and with one
-        caption a video everything is.
+      group_captions: Affects video-to-text only. If True, the captions of another video cost at most one rank together,
+        as in published multi-caption evaluation (MSVD), so there are as many candidates as videos. If False, every
+        caption of another video that scores above the best own caption costs a rank. R@1 is the same in both cases;
+        with one caption per video, all metrics are.
 
     Returns:
-      `t2v` and `v2t`, each as `summarize` gives it, and `Rsum` = the sum of R@1, R@5 and R@10 of both
-      directions (at most 600).
+      `t2v` and `v2t`, each as returned by `summarize`, and `Rsum`, the sum of R@1, R@5 and R@10 in both directions (at
+      most 600).
 
     Raises:
-      ValueError: A score is NaN, an entry of `text_to_video` is no column, or a video has no text.
+      ValueError: If a score is NaN, an entry of `text_to_video` is not a column, or a video has no text.
     """
     num_videos = similarity.shape[1]
     text_ranks = ranks(similarity, text_to_video)
@@ -85,7 +85,7 @@ def retrieval_metrics(
     if missing.size:
         raise ValueError(
             f"text_to_video names no text for {missing.size} of {num_videos} videos (the first is column "
-            f"{missing[0]}), wanted at least one text a video; drop those columns of similarity."
+            f"{missing[0]}), wanted at least one text per video; drop those columns of similarity."
         )
     own = text_to_video[:, None] == np.arange(num_videos)  # [a, b]
     best_own = np.where(own, similarity, -np.inf).max(axis=0)
@@ -100,18 +100,18 @@ def retrieval_metrics(
 
 
 def chance_metrics(num_candidates: int) -> dict[str, dict[str, float] | float]:
-    """What a random order of the candidates gives on average, where one candidate is right.
+    """Returns the expected metrics of a random ranking with one right candidate per query.
 
     Args:
-      num_candidates: Size of the gallery, texts as well as videos.
+      num_candidates: Size of the gallery: the number of texts and of videos.
 
     Returns:
       The layout of `retrieval_metrics`: R@k = 100 k / n, MdR = MnR = (n + 1) / 2.
 
     Raises:
-      ValueError: The gallery is empty.
+      ValueError: If the gallery is empty.
     """
-    # A random order puts the right one at every rank equally often.
+    # In a random ranking, every rank of the right candidate is equally likely.
     direction = summarize(np.arange(1, num_candidates + 1))
     return {"t2v": direction, "v2t": dict(direction), "Rsum": _rsum(direction, direction)}
 
@@ -119,42 +119,42 @@ def chance_metrics(num_candidates: int) -> dict[str, dict[str, float] | float]:
 def group_accuracy(
     similarity: Float[np.ndarray, "a b"], text_to_video: Int[np.ndarray, " a"], groups: Int[np.ndarray, " a"]
 ) -> float:
-    """Share of texts that score their own video above all other videos of their group, in percent.
+    """Returns the share of texts that score their own video above all other videos of its group, in percent.
 
-    Made for groups of near-twins: videos that share their entities and differ in action or order. Ties count
-    as wrong. A group of one video is right by definition; `group_chance` allows for it.
+    The metric is meant for groups of near-twins: videos with the same entities but a different action or order. Ties
+    count as wrong. In a group of one video the text is always right; `group_chance` accounts for this.
 
     Args:
       similarity: Score of every text (row) with every video (column).
-      text_to_video: The column that belongs to each row.
-      groups: Group of each row's video.
+      text_to_video: Column of each text's video.
+      groups: Group of each text's video.
 
     Returns:
-      Percent of rows.
+      Percent of the texts.
 
     Raises:
-      ValueError: A score is NaN, or there are no rows.
+      ValueError: If a score is NaN, or there are no rows.
     """
     _check_scores(similarity)
     _check_rows(groups)
-    scores = similarity[:, text_to_video]  # of every text with the video of every text
+    scores = similarity[:, text_to_video]  # score of every text with the video of every text
     rival = (groups[:, None] == groups) & (text_to_video[:, None] != text_to_video)
     beaten = (scores >= np.diag(scores)[:, None]) & rival
     return 100.0 * float(np.mean(~beaten.any(axis=1)))
 
 
 def group_chance(text_to_video: Int[np.ndarray, " a"], groups: Int[np.ndarray, " a"]) -> float:
-    """What guessing within the group gives on average: the mean over texts of 1 / videos of the group, in percent.
+    """Returns the expected `group_accuracy` of guessing: the mean over texts of 1 / (videos in the group), in percent.
 
     Args:
       text_to_video: The video of each text.
-      groups: Group of each text's video; sizes may differ (an unreadable video leaves its group smaller).
+      groups: Group of each text's video; sizes may differ (an unreadable video makes its group smaller).
 
     Returns:
       Percent; 25 for groups of four.
 
     Raises:
-      ValueError: There are no rows.
+      ValueError: If there are no rows.
     """
     _check_rows(groups)
     sizes = [len(np.unique(text_to_video[groups == group])) for group in groups]
@@ -162,32 +162,32 @@ def group_chance(text_to_video: Int[np.ndarray, " a"], groups: Int[np.ndarray, "
 
 
 def _rsum(t2v: dict[str, float], v2t: dict[str, float]) -> float:
-    """Sum of the recalls of both directions that Rsum is made of."""
+    """Returns the sum of `RSUM_RECALLS` over both directions."""
     return sum(direction[name] for direction in (t2v, v2t) for name in RSUM_RECALLS)
 
 
 def _check_scores(similarity: np.ndarray) -> None:
-    """Raises where a score is NaN: it compares as smaller than everything and would look like a good rank."""
+    """Raises ValueError if a score is NaN: all comparisons with NaN are false, so it would yield a good rank."""
     bad = np.isnan(similarity)
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise ValueError(
             f"similarity has {bad.sum()} NaN of {bad.size} scores (the first at [{row}, {column}]), wanted "
-            "numbers; check the checkpoint for non-finite weights and the inputs for rows of padding only."
+            "numbers; check the checkpoint for non-finite weights and the inputs for rows that are all padding."
         )
 
 
 def _check_columns(name: str, columns: np.ndarray, size: int) -> None:
-    """Raises where an index is outside 0..size-1: numpy would take a negative one from the end."""
+    """Raises ValueError if an index is outside 0..size-1; numpy would count a negative index from the end."""
     outside = (columns < 0) | (columns >= size)
     if outside.any():
         raise ValueError(
-            f"{name}[{int(np.argmax(outside))}]={columns[outside][0]} is no column of a similarity with "
+            f"{name}[{int(np.argmax(outside))}]={columns[outside][0]} is not a column of a similarity with "
             f"{size} candidates, wanted 0..{size - 1}; number the candidates in the order of the columns."
         )
 
 
 def _check_rows(groups: np.ndarray) -> None:
-    """Raises where there is nothing to average."""
+    """Raises ValueError if there are no rows to average."""
     if groups.size == 0:
         raise ValueError("groups has 0 rows, wanted at least 1; use a split that holds a readable video.")

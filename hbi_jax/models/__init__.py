@@ -1,1 +1,1 @@
-"""Linen modules: CLIP's towers, the temporal transformer, the token merge, similarity and HBI."""
+"""Networks: CLIP's towers, temporal transformer, token merge, similarity, reconstruction, HBI and its task heads."""

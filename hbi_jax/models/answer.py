@@ -1,27 +1,29 @@
-"""Questions answered by HBI: a classifier over a vocabulary of answers at every level (HBI, CVPR 2023)."""
+"""Video question answering with HBI: a classifier over a vocabulary of answers at every level (HBI, CVPR 2023)."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from hbi_jax.choices import Padding
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI, TokenWeight
-from hbi_jax.models.similarity import Padding, token_weights
+from hbi_jax.models.similarity import token_weights
 from hbi_jax.types import Alignment, Batch, Encoded, Tokens, WeightedTokens, texts_of
 
 
 class AnswerHead(nn.Module):
-    """A logit for every answer, from the words and frames of one level.
+    """A classifier over the answers, from the words and frames of one level.
 
-    Each side is averaged with weights of its own and projected; a two-layer MLP classifies the two together.
+    Each side is averaged with learnt weights and projected. A two-layer MLP classifies the concatenated projections.
 
     Attributes:
       num_answers: Size of the vocabulary.
-      dropout_rate: Share of the two projections that training drops.
-      padding: With `published`, padding gets a weight like others, but adds nothing to the mean.
+      dropout_rate: Dropout rate on the two projections.
+      padding: With `published`, padding gets weights too, but adds nothing to the mean.
     """
 
     num_answers: int
@@ -31,7 +33,7 @@ class AnswerHead(nn.Module):
 
     @nn.compact
     def __call__(self, text: WeightedTokens, video: WeightedTokens, deterministic: bool = True) -> Float[Array, "b n"]:
-        """Answers in float32; unless `deterministic`, dropout draws from the generator `dropout`."""
+        """Returns the logits of the answers, in float32; dropout uses the RNG `dropout` unless `deterministic`."""
 
         def summary(side: str, tokens: WeightedTokens) -> Float[Array, "b d4"]:
             x, mask = tokens.features, tokens.mask
@@ -49,12 +51,12 @@ class AnswerHead(nn.Module):
 
 
 class AnswerHBI(HBI):
-    """HBI with an answer head at every level; all else has the names that it has in `HBI`.
+    """HBI with an answer head at every level; all other parameters are named as in `HBI`.
 
     Attributes:
       num_answers: Size of the vocabulary of answers.
-      dropout_rate: That of the heads.
-      question_only: Every frame's features are zero: what is left is what the questions give away.
+      dropout_rate: Dropout rate of the heads.
+      question_only: Sets the features of every frame to zero, for a baseline that sees only the questions.
     """
 
     num_answers: int = 1500
@@ -79,14 +81,14 @@ class AnswerHBI(HBI):
         deterministic: bool = True,
         token_ids: Int[Array, "b q t"] | None = None,
         text_mask: Bool[Array, "b q t"] | None = None,
-    ) -> tuple[dict[str, Alignment], dict[str, Float[Array, "bq n"]]]:
-        """Alignments of the matched rows and the answers of each level, in logits.
+    ) -> tuple[OrderedDict[str, Alignment], OrderedDict[str, Float[Array, "bq n"]]]:
+        """Returns the alignments of the matched rows and each level's logits of the answers.
 
         Args:
           batch: The matched rows.
-          deterministic: Nothing is dropped.
-          token_ids, text_mask: Several questions about each video, the row's own first, which are answered instead of
-            that alone; the video is encoded once.
+          deterministic: Turns dropout off.
+          token_ids, text_mask: Several questions about each video, the row's own question first. If given, all of them
+            are answered instead of the row's own question alone; each video is still encoded once.
         """
         token_ids, text_mask = texts_of(batch, token_ids, text_mask)
         b, q, t = token_ids.shape
@@ -94,20 +96,19 @@ class AnswerHBI(HBI):
         video = self.encode_video(batch.frames, batch.frame_mask)
         alignments = self.align(jax.tree.map(lambda x: x[::q], text), video)
         pairs = self.pairs(text, jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), video))
-        answers = {
-            level.name: self.answer[level.name](pair.text, pair.video, deterministic)
-            for level, pair in zip(self.config.levels, pairs, strict=True)
-        }
+        answers = OrderedDict(
+            (name, self.answer[name](pair.text, pair.video, deterministic)) for name, pair in pairs.items()
+        )
         return alignments, answers
 
-    def answer_questions(self, text: Encoded, video: Encoded, level_rates: Sequence[float]) -> Float[Array, "b n"]:
-        """The levels' answers to matched rows of questions and videos, in logits, summed with the given rates.
+    def answer_questions(self, text: Encoded, video: Encoded, level_rates: Mapping[str, float]) -> Float[Array, "b n"]:
+        """Returns the logits of the answers to matched questions and videos, summed over levels with the given rates.
 
-        A level of rate 0 is not computed.
+        Levels with rate 0 are skipped.
         """
         parts = [
-            rate * self.answer[level.name](pair.text, pair.video)
-            for rate, level, pair in zip(level_rates, self.config.levels, self.pairs(text, video), strict=True)
-            if rate
+            level_rates[name] * self.answer[name](pair.text, pair.video)
+            for name, pair in self.pairs(text, video).items()
+            if level_rates[name]
         ]
         return sum(parts[1:], parts[0])

@@ -1,5 +1,6 @@
-"""Captions: HBI with a transformer decoder that reads a video and says one word after the other (HBI V2, Sec. 3.3)."""
+"""Captioning: HBI with an autoregressive transformer decoder over the video's tokens (HBI V2, Sec. 3.3)."""
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -7,28 +8,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hbi_jax.models.clip import quick_gelu
+from hbi_jax.choices import Activation
+from hbi_jax.models.clip import activate
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI
-from hbi_jax.types import Alignment, Batch, WeightedTokens, texts_of
+from hbi_jax.types import Alignment, Batch, WeightedTokens, finest, texts_of
 
 
 class KeyValue(NamedTuple):
-    """What attention looks at: a key and a value for every token and head."""
+    """The keys and values of attention: one of each for every token and head."""
 
     key: Float[Array, "b n h e"]
     value: Float[Array, "b n h e"]
 
 
 class Context(NamedTuple):
-    """Tokens as each layer of the decoder looks at them: a video's, or the words so far with room for more."""
+    """The cached keys and values of every decoder layer, for a video's tokens or for the words generated so far.
+
+    The cache of the words has room for the words to come.
+    """
 
     layers: tuple[KeyValue, ...]
     mask: Bool[Array, "b n"]
 
 
 class KeptAttention(nn.Module):
-    """Multi-head attention to keys and values that are kept from call to call."""
+    """Multi-head attention to cached keys and values."""
 
     num_heads: int
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -41,16 +46,17 @@ class KeptAttention(nn.Module):
         mask: Bool[Array, "b _ n"],
         position: int | Int[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b q d"], KeyValue]:
-        """Attends; `mask[b, query, key]` is True where the query may look.
+        """Attends to the cached keys and values.
 
         Args:
           x: Queries.
-          kept: Keys and values.
-          mask: Which of them.
-          position: Where among them the queries' own take their place first; None: nowhere.
+          kept: The cached keys and values.
+          mask: `mask[b, query, key]` is True if the query may attend to the key.
+          position: Index in the cache at which the queries' own keys and values are written before attending; None
+            leaves the cache unchanged.
 
         Returns:
-          What was found, and all keys and values.
+          The attention output and the cache.
         """
         d = x.shape[-1]
         parts = 1 if position is None else 3
@@ -64,11 +70,12 @@ class KeptAttention(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Pre-norm attention to the words before, attention to the video, and CLIP's MLP."""
+    """A pre-norm block: attention to the preceding words, attention to the video, and CLIP's MLP."""
 
     num_heads: int
     dropout_rate: float
     dtype: jax.typing.DTypeLike = jnp.float32
+    activation: Activation = "quick_gelu"
 
     @nn.compact
     def __call__(
@@ -81,7 +88,7 @@ class DecoderBlock(nn.Module):
         video_mask: Bool[Array, "b _ v"],
         deterministic: bool,
     ) -> tuple[Float[Array, "b q d"], KeyValue]:
-        """One layer for the words at `position` and after; returns the words' keys and values with theirs."""
+        """Applies the layer to the words from `position` on; returns their features and the updated cache of words."""
         d = x.shape[-1]
         drop = nn.Dropout(self.dropout_rate, deterministic=deterministic, name="dropout")
 
@@ -92,24 +99,25 @@ class DecoderBlock(nn.Module):
         x = x + drop(h)
         h, _ = KeptAttention(self.num_heads, self.dtype, name="video_attn")(norm("ln_2"), video, video_mask)
         x = x + drop(h)
-        h = quick_gelu(dense(norm("ln_3"), 4 * d, dtype=self.dtype, name="mlp_fc"))
+        h = activate(dense(norm("ln_3"), 4 * d, dtype=self.dtype, name="mlp_fc"), self.activation)
         return x + drop(dense(h, d, dtype=self.dtype, name="mlp_proj")), words
 
 
 class CaptionDecoder(nn.Module):
-    """From a video's tokens and the words so far to logits of the next word.
+    """A decoder from a video's tokens and the words so far to logits of the next word.
 
-    Training and decoding are one function, `advance`: training takes a whole caption in one call, decoding a word
-    in each.
+    Training and decoding share one method, `advance`: training passes a whole caption in one call, decoding passes one
+    word per call.
 
     Attributes:
-      num_features: Width, that of the video's tokens.
-      vocab_size: Tokens of CLIP's vocabulary, the last two of which are start and end.
+      num_features: Width, equal to that of the video's tokens.
+      vocab_size: Number of tokens in CLIP's vocabulary; the last two are the start and end token.
       max_words: Rows of the words' position embedding.
-      max_frames: Rows of that of the video's tokens, whose order the features alone tell badly.
-      dropout_rate: Share of embeddings and of every sublayer's result that training drops.
-      vocabulary: Tokens that captions are made of, ascending, padding, start and end among them; empty: all of CLIP's.
-        A softmax over the few tokens that a data set has costs a fraction of one over all.
+      max_frames: Rows of the position embedding of the video's tokens. It is needed because the features by themselves
+        carry little information about the order.
+      dropout_rate: Dropout rate on the embeddings and on the output of every sublayer.
+      vocabulary: Token ids that captions may contain, ascending, including padding, start and end; empty means all of
+        CLIP's. A softmax over the few tokens that occur in a data set costs a fraction of one over all tokens.
     """
 
     num_layers: int
@@ -121,20 +129,21 @@ class CaptionDecoder(nn.Module):
     dropout_rate: float = 0.1
     vocabulary: tuple[int, ...] = ()
     dtype: jax.typing.DTypeLike = jnp.float32
+    activation: Activation = "quick_gelu"
 
     @property
     def choices(self) -> Int[Array, " n"]:
-        """The token that each logit is of."""
+        """The token id that each logit belongs to."""
         return jnp.asarray(self.vocabulary or range(self.vocab_size), jnp.int32)
 
     @property
     def start_token(self) -> int:
-        """What every caption starts with."""
+        """The first token of every caption."""
         return self.vocab_size - 2
 
     @property
     def end_token(self) -> int:
-        """What a complete caption ends with."""
+        """The last token of a complete caption."""
         return self.vocab_size - 1
 
     def setup(self):  # noqa: D102
@@ -145,18 +154,18 @@ class CaptionDecoder(nn.Module):
         self.positional_embedding = self.param(
             "positional_embedding", nn.initializers.normal(0.01), (self.max_words, d)
         )
-        # As wide as what it is added to, which is normalised.
+        # Comparable in scale to the normalised features that it is added to.
         self.video_positional_embedding = self.param(
             "video_positional_embedding", nn.initializers.normal(0.5), (self.max_frames, d)
         )
         self.dropout = nn.Dropout(self.dropout_rate)
         self.ln_video = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
         self.video_proj = [nn.Dense(2 * d, dtype=self.dtype) for _ in layers]
-        self.resblocks = [DecoderBlock(self.num_heads, self.dropout_rate, self.dtype) for _ in layers]
+        self.resblocks = [DecoderBlock(self.num_heads, self.dropout_rate, self.dtype, self.activation) for _ in layers]
         self.ln_final = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
 
     def look(self, video: WeightedTokens) -> Context:
-        """The videos as `advance` reads them; computed once for a caption."""
+        """Returns the cached keys and values of the videos for `advance`; computed once per video."""
         b, v, d = video.features.shape
         positions = jnp.asarray(self.video_positional_embedding[:v], self.dtype)[None]
         x = (self.ln_video(video.features) + positions).reshape(b * v, d)
@@ -165,7 +174,7 @@ class CaptionDecoder(nn.Module):
         return Context(layers, video.mask)
 
     def blank(self, rows: int, length: int) -> Context:
-        """Room for captions of `length` tokens.
+        """Returns an empty cache for captions of `length` tokens.
 
         Raises:
           ValueError: If the position embedding is shorter.
@@ -187,18 +196,18 @@ class CaptionDecoder(nn.Module):
         position: int | Int[Array, ""] = 0,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "b q n"], Context]:
-        """Takes the next tokens of captions.
+        """Advances captions by the given tokens.
 
         Args:
-          token_ids: Tokens at `position` and after.
-          mask: True at real ones; no other is attended to.
-          video: From `look`.
-          words: From `blank` or an earlier call, with the tokens before `position`.
-          position: Place of the first token within its caption.
-          deterministic: Otherwise dropout draws from the generator `dropout`.
+          token_ids: Tokens from `position` on.
+          mask: True at real tokens; the others get no attention.
+          video: The result of `look`.
+          words: The result of `blank` or of an earlier call; holds the tokens before `position`.
+          position: Position of the first given token within its caption.
+          deterministic: Turns dropout off; otherwise it uses the RNG `dropout`.
 
         Returns:
-          Logits of what follows each token, in float32, one for each of `choices`, and the words with the new ones.
+          The logits of each token's successor, in float32, one for each of `choices`, and the updated cache of words.
         """
         places = position + jnp.arange(token_ids.shape[1])
         known = jax.lax.dynamic_update_slice_in_dim(words.mask, mask, position, axis=1)
@@ -213,7 +222,7 @@ class CaptionDecoder(nn.Module):
             )
             layers.append(layer_words)
         x = self.ln_final(x)
-        # One plain matrix product, as `dense` explains.
+        # One plain matrix product; `dense` explains why.
         embedding = self.token_embedding.embedding
         if self.vocabulary:
             embedding = embedding[self.choices]
@@ -228,19 +237,20 @@ class CaptionDecoder(nn.Module):
         video: WeightedTokens,
         deterministic: bool = True,
     ) -> Float[Array, "b t n"]:
-        """Logits of what follows each token of captions that are known (teacher forcing); see `advance`."""
+        """Returns the logits of each token's successor in known captions (teacher forcing); see `advance`."""
         words = self.blank(*token_ids.shape)
         return self.advance(token_ids, mask, self.look(video), words, deterministic=deterministic)[0]
 
 
 class CaptionHBI(HBI):
-    """HBI with a caption decoder; all else has the names that it has in `HBI`.
+    """HBI with a caption decoder; all other parameters are named as in `HBI`.
 
-    The decoder reads the single-modal frames of the first level, in training as where there is no text.
+    The decoder reads the single-modal frames of the first level, both in training and at inference, where no text is
+    given.
 
     Attributes:
       decoder_layers: Layers of the decoder.
-      dropout_rate, vocabulary: Those of the decoder.
+      dropout_rate, vocabulary: As in `CaptionDecoder`.
     """
 
     decoder_layers: int = 1
@@ -252,7 +262,7 @@ class CaptionHBI(HBI):
         clip = self.config.clip
         self.caption = CaptionDecoder(
             self.decoder_layers,
-            clip.embed_features // clip.head_features,
+            clip.joint_heads,
             clip.embed_features,
             clip.vocab_size,
             clip.context_length,
@@ -260,6 +270,7 @@ class CaptionHBI(HBI):
             self.dropout_rate,
             self.vocabulary,
             self.config.dtype,
+            clip.activation,
         )
 
     def __call__(
@@ -268,24 +279,27 @@ class CaptionHBI(HBI):
         deterministic: bool = True,
         token_ids: Int[Array, "b q t"] | None = None,
         text_mask: Bool[Array, "b q t"] | None = None,
-    ) -> tuple[dict[str, Alignment], Float[Array, "bq t1 n"]]:
-        """Alignments of the matched rows, and logits of every token of the captions but the first, given those before.
+    ) -> tuple[OrderedDict[str, Alignment], Float[Array, "bq t1 n"]]:
+        """Returns the alignments of the matched rows and the logits of every caption token after the first.
+
+        The logits of a token depend on the preceding tokens of its caption.
 
         Args:
           batch: The matched rows.
-          deterministic: Nothing is dropped.
-          token_ids, text_mask: Several captions of each video instead of the rows' own; the video is encoded once.
+          deterministic: Turns dropout off.
+          token_ids, text_mask: Several captions of each video, decoded instead of the rows' own captions; each video is
+            still encoded once.
         """
         token_ids, text_mask = texts_of(batch, token_ids, text_mask)
         b, q, t = token_ids.shape
         text = self.encode_text(batch.token_ids, batch.text_mask)
         video = self.encode_video(batch.frames, batch.frame_mask)
-        shown = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), video.levels[0])
+        shown = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), finest(video.levels))
         said = (x.reshape(b * q, t)[:, :-1] for x in (token_ids, text_mask))
         return self.align(text, video), self.caption(*said, shown, deterministic)
 
     def caption_logits(
         self, video: WeightedTokens, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]
     ) -> Float[Array, "b t n"]:
-        """Logits of what follows each token of captions, by the first level's frames of their videos."""
+        """Returns the logits of each token's successor in captions, given the first level's frames of their videos."""
         return self.caption(token_ids, mask, video)

@@ -3,46 +3,28 @@
 Parameter names follow the released checkpoints, with `_` for `.` inside a list: `resblocks_0/attn/in_proj`.
 """
 
-import dataclasses
 import math
-from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from hbi_jax.choices import Activation, Pixels, Remat
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.models.dense import dense
 from hbi_jax.models.similarity import normalize
 from hbi_jax.types import Tokens
 
-Remat = Literal["none", "elementwise", "blocks"]
-
 # Mean and standard deviation of RGB in 0..1 over CLIP's training images.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclasses.dataclass(frozen=True)
-class CLIPConfig:
-    """Sizes of the two towers; the default is ViT-B/32.
-
-    Attributes:
-      image_size: Side of the square input, in pixels; a multiple of `patch_size`.
-      head_features: Width of one attention head; the widths of both towers are multiples of it.
-      context_length: The longest text, in tokens, that has a position embedding.
-    """
-
-    image_size: int = 224
-    patch_size: int = 32
-    vision_width: int = 768
-    vision_layers: int = 12
-    text_width: int = 512
-    text_layers: int = 12
-    embed_features: int = 512
-    head_features: int = 64
-    vocab_size: int = 49408
-    context_length: int = 77
+# By name, the mean and standard deviation that pixels are normalised with. Some CLIPs, such as LAION's ViT-L/14, were
+# trained on -1 to 1.
+PIXELS: dict[Pixels, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "clip": (PIXEL_MEAN, PIXEL_STD),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -50,10 +32,15 @@ def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def normalize_pixels(images: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
-    """RGB in 0..255 to what CLIP was trained on: about mean 0 and variance 1."""
+def activate(x: Float[Array, "..."], activation: Activation) -> Float[Array, "..."]:
+    """The nonlinearity of a CLIP's MLPs by its name."""
+    return quick_gelu(x) if activation == "quick_gelu" else jax.nn.gelu(x, approximate=False)
+
+
+def normalize_pixels(images: UInt8[Array, "*b h w 3"], pixels: Pixels = "clip") -> Float[Array, "*b h w 3"]:
+    """RGB in 0..255 to what a CLIP was trained on: about mean 0 and variance 1, or -1 to 1."""
     channels = (*(1,) * (images.ndim - 1), 3)
-    mean, std = (jnp.array(x).reshape(channels) for x in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (jnp.array(x).reshape(channels) for x in PIXELS[pixels])
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
@@ -76,10 +63,16 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Pre-norm attention and MLP, as in CLIP."""
+    """Pre-norm attention and MLP, as in CLIP.
+
+    Attributes:
+      mlp_features: Hidden width of the MLP; 0: four times that of the input.
+    """
 
     num_heads: int
     dtype: jax.typing.DTypeLike = jnp.float32
+    activation: Activation = "quick_gelu"
+    mlp_features: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
@@ -88,7 +81,7 @@ class ResidualBlock(nn.Module):
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_1")(x)
         x = x + Attention(self.num_heads, self.dtype, name="attn")(h, mask)
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_2")(x)
-        h = quick_gelu(dense(h, 4 * d, dtype=self.dtype, name="mlp_fc"))
+        h = activate(dense(h, self.mlp_features or 4 * d, dtype=self.dtype, name="mlp_fc"), self.activation)
         return x + dense(h, d, dtype=self.dtype, name="mlp_proj")
 
 
@@ -98,12 +91,15 @@ class Transformer(nn.Module):
     Attributes:
       remat: What the backward pass recomputes: `none`; `elementwise`, all but the matrix products;
         `blocks`, everything from each block's input, which is one more forward pass. On CPU neither saves memory.
+      mlp_features: As in `ResidualBlock`.
     """
 
     num_layers: int
     num_heads: int
     remat: Remat = "none"
     dtype: jax.typing.DTypeLike = jnp.float32
+    activation: Activation = "quick_gelu"
+    mlp_features: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
@@ -114,7 +110,9 @@ class Transformer(nn.Module):
         elif self.remat == "blocks":
             block = nn.remat(block)
         for layer in range(self.num_layers):
-            x = block(self.num_heads, self.dtype, name=f"resblocks_{layer}")(x, mask)
+            x = block(self.num_heads, self.dtype, self.activation, self.mlp_features, name=f"resblocks_{layer}")(
+                x, mask
+            )
         return x
 
 
@@ -143,7 +141,7 @@ class VisionTower(nn.Module):
                 "resize them, or build the model for theirs"
             )
         grid = config.image_size // config.patch_size
-        pixels = normalize_pixels(images) if images.dtype == jnp.uint8 else images
+        pixels = normalize_pixels(images, config.pixels) if images.dtype == jnp.uint8 else images
         patches = pixels.reshape(b, grid, config.patch_size, grid, config.patch_size, 3)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, grid * grid, -1).astype(self.dtype)
 
@@ -156,7 +154,13 @@ class VisionTower(nn.Module):
         x = jnp.concatenate([token, x], axis=1) + position.astype(x.dtype)[None]
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_pre")(x)
         x = Transformer(
-            config.vision_layers, width // config.head_features, self.remat, self.dtype, name="transformer"
+            config.vision_layers,
+            config.vision_heads,
+            self.remat,
+            self.dtype,
+            config.activation,
+            config.vision_mlp_features,
+            name="transformer",
         )(x)
         # Only the class token leaves the tower, so only it is normalised and projected.
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_post")(x[:, 0])
@@ -201,9 +205,15 @@ class TextTower(nn.Module):
         position = self.param("positional_embedding", nn.initializers.normal(0.01), (config.context_length, width))
         x = embed(token_ids) + position[:t].astype(self.dtype)[None]
         causal = jnp.tril(jnp.ones((t, t), bool))
-        x = Transformer(config.text_layers, width // config.head_features, self.remat, self.dtype, name="transformer")(
-            x, causal[None] & mask[:, None, :]
-        )
+        x = Transformer(
+            config.text_layers,
+            config.text_heads,
+            self.remat,
+            self.dtype,
+            config.activation,
+            config.text_mlp_features,
+            name="transformer",
+        )(x, causal[None] & mask[:, None, :])
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_final")(x)
         x = dense(x, config.embed_features, use_bias=False, dtype=self.dtype, name="text_projection")
         end = jnp.argmax(token_ids, axis=-1)

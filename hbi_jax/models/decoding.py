@@ -1,79 +1,28 @@
-"""Captions word by word: greedy, beam search and sampling, with static shapes and keys and values kept."""
+"""Caption generation by greedy decoding, beam search or sampling, with static shapes and cached keys and values."""
 
-import dataclasses
 import functools
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from hbi_jax.fields import check
 from hbi_jax.models.caption import CaptionHBI, Context
+from hbi_jax.models.config import Decoding
 from hbi_jax.types import WeightedTokens
 
 PADDING = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """How captions are made.
-
-    Attributes:
-      method: `greedy`, the likeliest word each time; `beam`, a search that keeps `num_beams` captions; `sample`.
-      max_words: Length of a row, start and end token included: a caption that has not ended there is cut.
-      num_beams: Captions that a beam search keeps.
-      length_penalty: A caption of `n` generated tokens, its end among them, scores log p / n^length_penalty: 0
-        prefers short captions, 1 compares means over tokens.
-      num_samples: Captions that are sampled for a video.
-      temperature: Divides the logits that are sampled from.
-      top_k: Sample from so many of the likeliest tokens only; 0: from all.
-      top_p: Sample from the fewest likeliest tokens that together have this probability; 1: from all.
-    """
-
-    method: str = "beam"
-    max_words: int = 30
-    num_beams: int = 5
-    length_penalty: float = 1.0
-    num_samples: int = 1
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __post_init__(self):
-        """Checks the fields.
-
-        Raises:
-          ValueError: Names field, got, wanted and remedy.
-        """
-        methods = ("greedy", "beam", "sample")
-        for field, valid, wanted in (
-            ("method", self.method in methods, "one of " + ", ".join(map(repr, methods))),
-            ("max_words", self.max_words >= 2, "2 or more: the start token and another"),
-            ("num_beams", self.num_beams >= 1, "1 or more"),
-            ("length_penalty", 0 <= self.length_penalty < math.inf, "0 or more"),
-            ("num_samples", self.num_samples >= 1, "1 or more"),
-            ("temperature", 0 < self.temperature < math.inf, "more than 0; method='greedy' is what 0 would be"),
-            ("top_k", self.top_k >= 0, "a number of tokens, or 0 for all"),
-            ("top_p", 0 < self.top_p <= 1, "a share above 0 and at most 1"),
-        ):
-            if not valid:
-                raise ValueError(f"decoding: {field}={getattr(self, field)!r}: wanted {wanted}; change it")
-
-    @property
-    def num_captions(self) -> int:
-        """Captions that every video gets."""
-        return {"greedy": 1, "beam": self.num_beams, "sample": self.num_samples}[self.method]
-
-
 class Generated(NamedTuple):
-    """Captions of videos, those of each by falling score (`Decoding.length_penalty`).
+    """Captions of videos, sorted for each video by descending score (`Decoding.length_penalty`).
 
     Attributes:
-      token_ids: Start token, words, end token, zeros, as the tokenizer makes them.
+      token_ids: Start token, words, end token, zeros; the tokenizer's format.
       mask: True at start token, words and end token.
-      log_probability: Of all tokens after the first, by the model, whatever the method. -inf where there is no
-        caption: fewer are possible than were asked for, or the video has no real token.
+      log_probability: The model's log-probability of all tokens after the first, for every method. -inf if there is no
+        caption, because fewer captions are possible than requested or the video has no real token.
     """
 
     token_ids: Int[Array, "b n t"]
@@ -82,7 +31,7 @@ class Generated(NamedTuple):
 
 
 class _Captions(NamedTuple):
-    """Captions so far, with what the next word needs; see `Generated`."""
+    """The captions so far and the state needed for the next word; see `Generated`."""
 
     token_ids: Int[Array, "b n t"]
     mask: Bool[Array, "b n t"]
@@ -98,22 +47,23 @@ def generate(
     decoding: Decoding,
     key: Key[Array, ""] | None = None,
 ) -> Generated:
-    """Captions of videos. Pure; compile it with `model` and `decoding` static.
+    """Generates captions of videos. Pure; compile it with `model` and `decoding` static.
 
-    Every step computes one word of every caption: the keys and values of the video are computed once, those of
-    the words before are kept. It stops where all captions have ended.
+    Each step computes one word of every caption. The keys and values of the video are computed once, and those of the
+    preceding words are cached. Generation stops when all captions have ended.
 
     Args:
       model: The model.
       params: Its variables.
-      video: Tokens of the first level, `encode_video(...).levels[0]`.
-      decoding: How.
-      key: For sampling; row `i` draws the same whatever the other rows are.
+      video: Tokens of the finest level, `finest(encode_video(...).levels)`.
+      decoding: The method and its parameters.
+      key: For sampling. The samples of row `i` do not depend on the other rows.
 
     Raises:
-      ValueError: If there is no key to sample with, captions may get longer than the model's positions, or there are
-        fewer tokens than `top_k`.
+      ValueError: If sampling has no key, captions may become longer than the model's position embedding, `top_k`
+        exceeds the vocabulary, or a field of `decoding` is out of range.
     """
+    check(decoding, "decoding")
     if decoding.method == "sample" and key is None:
         raise ValueError("decoding: method='sample' draws: wanted a key; pass key=jax.random.key(seed)")
     decoder, variables = model.bind(params).caption.unbind()
@@ -124,13 +74,13 @@ def generate(
         wanted = f"at most the {vocab} tokens of the vocabulary"
         raise ValueError(f"decoding: top_k={decoding.top_k}: wanted {wanted}; lower it")
     context = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), apply(video, method="look"))
-    # A caption that has ended goes on with padding, which costs nothing.
+    # A caption that has ended continues with padding at log-probability 0.
     stay = jnp.where(choices == PADDING, 0.0, -jnp.inf)[None, None]
 
     def choose(
         captions: _Captions, log_p: Float[Array, "b n vocab"], position: Int[Array, ""]
     ) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
-        """Which captions go on, and the places of their next tokens among the choices."""
+        """Returns the parent of each new caption and the index of its next token among the choices."""
         if decoding.method == "beam":
             total = captions.log_probability[..., None] + log_p
             score = _score(decoding, total, (_length(captions.mask) + ~captions.ended)[..., None])
@@ -143,7 +93,7 @@ def generate(
         return itself, _sample(decoding, keys.reshape(b, n), log_p)
 
     def step(state: tuple[Int[Array, ""], _Captions]) -> tuple[Int[Array, ""], _Captions]:
-        """One more token for every caption."""
+        """Extends every caption by one token."""
         position, captions = state
         last = functools.partial(jax.lax.dynamic_index_in_dim, index=position, axis=2)
         inputs = (last(x).reshape(b * n, 1) for x in (captions.token_ids, captions.mask))
@@ -164,7 +114,7 @@ def generate(
 
     absent = jnp.broadcast_to(~video.mask.any(axis=1)[:, None], (b, n))
     if decoding.method == "beam":
-        # The search starts from one caption: equal ones would stay equal.
+        # The search starts from a single beam, because equal beams would stay equal.
         absent |= (jnp.arange(n) > 0)[None]
     first = (jnp.arange(t) == 0)[None, None]
     start = _Captions(
@@ -185,19 +135,19 @@ def generate(
 
 
 def _length(mask: Bool[Array, "b n t"]) -> Int[Array, "b n"]:
-    """Tokens that were generated: all but the start token."""
+    """Returns the number of generated tokens: all but the start token."""
     return mask.sum(axis=-1) - 1
 
 
 def _score(
     decoding: Decoding, log_probability: Float[Array, "b n *v"], length: Int[Array, "b n *#v"]
 ) -> Float[Array, "b n *v"]:
-    """What captions are ranked by: log p / length^length_penalty. Equal ones keep their order."""
+    """Returns the score that ranks captions: log p / length^length_penalty. Ties keep their order."""
     return log_probability / jnp.maximum(length, 1).astype(jnp.float32) ** decoding.length_penalty
 
 
 def _sample(decoding: Decoding, keys: Key[Array, "b n"], log_p: Float[Array, "b n vocab"]) -> Int[Array, "b n"]:
-    """A token of every row, drawn from its likeliest; of equally likely ones, those of lower number are kept."""
+    """Samples a token for every row from its most likely tokens; among equally likely ones, lower indices are kept."""
     if not decoding.top_k and decoding.top_p == 1:  # nothing to sort
         return jax.vmap(jax.vmap(jax.random.categorical))(keys, log_p / decoding.temperature)
     best, tokens = jax.lax.top_k(log_p / decoding.temperature, decoding.top_k or log_p.shape[-1])
@@ -210,7 +160,7 @@ def _sample(decoding: Decoding, keys: Key[Array, "b n"], log_p: Float[Array, "b 
 
 
 def _take(parent: Int[Array, "b n"], x: Array) -> Array:
-    """Of each video the captions of these numbers, whether they are on an axis of their own or not."""
+    """Selects captions of each video by index from an array whose leading axes are `b n` or their product."""
     b, n = parent.shape
     rows = x.reshape(b, n, -1)
     return jax.vmap(lambda rows, parent: rows[parent])(rows, parent).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""A dense layer over tokens that is one plain matrix product, forward and backward."""
+"""A dense layer over tokens that is a single matrix product in both the forward and the backward pass."""
 
 import math
 
@@ -16,17 +16,17 @@ def dense(
     use_bias: bool = True,
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Float[Array, "*b features"]:
-    """`nn.Dense`, a submodule of the caller, with all leading axes merged into one.
+    """Applies `nn.Dense`, as a submodule of the caller, with all leading axes merged into one.
 
-    The same numbers and parameters. The gradient of the kernel contracts one axis instead of several, which XLA
-    turns into one matrix product where, on CPU, it would else transpose.
+    The results and parameters are those of `nn.Dense`. The gradient of the kernel contracts one axis instead of
+    several, so XLA computes it as one matrix product; with several axes, XLA transposes on CPU.
 
     Args:
       x: Features on the last axis.
       features: Width of the result.
-      name: Of the submodule, in the parameter tree.
+      name: Name of the submodule in the parameter tree.
       use_bias: Whether there is a bias.
-      dtype: Of the computation.
+      dtype: Dtype of the computation.
     """
     layer = nn.Dense(features, use_bias=use_bias, dtype=dtype, name=name)
     return layer(x.reshape(math.prod(x.shape[:-1]), x.shape[-1])).reshape(*x.shape[:-1], features)

@@ -1,29 +1,32 @@
-"""The temporal transformer: frame embeddings that know their place and their neighbours."""
+"""The temporal transformer: adds position and context to frame embeddings."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hbi_jax.choices import Activation
 from hbi_jax.models.clip import Transformer
 from hbi_jax.types import Tokens
 
 
 class FrameTransformer(nn.Module):
-    """Position embedding and residual blocks over the frames, added to the frames as they came.
+    """A position embedding and residual blocks over the frames; their output is added to the input.
 
     Attributes:
       max_frames: Rows of the position embedding.
+      activation: That of the text tower, whose first layers the blocks may start from.
     """
 
     num_layers: int
     num_heads: int
     max_frames: int
     dtype: jax.typing.DTypeLike = jnp.float32
+    activation: Activation = "quick_gelu"
 
     @nn.compact
     def __call__(self, frames: Tokens) -> Tokens:
-        """Mixes the real frames of each video; padding is attended to by nobody.
+        """Mixes the real frames of each video; padding gets no attention.
 
         Raises:
           ValueError: If a video has more frames than the position embedding has rows.
@@ -37,7 +40,7 @@ class FrameTransformer(nn.Module):
             )
         position = self.param("positional_embedding", nn.initializers.normal(0.01), (self.max_frames, d))
         h = x + position[:v].astype(x.dtype)[None]
-        h = Transformer(self.num_layers, self.num_heads, dtype=self.dtype, name="transformer")(
-            h, frames.mask[:, None, :]
-        )
+        h = Transformer(
+            self.num_layers, self.num_heads, dtype=self.dtype, activation=self.activation, name="transformer"
+        )(h, frames.mask[:, None, :])
         return Tokens(x + h, frames.mask)

@@ -1,87 +1,32 @@
-"""HBI: two towers, tokens merged from level to level, and the alignment of text and video at each of them."""
+"""HBI: two towers, tokens merged from level to level, and the alignment of text and video at every level."""
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from hbi_jax.banzhaf.estimator import InteractionNet, InteractionNetKind
-from hbi_jax.models.clip import CLIPConfig, Remat, TextTower, VisionTower, normalize_pixels
+from hbi_jax.banzhaf.estimator import InteractionNet
+from hbi_jax.models.clip import TextTower, VisionTower, normalize_pixels
+from hbi_jax.models.config import HBIConfig
 from hbi_jax.models.frames import FrameTransformer
 from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, video_query
-from hbi_jax.models.similarity import Padding, pair_similarity, wti
+from hbi_jax.models.similarity import pair_similarity, wti
 from hbi_jax.models.token_merge import TokenMerge
 from hbi_jax.models.token_mlp import TokenMLP, mlp_hidden, mlp_output
 from hbi_jax.types import Alignment, Batch, Encoded, Pair, Tokens, WeightedTokens
 
 
-@dataclasses.dataclass(frozen=True)
-class Level:
-    """A semantic granularity.
-
-    Attributes:
-      name: `entity`, `action`, `event`, or any other.
-      words, frames: Tokens that words and frames are merged to; None keeps those of the level before.
-    """
-
-    name: str
-    words: int | None = None
-    frames: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class HBIConfig:
-    """What an HBI model is made of.
-
-    Attributes:
-      clip: Sizes of the two towers.
-      levels: From fine to coarse. The first is the one that the others are distilled from.
-      frame_layers: Layers of the temporal transformer.
-      max_frames: Rows of its position embedding.
-      weight_features: Hidden width of the token-weight MLPs; 0: all real tokens weigh the same.
-      reconstruction: Tokens are reconstructed for every pair of text and video (HBI V2).
-      gate_features: Hidden width of the reconstruction's gates.
-      pooled: The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame.
-      initial_logit_scale: Inverse temperature of the contrastive loss at initialisation.
-      merge_heads: Attention heads of a token merge.
-      padding: What padding is: nothing, or what the published code makes of it (docs/differences.md).
-      header: Kind of the prediction header.
-      header_features: Width of the prediction header.
-      remat: What the backward pass of the towers recomputes, see `hbi_jax.models.clip.Transformer`.
-      frame_portions: Portions of a video's frames that the vision tower encodes one after the other; the backward
-        pass recomputes each, so that the tower's activations exist for one portion at a time.
-      dtype: Of the activations; parameters, softmax of weights, losses and interaction are float32.
-    """
-
-    clip: CLIPConfig = dataclasses.field(default_factory=CLIPConfig)
-    levels: tuple[Level, ...] = (Level("entity"), Level("action", 16, 6), Level("event", 4, 2))
-    frame_layers: int = 4
-    max_frames: int = 77
-    weight_features: int = 1024
-    reconstruction: bool = False
-    gate_features: int = 128
-    pooled: bool = False
-    initial_logit_scale: float = 1 / 0.07
-    merge_heads: int = 8
-    padding: Padding = "masked"
-    header: InteractionNetKind = "cnn_sa"
-    header_features: int = 64
-    remat: Remat = "none"
-    frame_portions: int = 1
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-
 class TokenWeight(TokenMLP):
-    """The logit of each token's weight: a two-layer MLP, or 0 where `num_features` is 0."""
+    """The logit of each token's weight: a two-layer MLP, or 0 if `num_features` is 0."""
 
     dtype: jax.typing.DTypeLike = jnp.float32
 
     def __call__(self, tokens: Tokens) -> WeightedTokens:
-        """Attaches float32 logits to the tokens."""
+        """Returns the tokens with logits in float32."""
         features, mask = tokens
         mlp = self.mlp(features.shape[-1])
         if mlp is None:
@@ -90,20 +35,21 @@ class TokenWeight(TokenMLP):
 
 
 class HBI(nn.Module):
-    """Encodes texts and videos, each once, and aligns them at every level (HBI, CVPR 2023).
+    """A model that encodes each text and video once and aligns them at every level (HBI, CVPR 2023).
 
-    `encode_text` and `encode_video` serve galleries; `__call__` is what training needs.
+    Galleries use `encode_text` and `encode_video`; training uses `__call__`.
     """
 
     config: HBIConfig
 
     def setup(self):  # noqa: D102
-        config = self.config
-        heads = config.clip.embed_features // config.clip.head_features
-        self.text_tower = TextTower(config.clip, config.remat, config.dtype)
-        self.vision_tower = VisionTower(config.clip, config.remat, config.dtype)
+        config, clip = self.config, self.config.clip
+        self.text_tower = TextTower(clip, config.remat, config.dtype)
+        self.vision_tower = self.make_vision_tower()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ())
-        self.frame_transformer = FrameTransformer(config.frame_layers, heads, config.max_frames, config.dtype)
+        self.frame_transformer = FrameTransformer(
+            config.frame_layers, clip.joint_heads, config.max_frames, config.dtype, clip.activation
+        )
 
         def per_level(make):
             return {level.name: make(level) for level in config.levels}
@@ -112,30 +58,35 @@ class HBI(nn.Module):
             return {
                 level.name: TokenMerge(getattr(level, side), config.merge_heads, config.dtype, config.padding)
                 for level in config.levels
-                if getattr(level, side) is not None
+                if getattr(level, side)
             }
 
         self.text_merge, self.video_merge = merges("words"), merges("frames")
         self.text_weight = per_level(lambda _: TokenWeight(config.weight_features, dtype=config.dtype))
         self.video_weight = per_level(lambda _: TokenWeight(config.weight_features, dtype=config.dtype))
-        # Gates of 1: at first the single-modal tokens stay as they are, and a fresh model is the one without gates.
+        # Gates start at 1, so a fresh model equals the model without reconstruction.
         self.text_gate, self.video_gate = (
             per_level(lambda _: TokenMLP(config.gate_features, 1.0)) if config.reconstruction else {} for _ in range(2)
         )
         self.header = per_level(lambda _: InteractionNet(config.header, config.header_features))
 
+    def make_vision_tower(self) -> nn.Module:
+        """Returns the module that embeds images; a subclass may return another with the interface of `VisionTower`."""
+        return VisionTower(self.config.clip, self.config.remat, self.config.dtype)
+
     def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Encoded:
-        """The words of each text at every level and its sentence vector."""
+        """Returns the words of each text at every level, and its sentence vector."""
         words, sentence = self.text_tower(token_ids, mask)
         return self._encoded(words, sentence, self.text_merge, self.text_weight)
 
     def encode_video(
         self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"], mask: Bool[Array, "b f"]
     ) -> Encoded:
-        """The frames of each video at every level and the mean of its real frame features."""
+        """Returns the frames of each video at every level, and the mean of its real frame features."""
         if self.config.padding == "published":
-            # Frames are padded after their normalisation: grey, not black, which the merge's convolution sees.
-            pixels = normalize_pixels(frames) if frames.dtype == jnp.uint8 else frames
+            # The published code pads after normalisation, so padding is grey rather than black; the merge's
+            # convolution sees it.
+            pixels = normalize_pixels(frames, self.config.clip.pixels) if frames.dtype == jnp.uint8 else frames
             frames = jnp.where(mask[:, :, None, None, None], pixels, 0)
         tokens = self.frame_transformer(Tokens(self._frame_features(frames), mask))
         real = mask[..., None].astype(jnp.float32)
@@ -143,7 +94,7 @@ class HBI(nn.Module):
         return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
 
     def _frame_features(self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"]) -> Float[Array, "b f d"]:
-        """The vision tower on every frame, `frame_portions` portions one after the other."""
+        """Returns the vision tower's features of every frame, computed in `frame_portions` sequential portions."""
         (b, f), p = frames.shape[:2], self.config.frame_portions
         if f % p:
             raise ValueError(
@@ -153,7 +104,7 @@ class HBI(nn.Module):
             return self.vision_tower(frames.reshape(b * f, *frames.shape[2:])).reshape(b, f, -1)
 
         @nn.remat
-        def encode(tower: VisionTower, images: Array) -> Array:
+        def encode(tower: nn.Module, images: Array) -> Array:
             return tower(images)
 
         scan = nn.scan(
@@ -161,7 +112,7 @@ class HBI(nn.Module):
             variable_broadcast="params",
             split_rngs={"params": False},
         )
-        # Cut along the frames, not along the batch, whose rows lie on different devices.
+        # Split along the frames, not along the batch, because the batch is sharded over devices.
         portions = jnp.swapaxes(frames.reshape(b, p, f // p, *frames.shape[2:]), 0, 1)
         _, features = scan(self.vision_tower, None, portions.reshape(p, b * f // p, *frames.shape[2:]))
         return jnp.swapaxes(features.reshape(p, b, f // p, -1), 0, 1).reshape(b, f, -1)
@@ -169,69 +120,69 @@ class HBI(nn.Module):
     def _encoded(self, tokens: Tokens, pooled: Float[Array, "b d"], merges: Mapping, weights: Mapping) -> Encoded:
         if self.config.pooled:
             tokens = Tokens(pooled[:, None], tokens.mask.any(axis=1, keepdims=True))
-        out = []
+        levels = OrderedDict()
         for level in self.config.levels:
             if level.name in merges:
                 tokens = merges[level.name](tokens)
-            out.append(weights[level.name](tokens))
-        return Encoded(tuple(out), pooled)
+            levels[level.name] = weights[level.name](tokens)
+        return Encoded(levels, pooled)
 
-    def __call__(self, batch: Batch) -> dict[str, Alignment]:
-        """Aligns a batch whose row `i` holds a text and its own video, at every level."""
+    def __call__(self, batch: Batch) -> OrderedDict[str, Alignment]:
+        """Returns the alignment of a batch at every level; each row holds a text and its own video."""
         text = self.encode_text(batch.token_ids, batch.text_mask)
         return self.align(text, self.encode_video(batch.frames, batch.frame_mask))
 
-    def align(self, text: Encoded, video: Encoded) -> dict[str, Alignment]:
-        """Aligns texts and videos whose rows belong together, at every level."""
-        padding, out = self.config.padding, {}
-        similarities = self._similarities(text, video, range(len(self.config.levels)))
-        for level, similarity, pair in zip(self.config.levels, similarities, self.pairs(text, video), strict=True):
+    def align(self, text: Encoded, video: Encoded) -> OrderedDict[str, Alignment]:
+        """Returns the alignment of matched texts and videos at every level: row `i` of both belongs together."""
+        padding, out = self.config.padding, OrderedDict()
+        similarities = self._similarities(text, video, text.levels)
+        for name, pair in self.pairs(text, video).items():
             cosine = pair_similarity(pair.text, pair.video)
             cells = pair.text.mask[:, :, None] & pair.video.mask[:, None, :] if padding == "masked" else None
-            prediction = self.header[level.name](cosine, cells)
-            out[level.name] = Alignment(similarity, cosine, prediction, *pair)
+            out[name] = Alignment(similarities[name], cosine, self.header[name](cosine, cells), *pair)
         return out
 
-    def pairs(self, text: Encoded, video: Encoded) -> list[Pair]:
-        """The tokens of texts and videos whose rows belong together, at every level: reconstructed, or as they are."""
-        out = []
-        for level, words, frames in zip(self.config.levels, text.levels, video.levels, strict=True):
+    def pairs(self, text: Encoded, video: Encoded) -> OrderedDict[str, Pair]:
+        """Returns the tokens of matched texts and videos at every level, reconstructed if the model does so."""
+        out = OrderedDict()
+        for name, words in text.levels.items():
+            frames = video.levels[name]
             if not self.config.reconstruction:
-                out.append(Pair(words, frames))
+                out[name] = Pair(words, frames)
                 continue
-            text_mlps, video_mlps = self._side_mlps(level.name, words.features.shape[-1])
+            text_mlps, video_mlps = self._side_mlps(name, words.features.shape[-1])
             new_words = reconstruct(words, video_query(frames), text_mlps, self.config.dtype)
             new_frames = reconstruct(frames, text.pooled, video_mlps, self.config.dtype)
-            out.append(Pair(new_words.tokens, new_frames.tokens, new_words.gate, new_frames.gate))
+            out[name] = Pair(new_words.tokens, new_frames.tokens, new_words.gate, new_frames.gate)
         return out
 
     def gallery_similarity(
-        self, text: Encoded, video: Encoded, level_rates: Sequence[float], video_block: int = 16
+        self, text: Encoded, video: Encoded, level_rates: Mapping[str, float], video_block: int = 16
     ) -> Float[Array, "a b"]:
-        """Similarity of every text with every video: the levels' similarities, summed with the given rates.
+        """Returns the similarity of every text with every video: the sum over levels, weighted by the given rates.
 
-        A level of rate 0 is not computed. Nothing of the interaction runs here.
+        Levels with rate 0 are skipped. The interaction is not computed.
         """
-        wanted = [number for number, rate in enumerate(level_rates) if rate]
+        wanted = [name for name, rate in level_rates.items() if rate]
         similarities = self._similarities(text, video, wanted, video_block)
-        parts = [level_rates[number] * part for number, part in zip(wanted, similarities, strict=True)]
+        parts = [level_rates[name] * part for name, part in similarities.items()]
         return sum(parts[1:], parts[0])
 
     def _similarities(
-        self, text: Encoded, video: Encoded, levels: Sequence[int], video_block: int = 16
-    ) -> list[Float[Array, "a b"]]:
-        """Similarity of every text with every video at some of the levels."""
-        config, out = self.config, []
-        for number in levels:
-            words, frames = text.levels[number], video.levels[number]
+        self, text: Encoded, video: Encoded, levels: Iterable[str], video_block: int = 16
+    ) -> dict[str, Float[Array, "a b"]]:
+        """Returns the similarity of every text with every video at each of the named levels."""
+        config, out = self.config, {}
+        for name in levels:
+            words, frames = text.levels[name], video.levels[name]
             if config.reconstruction:
-                mlps = self._side_mlps(config.levels[number].name, words.features.shape[-1])
-                out.append(reconstructed_wti(words, frames, text.pooled, *mlps, video_block, config.dtype))
+                mlps = self._side_mlps(name, words.features.shape[-1])
+                out[name] = reconstructed_wti(words, frames, text.pooled, *mlps, video_block, config.dtype)
             else:
-                out.append(wti(words, frames, video_block, config.padding))
+                out[name] = wti(words, frames, video_block, config.padding)
         return out
 
     def _side_mlps(self, level: str, num_inputs: int) -> tuple[SideMLPs, SideMLPs]:
-        """Gates and token weights of texts and of videos."""
+        """Returns the MLPs of the gates and token weights at a level, for texts and for videos."""
         text, video = (self.text_gate, self.text_weight), (self.video_gate, self.video_weight)
         return tuple(SideMLPs(*(mlps[level].mlp(num_inputs) for mlps in side)) for side in (text, video))

@@ -1,8 +1,9 @@
-"""Representation reconstruction (HBI V2, Eq. 2 to 5): each side's tokens mixed with what the other side asks of them.
+"""Representation reconstruction (HBI V2, Eq. 2 to 5): each side's tokens mixed with their mean under cross-attention.
 
-The tokens of a video are reconstructed anew for every text, and those of a text for every video. The similarity of all
-texts with all videos is computed from the inner products of tokens, without the reconstructed tokens themselves: those
-are combinations of a side's own tokens, and cosines and first layers of MLPs follow the combinations.
+The tokens of a video are reconstructed for every text, and those of a text for every video. The similarity of all texts
+with all videos is computed from inner products of tokens, without forming the reconstructed tokens. This works because
+a reconstructed token is a linear combination of tokens of its own side: its cosines and its values in the first layers
+of the MLPs follow from those of the original tokens.
 """
 
 from collections.abc import Callable
@@ -19,11 +20,11 @@ from hbi_jax.types import WeightedTokens
 
 
 class SideMLPs(NamedTuple):
-    """What the reconstruction of one side, at one level, is parametrised by.
+    """The MLPs of the reconstruction of one side at one level.
 
     Attributes:
-      gate: From token minus cross-modal token to the share of the single-modal one: gamma of frames, delta of words.
-      weight: From reconstructed token to the logit of its weight; None where all weigh the same.
+      gate: Maps token minus cross-modal token to the share of the single-modal token: gamma of frames, delta of words.
+      weight: Maps a reconstructed token to the logit of its weight; None if all tokens have equal weight.
     """
 
     gate: MLP
@@ -31,11 +32,11 @@ class SideMLPs(NamedTuple):
 
 
 class Reconstructed(NamedTuple):
-    """One side's tokens of matched pairs, and the gates that made them.
+    """The reconstructed tokens of one side of matched pairs, and their gates.
 
     Attributes:
       tokens: The reconstructed tokens; padding is zero.
-      gate: gamma of frames, delta of words (Eq. 3 and 5); anything at padding.
+      gate: gamma of frames, delta of words (Eq. 3 and 5); arbitrary at padding.
     """
 
     tokens: WeightedTokens
@@ -43,7 +44,7 @@ class Reconstructed(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """What the similarity needs of a text or a video, computed once for all that it is compared with."""
+    """The inputs of the similarity that depend on one text or one video, computed once for all pairs it is in."""
 
     features: Float[Array, "*b n d"]
     mask: Bool[Array, "*b n"]
@@ -53,14 +54,14 @@ class _Side(NamedTuple):
 
 
 class _Mixture(NamedTuple):
-    """How a pair mixes one side's tokens: `gate` of each itself and the rest of `attention`'s mean of all."""
+    """The mixture of one side in a pair: each token becomes gate * token + (1 - gate) * mean under `attention`."""
 
     gate: Float[Array, " n"]
     attention: Float[Array, " n"]
 
 
 def video_query(video: WeightedTokens) -> Float[Array, "b d"]:
-    """The mean of a level's real video tokens, which asks for words (Eq. 4); 0 where there are none."""
+    """Returns the mean of a level's real video tokens, the query for the words (Eq. 4); 0 if there are none."""
     real = video.mask[..., None].astype(jnp.float32)
     return (video.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
 
@@ -68,13 +69,13 @@ def video_query(video: WeightedTokens) -> Float[Array, "b d"]:
 def reconstruct(
     tokens: WeightedTokens, query: Float[Array, "b d"], mlps: SideMLPs, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> Reconstructed:
-    """The reconstructed tokens of matched pairs (HBI V2, Eq. 2 and 3, or 4 and 5).
+    """Returns the reconstructed tokens of one side of matched pairs (HBI V2, Eq. 2 and 3, or 4 and 5).
 
     Args:
       tokens: Single-modal tokens of one side.
-      query: What the other side of each pair asks: sentence vector, or mean of the video's tokens.
-      mlps: Of this side and level.
-      dtype: Of the MLPs' first layers.
+      query: The query from the other side of each pair: sentence vector, or mean of the video's tokens.
+      mlps: The MLPs of this side and level.
+      dtype: Dtype of the MLPs' first layers.
     """
     features, mask = jnp.where(tokens.mask[..., None], tokens.features, 0).astype(jnp.float32), tokens.mask
     attention = token_weights(jnp.einsum("bd,bnd->bn", query.astype(jnp.float32), features), mask)
@@ -96,17 +97,18 @@ def reconstructed_wti(
     video_block: int = 16,
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Float[Array, "a b"]:
-    """Similarity of every text with every video, by the tokens reconstructed for the pair (HBI V2, Eq. 2 to 5 and 12).
+    """Returns the similarity of every text with every video after reconstruction (HBI V2, Eq. 2 to 5 and 12).
 
-    What `wti` gives for the reconstructed tokens, without them: of a pair there are inner products, gates and the
-    hidden values of the MLPs, for `video_block` videos at a time, forward and backward.
+    The result equals `wti` of the tokens reconstructed for each pair, but those tokens are never formed. Memory holds
+    the inner products, gates and hidden values of the MLPs for the pairs of `video_block` videos at a time, in both the
+    forward and the backward pass.
 
     Args:
       text, video: Single-modal tokens of `a` texts and `b` videos.
-      sentence: The sentence vector of each text, which asks for frames.
-      text_mlps, video_mlps: Of this level.
-      video_block: Videos a block.
-      dtype: Of the MLPs' first layers.
+      sentence: The sentence vector of each text, the query for the frames.
+      text_mlps, video_mlps: The MLPs of this level.
+      video_block: Number of videos per block.
+      dtype: Dtype of the MLPs' first layers.
 
     Raises:
       ValueError: If `video_block` is less than 1.
@@ -134,7 +136,7 @@ def _side(tokens: WeightedTokens, mlps: SideMLPs, dtype: jax.typing.DTypeLike) -
     return _Side(
         features,
         tokens.mask,
-        # Lengths are differences of these: they must be exact where a device's default product is not.
+        # Lengths are differences of these products, so they need full precision, which is not the default everywhere.
         jnp.einsum("bnd,bkd->bnk", features, features, precision="highest"),
         hidden(mlps.gate),
         None if mlps.weight is None else hidden(mlps.weight),
@@ -144,15 +146,15 @@ def _side(tokens: WeightedTokens, mlps: SideMLPs, dtype: jax.typing.DTypeLike) -
 def _pair(
     words: _Side, frames: _Side, sentence: Float[Array, " d"], text_mlps: SideMLPs, video_mlps: SideMLPs
 ) -> Float[Array, ""]:
-    """The similarity of one text with one video."""
+    """Returns the similarity of one text with one video."""
     products = words.features @ frames.features.T
-    # The mean frame asks for words: its products with them are the mean of the frames'.
+    # The query for the words is the mean frame; its products with the words are the mean of the frames' products.
     asked = jnp.sum(products, axis=1) / jnp.maximum(jnp.sum(frames.mask), 1)
     text = _mixture(words, asked, text_mlps)
     video = _mixture(frames, frames.features @ sentence, video_mlps)
 
-    # Both sides of every product mixed: x_j . y_i of x = d T_j + (1 - d) t and y = g V_i + (1 - g) v.
-    # By rows of words and columns of frames.
+    # The products x_j . y_i of the mixtures x = d T_j + (1 - d) t and y = g V_i + (1 - g) v; words are rows, frames
+    # are columns.
     delta, gamma = text.gate[:, None], video.gate[None]
     with_text = jnp.sum(text.attention[:, None] * products, axis=0, keepdims=True)
     with_video = jnp.sum(video.attention[None] * products, axis=1, keepdims=True)
@@ -169,26 +171,27 @@ def _pair(
 
 def _mixture(side: _Side, asked: Float[Array, " n"], mlps: SideMLPs) -> _Mixture:
     attention = token_weights(asked, side.mask)
-    # The gate's MLP sees a difference of two tokens, in which the bias of its affine first layer cancels.
+    # The input of the gate's MLP is a difference of two tokens, in which the bias of the affine first layer cancels.
     mean = side.gate_hidden @ attention - mlps.gate.hidden_bias
     return _Mixture(_output(mlps.gate, lambda hidden, mean: hidden - mean, side.gate_hidden, mean), attention)
 
 
 def _inverse_length(mixture: _Mixture, side: _Side) -> Float[Array, " n"]:
-    """One over the lengths of the reconstructed tokens."""
+    """Returns the inverse lengths of the reconstructed tokens."""
     gate, products = mixture.gate, side.gram @ mixture.attention
     mean_square = jnp.sum(mixture.attention * products)
-    # |c + g (x - c)|^2 with c the mean; the square of x - c is not negative but for rounding.
+    # |c + g (x - c)|^2 where c is the mean; rounding can make the square of x - c negative.
     square = jnp.maximum(jnp.diagonal(side.gram) - 2 * products + mean_square, 0)
     square = mean_square + 2 * gate * (products - mean_square) + gate**2 * square
     return jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def _weights(mixture: _Mixture, side: _Side, mlps: SideMLPs) -> Float[Array, " n"]:
-    """Softmax of the logits that the MLP gives the reconstructed tokens, over the real ones."""
+    """Returns the softmax, over the real tokens, of the MLP's logits for the reconstructed tokens."""
     logits = jnp.zeros_like(mixture.gate)
     if mlps.weight is not None:
-        # The MLP sees a combination of tokens, and so its affine first layer gives that of their hidden values.
+        # The MLP's input is a combination of tokens with coefficients that add up to 1, so its affine first layer
+        # returns the same combination of their hidden values.
         mean = side.weight_hidden @ mixture.attention
         logits = _output(
             mlps.weight, lambda hidden, mean: mean + mixture.gate * (hidden - mean), side.weight_hidden, mean
@@ -202,12 +205,13 @@ def _output(
     hidden: Float[Array, "h n"],
     mean: Float[Array, " h"],
 ) -> Float[Array, " n"]:
-    """ReLU and second layer of an MLP on the tokens' hidden values, each combined with the mean of all."""
+    """Returns the output of an MLP from the tokens' hidden values, each combined with their mean by `combine`."""
 
     def add(total: Float[Array, " n"], feature: tuple[Array, Array, Array]) -> tuple[Array, None]:
         hidden, mean, weight = feature
         return total + weight * nn.relu(combine(hidden, mean)), None
 
-    # A feature at a time: what the ReLU makes of all features never exists.
+    # One feature at a time: faster on CPU than one sum over all, and the forward pass never holds the ReLU's outputs
+    # for all features. The backward pass does hold them, for one block of videos.
     start = jnp.full(hidden.shape[1:], mlp.bias[0])
     return jax.lax.scan(add, start, (hidden, mean, mlp.kernel[:, 0]))[0]

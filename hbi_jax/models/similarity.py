@@ -1,34 +1,28 @@
-"""Weighted token-wise interaction (WTI, Eq. 12): the similarity of two sets of tokens, in blocks of videos."""
-
-from typing import Literal
+"""Weighted token-wise interaction (WTI, Eq. 12): the similarity of two sets of tokens, computed in blocks of videos."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from hbi_jax.choices import Padding
 from hbi_jax.types import WeightedTokens
-
-# What padding is: `masked`, nothing, so that a padded row gives the numbers of the row without its padding; or what the
-# published code makes of it: a match of similarity 0, a neighbour in the merge's convolution, a cell of the header,
-# and merged tokens that are real whatever they hold.
-Padding = Literal["masked", "published"]
 
 
 def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Scales vectors to length 1, in float32; a zero vector stays zero and has a finite gradient."""
+    """Returns the vectors scaled to length 1, in float32; a zero vector stays zero and has a finite gradient."""
     x = x.astype(jnp.float32)
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def token_weights(logits: Float[Array, "*b n"], mask: Bool[Array, "*b n"]) -> Float[Array, "*b n"]:
-    """Softmax over the real tokens; zero on padding and where a row has no real token."""
+    """Returns the softmax over the real tokens; zero at padding and in rows without real tokens."""
     logits = jnp.where(mask, logits.astype(jnp.float32), -1e30)
     return jnp.where(mask, jax.nn.softmax(logits, axis=-1), 0)
 
 
 def pair_similarity(text: WeightedTokens, video: WeightedTokens) -> Float[Array, "b t v"]:
-    """Token-by-token cosines of the matched rows of two batches, in [-1, 1]; zero at padding."""
+    """Returns the token-by-token cosines of the matched rows of two batches, in [-1, 1]; zero at padding."""
     cosine = jnp.einsum("btd,bvd->btv", normalize(text.features), normalize(video.features))
     return jnp.where(text.mask[:, :, None] & video.mask[:, None, :], cosine, 0)
 
@@ -36,7 +30,7 @@ def pair_similarity(text: WeightedTokens, video: WeightedTokens) -> Float[Array,
 def masked_max(
     x: Float[Array, "..."], mask: Bool[Array, "..."], axis: int, padding: Padding = "masked"
 ) -> Float[Array, "..."]:
-    """Maximum over the real entries, to which the published padding adds a 0; 0 where there are none."""
+    """Returns the maximum over the real entries, or 0 if there are none; with `published`, padding counts as 0."""
     best = jnp.max(jnp.where(mask, x, 0.0 if padding == "published" else -2.0), axis=axis)
     return jnp.where(best < -1.5, 0, best)
 
@@ -44,16 +38,16 @@ def masked_max(
 def wti(
     text: WeightedTokens, video: WeightedTokens, video_block: int = 16, padding: Padding = "masked"
 ) -> Float[Array, "a b"]:
-    """Similarity of every text with every video (HBI V2, Eq. 12).
+    """Returns the similarity of every text with every video (HBI V2, Eq. 12).
 
-    Each token scores its best match among the other side's real tokens; the scores are averaged with the softmax
-    of the side's weight logits, and the two directions are averaged. The products of all tokens with all tokens,
-    [a, b, t, v], exist for `video_block` videos at a time, forward and backward: the backward pass recomputes them.
+    Each token scores its best match among the real tokens of the other side. The scores of a side are averaged with the
+    softmax of its weight logits, and the two sides are averaged. The products of all tokens with all tokens,
+    [a, b, t, v], are in memory for `video_block` videos at a time, also in the backward pass, which recomputes them.
 
     Args:
       text, video: Tokens of `a` texts and `b` videos. A row without real tokens has similarity 0.
-      video_block: Videos a block.
-      padding: With `published`, padded tokens take part in the maxima, with similarity 0.
+      video_block: Number of videos per block.
+      padding: With `published`, padded tokens enter the maxima with similarity 0.
 
     Returns:
       Cosine-based similarity in [-1, 1], float32.

@@ -1,18 +1,19 @@
-"""From one level to the next: tokens are clustered, averaged within clusters and refined by attention."""
+"""The merge from one level to the next: tokens are clustered, averaged within clusters and refined by attention."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from hbi_jax.choices import Padding
 from hbi_jax.clustering import dpc_knn
 from hbi_jax.models.dense import dense
-from hbi_jax.models.similarity import Padding, token_weights
+from hbi_jax.models.similarity import token_weights
 from hbi_jax.types import Tokens
 
 
 class ScoredAttention(nn.Module):
-    """Cross-attention from merged tokens to the tokens they came from; a token's score is added to its logits."""
+    """Cross-attention from merged tokens to their source tokens; a token's score is added to its attention logits."""
 
     num_heads: int
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -25,7 +26,7 @@ class ScoredAttention(nn.Module):
         scores: Float[Array, "b n"],
         mask: Bool[Array, "b n"],
     ) -> Float[Array, "b c d"]:
-        """Attends to the real tokens."""
+        """Returns the attention output over the real tokens."""
         b, n, d = tokens.shape
         query = dense(queries, d, dtype=self.dtype, name="q").reshape(b, -1, self.num_heads, d // self.num_heads)
         key_value = dense(tokens, 2 * d, dtype=self.dtype, name="kv")
@@ -41,11 +42,11 @@ class ScoredAttention(nn.Module):
 
 
 class TokenMerge(nn.Module):
-    """Merges tokens into a static number of clusters (HBI V2, Fig. 6, Eq. 9 to 11).
+    """A merge of tokens into a static number of clusters (HBI V2, Fig. 6, Eq. 9 to 11).
 
     Attributes:
-      num_clusters: Tokens that come out, at most as many as go in.
-      padding: With `published`, what padding holds reaches its neighbours through the convolution, and every
+      num_clusters: Number of merged tokens, at most the number of input tokens.
+      padding: With `published`, the values at padding reach neighbouring tokens through the convolution, and every
         merged token is real.
     """
 
@@ -56,7 +57,7 @@ class TokenMerge(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Tokens) -> Tokens:
-        """Merges; an output token is real where its cluster holds a real token."""
+        """Returns the merged tokens; a merged token is real if its cluster holds a real token."""
         x, mask = tokens
         d = x.shape[-1]
         if self.padding == "masked":
@@ -66,8 +67,8 @@ class TokenMerge(nn.Module):
         scores = dense(x, 1, dtype=jnp.float32, name="score")[..., 0]
 
         clusters = dpc_knn(x, mask, self.num_clusters)
-        # Padding has assignment -1, so it is a member of none. The softmax is taken within each cluster: scores
-        # far below those of another cluster still weigh their own.
+        # Padding has assignment -1, so it is in no cluster. The softmax is taken within each cluster, so that low
+        # scores still determine the weights if another cluster has far higher ones.
         member = clusters.assignment[:, None, :] == jnp.arange(self.num_clusters)[None, :, None]
         weights = token_weights(jnp.broadcast_to(scores[:, None, :], member.shape), member)
         merged = jnp.einsum("bcn,bnd->bcd", weights, x.astype(jnp.float32)).astype(self.dtype)

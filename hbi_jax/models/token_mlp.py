@@ -1,4 +1,4 @@
-"""A two-layer MLP from a token to a number: the logit of a token's weight, the gate of its reconstruction."""
+"""A two-layer MLP from a token to a scalar: the logit of the token's weight or the gate of its reconstruction."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class MLP(NamedTuple):
 
 
 class _Affine(nn.Module):
-    """The parameters of an `nn.Dense`, under its names; with `start`, of one that gives that number for any input."""
+    """The parameters of an `nn.Dense`, under the same names; with `start`, its initial output is that constant."""
 
     features: int
     start: float | None = None
@@ -33,11 +33,11 @@ class _Affine(nn.Module):
 
 
 class TokenMLP(nn.Module):
-    """Owns the parameters of an MLP; what is computed with them is up to the functions below.
+    """The owner of an MLP's parameters; `mlp_hidden` and `mlp_output` compute with them.
 
     Attributes:
-      num_features: Hidden width; 0: there is no MLP.
-      start: What a fresh MLP gives for any token; None: the second layer starts at random, like the first.
+      num_features: Hidden width; 0 means no MLP.
+      start: Initial output of the MLP for every token; None initialises the second layer at random, like the first.
     """
 
     num_features: int
@@ -45,7 +45,7 @@ class TokenMLP(nn.Module):
 
     @nn.compact
     def mlp(self, num_inputs: int) -> MLP | None:
-        """The parameters for tokens of `num_inputs` features."""
+        """Returns the parameters for tokens of `num_inputs` features, or None if `num_features` is 0."""
         if not self.num_features:
             return None
         second = _Affine(1, self.start, name="logit")(self.num_features)
@@ -53,16 +53,17 @@ class TokenMLP(nn.Module):
 
 
 def mlp_hidden(mlp: MLP, x: Float[Array, "*b d"], dtype: jax.typing.DTypeLike = jnp.float32) -> Float[Array, "*b h"]:
-    """The first layer before its ReLU.
+    """Returns the output of the first layer, before the ReLU.
 
-    It is affine: of a combination of tokens whose coefficients add up to 1, it is that combination of its values.
+    The layer is affine: it maps a combination of tokens with coefficients that add up to 1 to the same combination of
+    their hidden values.
     """
     kernel, bias = mlp.hidden_kernel.astype(dtype), mlp.hidden_bias.astype(dtype)
-    # One axis of rows, so that the kernel's gradient is one plain matrix product (see `dense`).
+    # One axis of rows makes the kernel's gradient a single matrix product (see `dense`).
     hidden = x.astype(dtype).reshape(-1, x.shape[-1]) @ kernel + bias[None]
     return hidden.reshape(*x.shape[:-1], -1)
 
 
 def mlp_output(mlp: MLP, hidden: Float[Array, "*b h"]) -> Float[Array, "*b"]:
-    """ReLU and second layer, in float32."""
+    """Returns the output of the ReLU and the second layer, in float32."""
     return jnp.einsum("...h,h->...", nn.relu(hidden.astype(jnp.float32)), mlp.kernel[:, 0]) + mlp.bias[0]

@@ -5,10 +5,10 @@ import math
 import os
 import sys
 
+from hbi_jax.models.clip import PIXELS
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.exchange import export
 from hbi_jax.pretrained.folder import (
-    CONFIG,
     ESTIMATOR,
     PARAMS,
     PUBLISHED,
@@ -23,14 +23,16 @@ from hbi_jax.pretrained.folder import (
     read_json,
     write_folder,
 )
+from hbi_jax.pretrained.settings import ACTIVATIONS, CONFIG, Settings
 from hbi_jax.pretrained.sizes import KINDS, TOKENS, describe
 from hbi_jax.pretrained.sources import open_source
 from hbi_jax.pretrained.translate import translate
 
 _SOURCES = """what a source may be:
-  a folder with config.json and model.safetensors   CLIP as Hugging Face keeps it
+  a folder with config.json and model.safetensors   CLIP as Hugging Face keeps it, whole or in shards
+  a folder with open_clip_config.json                CLIP as open_clip keeps it
   OWNER/NAME, such as openai/clip-vit-base-patch32   the same, from the Hugging Face hub
-  a .pt file                                         OpenAI's CLIP, TorchScript or state dict
+  a .pt, .bin or .safetensors file                   OpenAI's CLIP (TorchScript or state dict), open_clip's (epoch_N.pt)
   a torch file of any ending                         published HBI or answer checkpoint, or estimator
   hbi.safetensors, or a folder with it               what `export` wrote
 Torch is not needed, and nothing that a file holds is run. ResNet CLIPs are not supported."""
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             check_destination(options.destination, options.overwrite, options.source)
             if options.command == "convert":
-                contents = translate(open_source(options.source), options.words, options.frames)
+                contents = translate(open_source(options.source), options.words, options.frames, _given(options))
                 _say(_summary(contents))
                 write_folder(contents, options.destination, options.overwrite, progress=True)
             else:
@@ -75,7 +77,11 @@ def _open(options: argparse.Namespace) -> Contents:
     config = local(options.source) / CONFIG
     if exists(config) and is_converted(read_json(config)):
         return read_folder(options.source)
-    return translate(open_source(options.source), options.words, options.frames)
+    return translate(open_source(options.source), options.words, options.frames, _given(options))
+
+
+def _given(options: argparse.Namespace) -> Settings:
+    return Settings(options.activation, options.head_width, options.text_head_width, options.pixels)
 
 
 def _summary(contents: Contents) -> str:
@@ -86,6 +92,7 @@ def _summary(contents: Contents) -> str:
         return f"{sum(math.prod(entry.shape) for entry in part):,} in {len(part)} arrays"
 
     lines = [f"{KINDS[contents.kind]}, from: {contents.origin}", *describe(contents.kind, contents.config)]
+    lines += contents.notes
     lines.append(f"parameters {size(PARAMS)}")
     if contents.part(ESTIMATOR):
         (network,) = describe("estimator", contents.estimator_config())
@@ -135,6 +142,15 @@ def _parser() -> argparse.ArgumentParser:
             defaults = ", ".join(f"{tokens[place]} ({KINDS[kind]})" for kind, tokens in TOKENS.items())
             what = f"{field} of a {unit}, of which a published HBI's clusters are a share; by default {defaults}"
             added.add_argument(f"--{field}", type=_count, help=what)
+        more = "; by default what a file beside the weights tells, or else what the summary says was assumed"
+        added.add_argument("--activation", choices=ACTIVATIONS, help=f"what the towers' MLPs compute{more}")
+        for flag, tower in {"--head-width": "vision", "--text-head-width": "text"}.items():
+            added.add_argument(flag, type=_count, metavar="N", help=f"width of a {tower} tower's attention heads{more}")
+        added.add_argument(
+            "--pixels",
+            choices=tuple(PIXELS),
+            help=f"how pixels are normalised: by the mean and deviation of CLIP's training images, or to -1..1{more}",
+        )
     return parser
 
 

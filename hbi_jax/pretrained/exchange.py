@@ -1,14 +1,16 @@
 """Foreign weights in, ours out: from file to folder and back."""
 
 import json
+import logging
 import os
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained.errors import PretrainedError
 from hbi_jax.pretrained.folder import (
-    CONFIG,
     METADATA,
     PUBLISHED,
     WEIGHTS,
@@ -22,9 +24,12 @@ from hbi_jax.pretrained.folder import (
     read_folder,
     write_folder,
 )
+from hbi_jax.pretrained.settings import ASSUMED, CONFIG, OPENAI, PREPROCESSOR, Settings, settings_of
 from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import from_arrays, write_safetensors
-from hbi_jax.pretrained.translate import hf_config, hf_entries, published, towers, translate
+from hbi_jax.pretrained.translate import hf_config, hf_entries, hf_preprocessor, published, towers, translate
+
+_log = logging.getLogger(__name__)
 
 
 def convert(
@@ -34,34 +39,52 @@ def convert(
     num_frames: int | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    activation: str | None = None,
+    head_width: int | None = None,
+    text_head_width: int | None = None,
+    pixels: str | None = None,
 ) -> None:
-    """Writes foreign weights as a folder of ours: all of it, or nothing.
+    """Writes foreign weights as a folder of ours: all of it, or nothing. What had to be assumed is logged.
 
     Args:
-      source: A Hugging Face CLIP folder or hub id, or a file: OpenAI's CLIP, a published HBI or answer checkpoint or
-        estimator, or an `hbi.safetensors` that `export` wrote.
+      source: A folder or hub id of Hugging Face's or open_clip's CLIP, or a file: CLIP as OpenAI or open_clip saves it,
+        a published HBI or answer checkpoint or estimator, or an `hbi.safetensors` that `export` wrote.
       destination: A new folder.
       num_words, num_frames: Tokens of a text and of a video, of which the cluster counts of a published HBI are
         shares; None: as published.
       overwrite: Whether to replace the destination where it is one of ours.
       progress: Whether to say on standard error how far it is.
+      activation: Of the towers: `quick_gelu` or `gelu`; this and the rest: None for what a file beside the weights
+        says, or else the likeliest.
+      head_width, text_head_width: Features of an attention head of the vision and of the text tower.
+      pixels: How pixels are normalised: `clip` or `half` (`hbi_jax.models.clip.PIXELS`).
 
     Raises:
       PretrainedError: If the source cannot be read, is of no known kind, lacks or has too many entries, or does not
         fit together; or if the destination cannot be written.
     """
     check_destination(destination, overwrite, source)
-    write_folder(translate(open_source(source), num_words, num_frames), destination, overwrite, progress)
+    given = Settings(activation, head_width, text_head_width, pixels)
+    contents = translate(open_source(source), num_words, num_frames, given)
+    _log_notes(contents)
+    write_folder(contents, destination, overwrite, progress)
 
 
 def from_state_dict(
-    state: Mapping[str, np.ndarray], num_words: int | None = None, num_frames: int | None = None
+    state: Mapping[str, np.ndarray],
+    num_words: int | None = None,
+    num_frames: int | None = None,
+    activation: str | None = None,
+    head_width: int | None = None,
+    text_head_width: int | None = None,
+    pixels: str | None = None,
 ) -> Pretrained:
-    """The weights of a PyTorch model that is in memory.
+    """The weights of a PyTorch model that is in memory. What had to be assumed is logged.
 
     Args:
-      state: As numpy arrays, of OpenAI's or Hugging Face's CLIP, or of a published HBI, answer model or estimator.
-      num_words, num_frames: As in `convert`.
+      state: As numpy arrays, of OpenAI's, open_clip's or Hugging Face's CLIP, or of a published HBI, answer model or
+        estimator.
+      num_words, num_frames, activation, head_width, text_head_width, pixels: As in `convert`.
 
     Raises:
       PretrainedError: As in `convert`.
@@ -72,7 +95,9 @@ def from_state_dict(
             "arrays"
         )
     source = Source("the state dict", from_arrays(state), {}, {})
-    return materialize(translate(source, num_words, num_frames), "", progress=False)
+    contents = translate(source, num_words, num_frames, Settings(activation, head_width, text_head_width, pixels))
+    _log_notes(contents)
+    return materialize(contents, "", progress=False)
 
 
 def to_state_dict(weights: Pretrained) -> dict[str, np.ndarray]:
@@ -88,8 +113,9 @@ def export(
 ) -> None:
     """Writes a folder of ours for PyTorch: all of it, or nothing.
 
-    `model.safetensors` and `config.json` are the towers as `transformers.CLIPModel` opens them; `hbi.safetensors`,
-    for all but a CLIP, is the whole under the published names.
+    `model.safetensors` and `config.json` are the towers as `transformers.CLIPModel` opens them, with a
+    `preprocessor_config.json` where pixels are not normalised as OpenAI's; `hbi.safetensors`, for all but a CLIP, is
+    the whole under the published names. What the published code has to change to compute the same is logged.
 
     Args:
       folder: What `convert` or `save` wrote.
@@ -105,10 +131,37 @@ def export(
     with new_folder(destination, overwrite) as out:
         if contents.kind != "clip":
             write_safetensors(out / PUBLISHED, published(contents), _metadata(contents), progress)
+            _log_changes(contents)
         if contents.kind != "estimator":
             clip = towers(contents)
             write_safetensors(out / WEIGHTS, hf_entries(clip), _metadata(clip), progress)
-            (out / CONFIG).write_text(json.dumps(hf_config(clip.config), indent=2) + "\n", encoding="utf-8")
+            _write_json(out / CONFIG, hf_config(clip.config))
+            if CLIPConfig(**clip.config).pixels != OPENAI.pixels:
+                _write_json(out / PREPROCESSOR, hf_preprocessor(clip.config))
+
+
+def _write_json(path: pathlib.Path, content: Mapping) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _log_notes(contents: Contents) -> None:
+    """What was assumed is a warning, as results depend on it."""
+    for note in contents.notes:
+        _log.log(logging.WARNING if note.startswith(ASSUMED) else logging.INFO, "%s: %s", contents.origin, note)
+
+
+def _log_changes(contents: Contents) -> None:
+    """What in the published code is otherwise than in these weights."""
+    if contents.kind == "estimator":
+        return
+    found = settings_of(CLIPConfig(**contents.config["clip"]))
+    if found != OPENAI:
+        _log.warning(
+            "%s: the published code computes %s; change it to what these weights were trained with: %s",
+            PUBLISHED,
+            OPENAI.text(),
+            found.text(),
+        )
 
 
 def _metadata(contents: Contents) -> dict[str, str]:

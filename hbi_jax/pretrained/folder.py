@@ -17,12 +17,13 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
+from hbi_jax.commands.progress import Progress
 from hbi_jax.pretrained.errors import PretrainedError, listed
+from hbi_jax.pretrained.settings import CONFIG, PREPROCESSOR
 from hbi_jax.pretrained.sizes import build_model, leaves_of, model_config, verify
 from hbi_jax.pretrained.tensors import Entry, from_arrays, read_safetensors, write_safetensors
-from hbi_jax.progress import Progress
 
-WEIGHTS, CONFIG, PUBLISHED = "model.safetensors", "config.json", "hbi.safetensors"
+WEIGHTS, PUBLISHED = "model.safetensors", "hbi.safetensors"
 FORMAT = 1
 # What a tensor is, before the slash of its name: a parameter of the model, one of the estimator beside it, or what the
 # source held and nobody uses, under its name there.
@@ -61,12 +62,14 @@ class Contents(NamedTuple):
     Attributes:
       origin: Where the weights come from, in words.
       entries: By their names in the folder.
+      notes: What was read, left out or assumed on the way, in words.
     """
 
     kind: str
     config: dict
     origin: str
     entries: dict[str, Entry]
+    notes: tuple[str, ...] = ()
 
     def part(self, prefix: str) -> dict[str, Entry]:
         """The entries of `PARAMS`, `ESTIMATOR` or `UNUSED`, without the prefix."""
@@ -150,7 +153,9 @@ def read_folder(folder: str | os.PathLike) -> Contents:
     unknown = sorted(name for name in entries if not name.startswith((PARAMS, ESTIMATOR, UNUSED)))
     if unknown:
         raise PretrainedError(f"{folder} holds {listed(unknown)}, of which nothing is known; convert it again")
-    contents = Contents(about["kind"], about["model"], str(about.get("origin", "")), entries)
+    notes = about.get("notes", ())
+    notes = tuple(map(str, notes)) if isinstance(notes, list) else ()
+    contents = Contents(about["kind"], about["model"], str(about.get("origin", "")), entries, notes)
     verify(contents.kind, contents.config, contents.shapes(PARAMS), str(folder))
     if contents.part(ESTIMATOR):
         verify("estimator", contents.estimator_config(), contents.shapes(ESTIMATOR), f"{folder}, estimator")
@@ -171,7 +176,8 @@ def write_folder(contents: Contents, destination: str | os.PathLike, overwrite: 
 
 def header(contents: Contents) -> dict[str, Any]:
     """What a folder says of itself."""
-    return {"format": FORMAT, "kind": contents.kind, "origin": contents.origin, "model": contents.config}
+    notes = {"notes": list(contents.notes)} if contents.notes else {}
+    return {"format": FORMAT, "kind": contents.kind, "origin": contents.origin, **notes, "model": contents.config}
 
 
 def materialize(contents: Contents, label: str, progress: bool) -> Pretrained:
@@ -243,7 +249,7 @@ def refuse_run(path: pathlib.Path) -> None:
     if exists(path / "checkpoints") or (path.parent.name == "checkpoints" and exists(path)):
         raise PretrainedError(
             f"{path} holds checkpoints of a run, wanted weights; write them as a folder first, in Python: "
-            f"hbi_jax.pretrained.save(FOLDER, hbi_jax.weights.load_weights({str(path)!r})), and use FOLDER"
+            f"hbi_jax.pretrained.save(FOLDER, hbi_jax.tasks.weights.load_weights({str(path)!r})), and use FOLDER"
         )
 
 
@@ -281,7 +287,9 @@ def check_destination(destination: str | os.PathLike, overwrite: bool, source: s
         raise PretrainedError(f"{folder} exists already; choose another destination, or add --overwrite to replace it")
     others = [] if _is_ours(folder) else [folder.name]
     if folder.is_dir():
-        others += [path.name for path in folder.iterdir() if path.name not in (WEIGHTS, CONFIG, PUBLISHED)]
+        others += [
+            path.name for path in folder.iterdir() if path.name not in (WEIGHTS, CONFIG, PUBLISHED, PREPROCESSOR)
+        ]
     if others:
         raise PretrainedError(
             f"{folder} holds what hbi_jax did not write ({listed(sorted(others), most=3)}) and is not replaced; "

@@ -13,12 +13,15 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
+from hbi_jax import fields
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.caption import CaptionHBI
-from hbi_jax.models.clip import CLIP, CLIPConfig
-from hbi_jax.models.hbi import HBI, HBIConfig, Level
+from hbi_jax.models.clip import CLIP, PIXELS
+from hbi_jax.models.config import CLIPConfig, HBIConfig
+from hbi_jax.models.hbi import HBI
 from hbi_jax.pretrained.errors import PretrainedError, listed
+from hbi_jax.pretrained.settings import ACTIVATIONS, UNTOLD, settings_of
 from hbi_jax.pretrained.tables import count_layers
 from hbi_jax.types import Batch
 
@@ -37,9 +40,8 @@ _MODULES = {
     "answer": (AnswerHBI, ("num_answers", "dropout_rate")),
     "caption": (CaptionHBI, ("decoder_layers", "dropout_rate")),
 }
-TASK_FIELDS = frozenset(field for _, fields in _MODULES.values() for field in fields)
-# Every released CLIP has attention heads of this width; shapes do not tell it. A merge's heads neither.
-HEAD_FEATURES = 64
+TASK_FIELDS = frozenset(name for _, names in _MODULES.values() for name in names)
+# No shape tells how many heads a merge has; this is how many published ones have.
 MERGE_HEADS = 8
 
 # Sizes with a name: image and patch, width and layers of vision and text, joint width.
@@ -48,6 +50,10 @@ _NAMES = {
     (224, 16, 768, 12, 512, 12, 512): "ViT-B/16",
     (224, 14, 1024, 24, 768, 12, 768): "ViT-L/14",
     (336, 14, 1024, 24, 768, 12, 768): "ViT-L/14@336px",
+    (224, 14, 1280, 32, 1024, 24, 1024): "ViT-H/14",
+    (378, 14, 1280, 32, 1024, 24, 1024): "ViT-H/14@378px",
+    (224, 14, 1408, 40, 1024, 24, 1024): "ViT-g/14",
+    (224, 14, 1664, 48, 1280, 32, 1280): "ViT-bigG/14",
 }
 # Published models merge words and frames to these shares of those of the level before.
 _RATES = {
@@ -74,21 +80,21 @@ def kind_of(paths: Sequence[str]) -> str:
     raise PretrainedError(f"parameters {', '.join(sorted(starts)[:8])} are of no model of this library")
 
 
-def model_config(kind: str, shapes: Shapes, first_level: str = "", head_features: int = HEAD_FEATURES) -> dict:
-    """What the shapes of a model's parameters say of its configuration: all but levels and numbers of heads.
+def model_config(kind: str, shapes: Shapes, first_level: str = "", untold: Mapping[str, Any] | None = None) -> dict:
+    """What the shapes of a model's parameters say of its configuration: all but levels and `settings.UNTOLD`.
 
     Args:
       kind: One of `KINDS`.
       shapes: By path.
       first_level: The name of a level.
-      head_features: Width of an attention head of the towers.
+      untold: The fields of `settings.UNTOLD`; those left out have the defaults.
 
     Raises:
       PretrainedError: If they are of no such model.
     """
     if kind == "estimator":
         return _net(shapes, "", "kind", "num_features")
-    clip = _clip(shapes, head_features)
+    clip = _clip(shapes, untold or {})
     if kind == "clip":
         return clip
     frames, _ = _axes(shapes, "frame_transformer/positional_embedding", 2)
@@ -141,14 +147,13 @@ def build_model(kind: str, config: Mapping) -> nn.Module:
         if kind == "estimator":
             return InteractionNet(config["kind"], config["num_features"])
         if kind == "clip":
-            return CLIP(CLIPConfig(**config))
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-        fields["clip"] = CLIPConfig(**config["clip"])
-        fields["levels"] = tuple(Level(name, words or None, frames or None) for name, words, frames in config["levels"])
-        fields["dtype"] = jnp.dtype(config.get("dtype", "float32"))
+            return CLIP(fields.parse(CLIPConfig, config, "config"))
         module, names = _MODULES[kind]
-        task_fields = {name: fields.pop(name) for name in names if name in fields}
-        return module(HBIConfig(**fields), **task_fields)
+        task_fields = {name: config[name] for name in names if name in config}
+        values = {name: value for name, value in config.items() if name not in names}
+        # These have no defaults here: weights are of certain towers and levels.
+        values |= {name: config[name] for name in ("clip", "levels")}
+        return module(fields.parse(HBIConfig, values, "config"), **task_fields)
     except (KeyError, TypeError, ValueError) as error:
         raise PretrainedError(
             f"the configuration of these {KINDS[kind]} weights is not one ({type(error).__name__}: {error}); "
@@ -230,7 +235,12 @@ def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mappin
     else:
         given = dataclasses.asdict(model.config) | {name: getattr(model, name, None) for name in TASK_FIELDS}
         clip, levels = (given, ()) if kind == "clip" else (given["clip"], model.config.levels)
-        found = model_config(kind, shapes, next((level.name for level in levels), ""), clip["head_features"])
+        untold = {name: clip[name] for name in UNTOLD}
+        found = model_config(kind, shapes, next((level.name for level in levels), ""), untold)
+        for side in ("vision", "text"):
+            # Four times the width can be written as 0.
+            if clip[f"{side}_mlp_features"] == 4 * clip[f"{side}_width"]:
+                clip[f"{side}_mlp_features"] = 0
     # First the fields: they say more than shapes, and keep a wrong count of layers from being built.
     problems = differences(found, given)
     names = names or {}
@@ -271,6 +281,7 @@ def describe(kind: str, config: Mapping) -> list[str]:
         f"{clip.patch_size}, vision {clip.vision_layers} layers of {clip.vision_width}, text {clip.text_layers} layers "
         f"of {clip.text_width}, joint width {clip.embed_features}",
         f"texts of at most {clip.context_length} tokens out of {clip.vocab_size}",
+        settings_of(clip).text(),
     ]
     if kind == "clip":
         return lines
@@ -294,7 +305,7 @@ def _axes(shapes: Shapes, path: str, count: int) -> tuple[int, ...]:
     return shapes[path]
 
 
-def _clip(shapes: Shapes, head_features: int) -> dict:
+def _clip(shapes: Shapes, untold: Mapping[str, Any]) -> dict:
     pixels, vision_width = _axes(shapes, "vision_tower/patch_embedding/kernel", 2)
     positions, _ = _axes(shapes, "vision_tower/positional_embedding", 2)
     vocab_size, text_width = _axes(shapes, "text_tower/token_embedding/embedding", 2)
@@ -304,15 +315,6 @@ def _clip(shapes: Shapes, head_features: int) -> dict:
             f"a vision tower with {positions} positions for patches of {pixels} numbers: wanted square patches of RGB "
             "in a square grid, and one class token"
         )
-    if (
-        type(head_features) is not int
-        or head_features < 1
-        or vision_width % head_features
-        or text_width % head_features
-    ):
-        raise PretrainedError(
-            f"towers {vision_width} and {text_width} wide do not divide into attention heads {head_features} wide"
-        )
     sizes = CLIPConfig(
         image_size=patch * grid,
         patch_size=patch,
@@ -321,11 +323,39 @@ def _clip(shapes: Shapes, head_features: int) -> dict:
         text_width=text_width,
         text_layers=count_layers(shapes, "text_tower/transformer/resblocks_"),
         embed_features=_axes(shapes, "text_tower/text_projection/kernel", 2)[1],
-        head_features=head_features,
         vocab_size=vocab_size,
         context_length=_axes(shapes, "text_tower/positional_embedding", 2)[0],
+        vision_mlp_features=_mlp_features(shapes, "vision_tower", vision_width),
+        text_mlp_features=_mlp_features(shapes, "text_tower", text_width),
+        **untold,
     )
+    _check_untold(sizes)
     return dataclasses.asdict(sizes)
+
+
+def _mlp_features(shapes: Shapes, tower: str, width: int) -> int:
+    """The hidden width of a tower's MLPs, as it is written: 0 for four times the tower's width."""
+    kernel = f"{tower}/transformer/resblocks_0/mlp_fc/kernel"
+    hidden = _axes(shapes, kernel, 2)[1] if kernel in shapes else 0
+    return 0 if hidden == 4 * width else hidden
+
+
+def _check_untold(clip: CLIPConfig) -> None:
+    """Raises for settings that no towers of these widths can have."""
+    heads = clip.head_features, clip.vision_head_features, clip.text_head_features
+    if all(type(width) is int for width in heads) and heads[0] > 0 and min(heads) >= 0:
+        vision, text = heads[1] or heads[0], heads[2] or heads[0]
+        if clip.vision_width % vision or clip.text_width % text:
+            raise PretrainedError(
+                f"towers {clip.vision_width} and {clip.text_width} wide do not divide into attention heads "
+                f"{vision if vision == text else f'{vision} and {text}'} wide; say how wide they are, with "
+                "--head-width (vision) and --text-head-width"
+            )
+    else:
+        raise PretrainedError(f"attention heads {heads} wide: wanted positive numbers, or 0 for as in the joint space")
+    for field, choices in (("activation", ACTIVATIONS), ("pixels", tuple(PIXELS))):
+        if (got := getattr(clip, field)) not in choices:
+            raise PretrainedError(f"{field} is {got!r}, wanted one of {', '.join(choices)}; correct the configuration")
 
 
 def _net(shapes: Shapes, prefix: str, kind_field: str, width_field: str) -> dict:

@@ -1,16 +1,26 @@
 """Where foreign weights come from: files and folders of several makes, told apart by what is in them."""
 
+import contextlib
 import os
 import pathlib
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hbi_jax.pretrained.errors import PretrainedError
-from hbi_jax.pretrained.folder import CONFIG, PUBLISHED, WEIGHTS, exists, is_converted, local, read_json, refuse_run
+from hbi_jax.pretrained.errors import PretrainedError, listed
+from hbi_jax.pretrained.folder import PUBLISHED, WEIGHTS, exists, is_converted, local, read_json, refuse_run
+from hbi_jax.pretrained.settings import CONFIG, OPEN_CLIP, PREPROCESSOR
 from hbi_jax.pretrained.tensors import Entry, read_safetensors
-from hbi_jax.pretrained.torch_archive import read_archive
+from hbi_jax.pretrained.torch_archive import read_wrapped
 
+# Names of files of weights, the best first. Hugging Face's may be in shards, with an index beside them, and of a
+# variant: model.fp16.safetensors, model.safetensors.index.fp16.json.
 _TORCH_WEIGHTS = "pytorch_model.bin"
+_HUGGING_FACE = (WEIGHTS, _TORCH_WEIGHTS)
+_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_SHARD = re.compile(r"-\d+-of-\d+\.")
+_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
+_CONFIGS = (CONFIG, PREPROCESSOR, OPEN_CLIP)
 
 
 class Source(NamedTuple):
@@ -19,14 +29,25 @@ class Source(NamedTuple):
     Attributes:
       where: The path or id, for messages.
       entries: The tensors by their name there.
-      config: A Hugging Face folder's `config.json`; nothing elsewhere.
+      config: A Hugging Face `config.json` beside the weights; nothing elsewhere.
       metadata: The metadata of a safetensors file.
+      preprocessor, open_clip: A `preprocessor_config.json` and an `open_clip_config.json` beside the weights, likewise.
+      notes: What was chosen or unwrapped to get at the tensors, in words.
     """
 
     where: str
     entries: dict[str, Entry]
-    config: dict[str, Any]
+    config: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    preprocessor: Mapping[str, Any] = {}
+    open_clip: Mapping[str, Any] = {}
+    notes: tuple[str, ...] = ()
+
+
+class _Tensors(NamedTuple):
+    entries: dict[str, Entry]
     metadata: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def open_source(source: str | os.PathLike) -> Source:
@@ -41,30 +62,119 @@ def open_source(source: str | os.PathLike) -> Source:
     if path.is_dir() and exists(path / PUBLISHED):
         path = path / PUBLISHED
     if not path.is_dir():
-        return Source(str(source), *_file(path))
-    refuse_run(path)
-    config = read_json(path / CONFIG)
-    if is_converted(config):
-        raise PretrainedError(f"{source} is converted already; open it with hbi_jax.load({str(source)!r})")
-    weights = next((path / name for name in (WEIGHTS, _TORCH_WEIGHTS) if exists(path / name)), None)
-    if weights is None:
-        raise PretrainedError(f"{source} has neither {WEIGHTS} nor {_TORCH_WEIGHTS}; download the whole folder again")
-    entries, _, metadata = _file(weights)
-    return Source(str(source), entries, config, metadata)
+        tensors = _index(path) if _is_index(path) else _file(path)
+        configs = _configs_beside(path)
+    else:
+        refuse_run(path)
+        configs = {name: _read(path / name) for name in _CONFIGS}
+        if not configs[OPEN_CLIP]:
+            configs[CONFIG] = read_json(path / CONFIG)
+        if is_converted(configs[CONFIG]):
+            raise PretrainedError(f"{source} is converted already; open it with hbi_jax.load({str(source)!r})")
+        weights, notes = _weights(path)
+        tensors = _index(weights) if _is_index(weights) else _file(weights)
+        tensors = tensors._replace(notes=notes + tensors.notes)
+    return Source(
+        str(source),
+        tensors.entries,
+        configs[CONFIG],
+        tensors.metadata,
+        configs[PREPROCESSOR],
+        configs[OPEN_CLIP],
+        tensors.notes,
+    )
 
 
-def _file(path: pathlib.Path) -> tuple[dict[str, Entry], dict, dict[str, str]]:
-    """Entries, no configuration, and metadata."""
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is no file."""
+    return read_json(path) if exists(path) else {}
+
+
+def _configs_beside(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """What lies beside a file of weights and tells of it."""
+    configs = {CONFIG: {}, PREPROCESSOR: {}, OPEN_CLIP: _read(path.with_name(OPEN_CLIP))}
+    # A config.json may be of another program, and the weights are still what they are.
+    with contextlib.suppress(PretrainedError):
+        config = _read(path.with_name(CONFIG))
+        if {"text_config", "vision_config"} <= set(config):
+            configs |= {CONFIG: config, PREPROCESSOR: _read(path.with_name(PREPROCESSOR))}
+    return configs
+
+
+def _weights(folder: pathlib.Path) -> tuple[pathlib.Path, tuple[str, ...]]:
+    """The file of a folder's weights, or its index, and what there is to say of the choice."""
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    named = (*_HUGGING_FACE, *_OPEN_CLIP) if CONFIG in files else (*_OPEN_CLIP, *_HUGGING_FACE)
+    for name in named:
+        for candidate in (name, f"{name}.index.json"):
+            if candidate in files:
+                return folder / candidate, ()
+    variants = [found for name in named for found in _variants(name, files)]
+    others = [file for file in files if file.endswith(_ENDINGS) and not _SHARD.search(file)]
+    alone = others if OPEN_CLIP in files else []
+    for found in (variants, alone):
+        if len(found) == 1:
+            return folder / found[0], (f"weights of {found[0]}",)
+    if len(variants) > 1 or len(alone) > 1:
+        raise PretrainedError(
+            f"{folder} holds {listed(variants or alone)}: wanted one of them; name it, for instance "
+            f"{folder / (variants or alone)[0]}"
+        )
+    if shards := [file for file in files if _SHARD.search(file)]:
+        raise PretrainedError(
+            f"{folder} holds shards such as {shards[0]} but no index, such as {WEIGHTS}.index.json; download it too"
+        )
+    raise PretrainedError(
+        f"{folder} has neither {' nor '.join(named)}, whole, in shards or as a variant; "
+        + (f"is it {listed(others, ' or ', most=3)}? Name the file itself" if others else "download them")
+    )
+
+
+def _variants(name: str, files: Sequence[str]) -> list[str]:
+    """The files of weights, whole or indices, of that name with a variant in it."""
+    stem, _, ending = name.rpartition(".")
+    whole = re.compile(rf"{re.escape(stem)}\.[\w-]+\.{ending}")
+    index = re.compile(rf"{re.escape(name)}\.index\.[\w-]+\.json")
+    return [file for file in files if (whole.fullmatch(file) or index.fullmatch(file)) and not _SHARD.search(file)]
+
+
+def _is_index(path: pathlib.Path) -> bool:
+    return path.suffix == ".json" and ".index." in path.name
+
+
+def _index(path: pathlib.Path) -> _Tensors:
+    """The tensors of all shards that an index names."""
+    table = read_json(path).get("weight_map")
+    good = isinstance(table, dict) and table and all(isinstance(file, str) for file in table.values())
+    # An index of a stranger names files: in its own folder, and no others.
+    if not good or any(file != os.path.basename(file) or file in ("", ".", "..") for file in table.values()):
+        raise PretrainedError(f"{path}: weight_map names no files beside it, tensor by tensor; download it again")
+    files = sorted(set(table.values()))
+    if missing := [file for file in files if not exists(path.parent / file)]:
+        raise PretrainedError(f"{path.parent} lacks {listed(missing, most=5)}, named in {path.name}; download the rest")
+    shards = {file: _file(path.parent / file).entries for file in files}
+    if absent := sorted(name for name, file in table.items() if name not in shards[file]):
+        raise PretrainedError(
+            f"{path.parent}: {absent[0]} is not in {table[absent[0]]}, where {path.name} has it; download both again"
+        )
+    # What the index forgot stays, so that it is accounted for.
+    entries = {name: entry for shard in shards.values() for name, entry in shard.items()}
+    entries |= {name: shards[file][name] for name, file in table.items()}
+    return _Tensors(entries, {}, (f"{len(files)} shards by {path.name}",))
+
+
+def _file(path: pathlib.Path) -> _Tensors:
     try:
         with open(path, "rb") as file:
             start = file.read(16)
     except OSError as error:
         raise PretrainedError(f"{path} cannot be read ({error}); correct the path") from error
     if start.startswith(b"PK"):
-        return read_archive(path), {}, {}
+        entries, keys = read_wrapped(path)
+        under = " in ".join(map(repr, reversed(keys)))
+        return _Tensors(entries, {}, (f"unwrapped: the state dict under {under}",) if keys else ())
     if start[8:9] == b"{" or path.suffix == ".safetensors":
-        entries, metadata = read_safetensors(path)
-        return entries, {}, metadata
+        return _Tensors(*read_safetensors(path))
     if start.startswith(b"\x80"):
         raise PretrainedError(
             f"{path} is a bare pickle, as torch wrote before version 1.6; where torch is installed and you trust the "
@@ -80,10 +190,20 @@ def _download(name: str) -> pathlib.Path:
         raise PretrainedError(f"{name}: there is no such file or folder; correct the path")
     import huggingface_hub
 
+    # What is asked for, in turn, until a folder holds weights.
+    wanted = (
+        [WEIGHTS, "model-*.safetensors"],
+        [_TORCH_WEIGHTS, "pytorch_model-*.bin"],
+        *([file] for file in _OPEN_CLIP),
+        ["model.*.safetensors", "pytorch_model.*.bin"],
+    )
+    folder = pathlib.Path()
     try:
-        folder = huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS])
-        if not pathlib.Path(folder, WEIGHTS).exists():
-            folder = huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, _TORCH_WEIGHTS])
+        for patterns in wanted:
+            patterns = [*_CONFIGS, "*.index.json", "*.index.*.json", *patterns]
+            folder = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+            if any(path.name.endswith(_ENDINGS) for path in folder.iterdir()):
+                break
     # The hub's client lets through what its transport raises, of many types; each means that there is no folder.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -91,4 +211,4 @@ def _download(name: str) -> pathlib.Path:
             f"{name}: there is no such file or folder here, and as a Hugging Face model it could not be downloaded "
             f"({reason[0]}); correct the name, or download it elsewhere and give its folder"
         ) from error
-    return pathlib.Path(folder)
+    return folder

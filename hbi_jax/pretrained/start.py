@@ -1,13 +1,14 @@
 """A model's parameters from weights of the same model, or from a CLIP."""
 
-import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Float, PyTree
 
+from hbi_jax.fields import plain
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.folder import Pretrained
 from hbi_jax.pretrained.sizes import KINDS, TASK_FIELDS, build_model, differences, kind_of, leaves_of, model_config
@@ -59,7 +60,7 @@ def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None
         _check_settings(source, config)
     new = {name: given[name] for name in wanted}
     if source.kind == "clip" and kind != "clip":
-        new |= _frame_transformer(given, ours)
+        new |= _frame_transformer(given, ours, config)
     new = {name: np.asarray(array, ours[name].dtype) for name, array in new.items()}
     return {**params, "params": unflatten_dict(ours | new, sep="/")}
 
@@ -75,7 +76,7 @@ def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
         first = min(levels[0], default="").removeprefix(_LEVEL)
         # The width of a head is in no shape; 1 divides every tower.
         fields = [
-            model_config(kind, {name: tuple(leaf.shape) for name, leaf in leaves.items()}, first, 1)
+            model_config(kind, {name: tuple(leaf.shape) for name, leaf in leaves.items()}, first, {"head_features": 1})
             for leaves in (given, wanted)
         ]
         problems = differences(*fields)
@@ -95,30 +96,51 @@ def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
 
 def _check_settings(source: Pretrained, config: Mapping) -> None:
     """Raises for settings that no shape tells and that differ, or warns where a configuration may mean it so."""
-    given = dataclasses.asdict(build_model(source.kind, source.config).config)
-    if source.kind == "clip":
-        given = {"clip": given}
-    given["clip"] = {"head_features": given["clip"]["head_features"]}
+    theirs = build_model(source.kind, source.config).config
     # Heads for answers and decoders of captions are not compared.
     fields = {name: value for name, value in config.items() if name not in TASK_FIELDS}
-    wanted = dataclasses.asdict(build_model("hbi", fields).config)
+    ours = build_model("hbi", fields).config
+    given, wanted = ({} if source.kind == "clip" else plain(theirs)), plain(ours)
 
     def compare(*names: str) -> list[str]:
         return differences({name: given[name] for name in names if name in given}, wanted)
 
-    if problems := compare("clip", "merge_heads"):
+    clip = theirs if source.kind == "clip" else theirs.clip
+    # A CLIP has no heads in the joint space.
+    parts = ("vision", "text") if source.kind == "clip" else ("vision", "text", "joint")
+    if problems := [*_other_heads(clip, ours.clip, parts), *compare("merge_heads")]:
         raise PretrainedError(
             f"the weights are of a model with other attention heads: {listed(problems, '; ')}; set config.model as "
             "theirs is, or choose other weights"
         )
-    for side in (given, wanted):
-        side["levels"] = [tuple(level.values()) for level in side.get("levels", ())]
+    computed = [{name: getattr(config, name) for name in ("activation", "pixels")} for config in (clip, ours.clip)]
+    if problems := differences(*computed, "clip."):
+        raise PretrainedError(
+            f"the weights are of a model that computes something else: {listed(problems, '; ')}; set config.model as "
+            "theirs is, or choose other weights"
+        )
     for problem in compare(*(("padding", "levels") if source.kind != "clip" else ())):
         _log.warning("in the model of the weights %s by config.model, which is what is used", problem)
 
 
-def _frame_transformer(clip: Leaves, ours: Leaves) -> Leaves:
-    """What a CLIP gives the frame transformer."""
+def _other_heads(given: CLIPConfig, wanted: CLIPConfig, parts: Sequence[str]) -> list[str]:
+    """The widths of heads that differ, by the field that tells them."""
+    problems = []
+    for part in parts:
+        own = f"{part}_head_features"
+        field = own if getattr(given, own, 0) or getattr(wanted, own, 0) else "head_features"
+        widths = [
+            (clip.embed_features if part == "joint" else getattr(clip, f"{part}_width"))
+            // getattr(clip, f"{part}_heads")
+            for clip in (given, wanted)
+        ]
+        if widths[0] != widths[1]:
+            problems.append(f"clip.{field} is {widths[0]}, wanted {widths[1]}")
+    return list(dict.fromkeys(problems))
+
+
+def _frame_transformer(clip: Leaves, ours: Leaves, config: Mapping | None) -> Leaves:
+    """What a CLIP gives the frame transformer: nothing where its layers are others than those of the text tower."""
     text = {_FRAMES + name.removeprefix(_TEXT): leaf for name, leaf in clip.items() if name.startswith(_TEXT)}
     layers = {name: text[name] for name in ours if name.startswith(f"{_FRAMES}transformer/resblocks_") and name in text}
     position = f"{_FRAMES}positional_embedding"
@@ -126,6 +148,17 @@ def _frame_transformer(clip: Leaves, ours: Leaves) -> Leaves:
     if width != joint:
         _log.warning(
             "the frame transformer, %d wide, stays as initialised: the text tower's layers are %d wide", joint, width
+        )
+        return {}
+    if others := [name for name, leaf in layers.items() if leaf.shape != ours[name].shape]:
+        _log.warning("the frame transformer stays as initialised: in the text tower, %s is of another shape", others[0])
+        return {}
+    heads = CLIPConfig(**config["clip"]) if config is not None else None
+    if heads is not None and heads.joint_heads != heads.text_heads:
+        _log.warning(
+            "the frame transformer stays as initialised: it has %d heads, the text tower's layers have %d",
+            heads.joint_heads,
+            heads.text_heads,
         )
         return {}
     count, wanted = len(text[position]), len(ours[position])

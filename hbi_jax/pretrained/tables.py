@@ -37,6 +37,8 @@ def _patches_to_theirs(x: np.ndarray) -> tuple[np.ndarray]:
 
 
 _SAME = Layout(lambda x: x, lambda x: (x,))
+# Some write a number as an array of one.
+_NUMBER = Layout(lambda x: x.reshape(()), lambda x: (x,))
 _LINEAR = _permutation(1, 0)
 _CONV_1D = _permutation(2, 1, 0)
 _CONV_2D = _permutation(2, 3, 1, 0)
@@ -87,7 +89,7 @@ _OPENAI = [
     *_norm("vision_tower/ln_pre", "visual.ln_pre"),
     *_norm("vision_tower/ln_post", "visual.ln_post"),
     _row("vision_tower/proj/kernel", "visual.proj"),
-    _row("logit_scale", "logit_scale"),
+    _row("logit_scale", "logit_scale", layout=_NUMBER),
 ]
 
 _HF_BLOCK = [
@@ -110,7 +112,7 @@ _HF = [
     *_norm("vision_tower/ln_pre", "vision_model.pre_layrnorm"),
     *_norm("vision_tower/ln_post", "vision_model.post_layernorm"),
     _row("vision_tower/proj/kernel", "visual_projection.weight", layout=_LINEAR),
-    _row("logit_scale", "logit_scale"),
+    _row("logit_scale", "logit_scale", layout=_NUMBER),
 ]
 
 _MERGE = [  # {s}: t or v; {n}: number of the merge
@@ -151,6 +153,8 @@ BATCH_NORM: dict[str, Callable[[int], np.ndarray]] = {
 # What other sources hold beside the weights.
 HF_BUFFERS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 OPENAI_BUFFERS = ("input_resolution", "context_length", "vocab_size")
+# In state dicts of old versions of open_clip.
+OPEN_CLIP_BUFFERS = ("attn_mask",)
 # In TorchScript archives also the causal mask of each layer, which is no parameter.
 OPENAI_LAYER_BUFFER = "transformer.resblocks.{}.attn_mask"
 

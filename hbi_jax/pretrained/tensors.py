@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from hbi_jax.commands.progress import Progress
 from hbi_jax.pretrained.errors import PretrainedError
-from hbi_jax.progress import Progress
 
 
 class Entry(NamedTuple):

@@ -18,7 +18,7 @@ from hbi_jax.pretrained.tensors import Entry
 _MAX_PICKLE = 2**25
 _MAX_DEPTH, _MAX_OBJECTS, _MAX_NAME = 64, 10**5, 1000
 # Under which key training scripts put the state dict, beside epoch and optimizer.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 
 
 def read_archive(path: pathlib.Path) -> dict[str, Entry]:
@@ -27,15 +27,25 @@ def read_archive(path: pathlib.Path) -> dict[str, Entry]:
     Raises:
       PretrainedError: If it is no such archive, is damaged, or asks for code to be run.
     """
+    return read_wrapped(path)[0]
+
+
+def read_wrapped(path: pathlib.Path) -> tuple[dict[str, Entry], tuple[str, ...]]:
+    """`read_archive`, and the keys, from the outside in, under which the archive keeps its state dict.
+
+    Raises:
+      PretrainedError: If it is no such archive, is damaged, or asks for code to be run.
+    """
     try:
         archive = _Archive(path)
-        tensors = _state_dict(unpickle(archive.pickle(), archive.storage))
+        tensors, keys = _state_dict(unpickle(archive.pickle(), archive.storage))
     except PretrainedError as error:
         raise PretrainedError(f"{path}: {error}") from error
-    return {
+    entries = {
         name: Entry(tensor.shape, tensor.storage.dtype, lambda tensor=tensor: archive.read(tensor))
         for name, tensor in tensors.items()
     }
+    return entries, keys
 
 
 class _Archive:
@@ -126,14 +136,16 @@ class _Archive:
         )
 
 
-def _state_dict(content: object) -> dict[str, Tensor]:
-    """The tensors of a state dict, wrapped or not, or of the modules of a TorchScript archive."""
+def _state_dict(content: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a state dict or of a TorchScript archive's modules; and the keys of what wrapped the former."""
+    keys: list[str] = []
     for _ in range(_MAX_DEPTH):
-        inner = (content.get(key) for key in _WRAPPERS) if isinstance(content, dict) else ()
-        wrapped = next((value for value in inner if isinstance(value, dict)), None)
-        if wrapped is None:
+        inner = _WRAPPERS if isinstance(content, dict) else ()
+        key = next((key for key in inner if isinstance(content.get(key), dict) and content[key]), None)
+        if key is None:
             break
-        content = wrapped
+        keys.append(key)
+        content = content[key]
     tensors: dict[str, Tensor] = {}
     seen = 0
 
@@ -156,4 +168,4 @@ def _state_dict(content: object) -> dict[str, Tensor]:
             "it holds no state dict; wanted a dictionary of tensors, bare or under one of the keys "
             f"{', '.join(_WRAPPERS)}: torch.save(model.state_dict(), path)"
         )
-    return tensors
+    return tensors, tuple(keys)

@@ -8,12 +8,22 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from hbi_jax.models.clip import CLIPConfig
+from hbi_jax.models.clip import PIXELS
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained import tables
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.folder import ESTIMATOR, METADATA, PARAMS, UNUSED, Contents
+from hbi_jax.pretrained.settings import (
+    CONFIG,
+    OPEN_CLIP,
+    OPENAI,
+    Settings,
+    check_given,
+    hugging_face,
+    open_clip,
+    settle,
+)
 from hbi_jax.pretrained.sizes import (
-    HEAD_FEATURES,
     KINDS,
     MERGE_HEADS,
     TOKENS,
@@ -36,23 +46,31 @@ _MAKES = {
 }
 
 
-def translate(source: Source, num_words: int | None = None, num_frames: int | None = None) -> Contents:
+def translate(
+    source: Source, num_words: int | None = None, num_frames: int | None = None, given: Settings | None = None
+) -> Contents:
     """Recognises foreign weights and gives every tensor its name here; none is read yet.
 
     Args:
       source: What was opened.
       num_words, num_frames: Tokens of a text and of a video, of which the cluster counts of a published HBI are
         shares; None: as published.
+      given: What the user says of the towers; it goes before what a file beside the weights says.
 
     Raises:
       PretrainedError: If they are of no known kind, incomplete, have too many entries, or do not fit together.
     """
-    where, entries = source.where, source.entries
-    if entries and all(name.startswith("module.") for name in entries):
-        entries = {name.removeprefix("module."): entry for name, entry in entries.items()}
+    where, given = source.where, given or Settings()
+    check_given(given)
+    entries, unwrapped = _unwrap(source.entries)
     make, prefix = _recognise(entries, where)
     kind, origin = _MAKES[make]
     exported = _exported(source, kind)
+    if given != Settings() and (exported or kind == "estimator"):
+        raise PretrainedError(
+            f"{where} is {KINDS[kind]}{', with its configuration' if exported else ''}: activation, head widths and "
+            "pixels are for CLIPs, HBI and answer checkpoints without one; leave them out"
+        )
     by_rates = kind in TOKENS and not exported
     if (num_words or num_frames) and not by_rates:
         raise PretrainedError(
@@ -72,12 +90,20 @@ def translate(source: Source, num_words: int | None = None, num_frames: int | No
     out = {PARAMS + path: entry for path, entry in _ours(rows, entries).items()}
     out |= {ESTIMATOR + path: entry for path, entry in _ours(teacher, entries).items()}
     out |= {UNUSED + name.removeprefix(prefix): entries[name] for name in kept}
-    contents = Contents(kind, exported, "an export of hbi_jax" if exported else origin, out)
+    notes = source.notes + unwrapped
+    contents = Contents(kind, exported, "an export of hbi_jax" if exported else origin, out, notes)
     if not exported:
-        head_features = _hf_head_features(source.config, where) if source.config else HEAD_FEATURES
-        config = model_config(kind, contents.shapes(PARAMS), levels[0][0] if levels else "", head_features)
+        shapes, first = contents.shapes(PARAMS), levels[0][0] if levels else ""
+        untold, settled = {}, ()
+        if kind != "estimator":
+            # The width of a head is in no shape; 1 divides every tower.
+            config = model_config(kind, shapes, first, {"head_features": 1})
+            sizes = CLIPConfig(**(config if kind == "clip" else config["clip"]))
+            told, by = _told(source, make, entries, sizes)
+            untold, settled = settle(given, told, by, sizes)
+        config = model_config(kind, shapes, first, untold)
         more = {"levels": levels, "merge_heads": MERGE_HEADS, "padding": "published"} if by_rates else {}
-        contents = contents._replace(config=config | more)
+        contents = contents._replace(config=config | more, notes=notes + settled)
     names = {row.ours: " + ".join(row.theirs) for row in rows}
     verify(kind, contents.config, contents.shapes(PARAMS), where, names)
     if teacher:
@@ -101,7 +127,7 @@ def published(contents: Contents) -> dict[str, Entry]:
         rows, widths[""] = tables.interaction_net(config["kind"].endswith("_sa")), config["num_features"]
     else:
         hbi = build_model(kind, config).config
-        levels = [(level.name, level.words or 0, level.frames or 0) for level in hbi.levels]
+        levels = list(hbi.levels)
         net = [] if hbi.header == "none" else tables.interaction_net(hbi.header.endswith("_sa"))
         layers = *_layers(config["clip"]), hbi.frame_layers
         rows = tables.published_hbi(levels, *layers, net, kind == "answer")
@@ -148,14 +174,28 @@ def hf_config(config: Mapping[str, Any]) -> dict[str, Any]:
             "max_position_embeddings": clip.context_length,
             # By this value the sentence is taken at the largest token id, whatever the vocabulary.
             "eos_token_id": 2,
-            **_hf_transformer(clip, clip.text_width, clip.text_layers),
+            **_hf_transformer(clip, clip.text_width, clip.text_layers, clip.text_heads, clip.text_mlp_features),
         },
         "vision_config": {
             "model_type": "clip_vision_model",
             "image_size": clip.image_size,
             "patch_size": clip.patch_size,
-            **_hf_transformer(clip, clip.vision_width, clip.vision_layers),
+            **_hf_transformer(clip, clip.vision_width, clip.vision_layers, clip.vision_heads, clip.vision_mlp_features),
         },
+    }
+
+
+def hf_preprocessor(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of Hugging Face's `preprocessor_config.json` for a CLIP of our configuration."""
+    clip = CLIPConfig(**config)
+    mean, std = PIXELS[clip.pixels]
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": clip.image_size},
+        "crop_size": {"height": clip.image_size, "width": clip.image_size},
+        "resample": 3,
+        "image_mean": mean,
+        "image_std": std,
     }
 
 
@@ -165,16 +205,64 @@ def _layers(config: Mapping[str, Any]) -> tuple[int, int]:
     return clip.text_layers, clip.vision_layers
 
 
-def _hf_transformer(clip: CLIPConfig, width: int, layers: int) -> dict[str, Any]:
+def _hf_transformer(clip: CLIPConfig, width: int, layers: int, heads: int, mlp_features: int) -> dict[str, Any]:
     return {
         "hidden_size": width,
-        "intermediate_size": 4 * width,
+        "intermediate_size": mlp_features or 4 * width,
         "num_hidden_layers": layers,
-        "num_attention_heads": width // clip.head_features,
+        "num_attention_heads": heads,
         "projection_dim": clip.embed_features,
-        "hidden_act": "quick_gelu",
+        "hidden_act": clip.activation,
         "layer_norm_eps": 1e-5,
     }
+
+
+def _unwrap(entries: Mapping[str, Entry]) -> tuple[Mapping[str, Entry], tuple[str, ...]]:
+    """The entries by the names that their model gave them, and in words what was taken off these names.
+
+    Taken off are the parts that torch's wrappers put anywhere into a name; and whatever all names start with, as those
+    of a model that is a part of another.
+    """
+    cut, parts = dict(entries), set()
+
+    def rename(new: Sequence[str], part: str) -> None:
+        nonlocal cut
+        # Two entries never become one.
+        if len(set(new)) == len(cut) and new != list(cut):
+            cut = dict(zip(new, cut.values(), strict=True))
+            parts.add(part)
+
+    for wrapper in ("module", "_orig_mod"):
+        rename([re.sub(rf"(^|(?<=\.)){wrapper}\.", "", name) for name in cut], f"{wrapper}.")
+    start = ""
+    while len(starts := {name.partition(".")[0] for name in cut}) == 1 and all("." in name for name in cut):
+        (first,) = starts
+        start += f"{first}."
+        cut = {name.partition(".")[2]: entry for name, entry in cut.items()}
+    if start:
+        parts.add(start)
+    if "visual.conv1.weight" in cut and "text.positional_embedding" in cut:
+        rename([name.removeprefix("text.") for name in cut], "text.")
+    try:
+        _recognise(cut, "")
+    except PretrainedError:
+        # What nobody knows is told under the names that it has.
+        return entries, ()
+    return cut, (f"unwrapped: names without {listed(sorted(parts))}",) if parts else ()
+
+
+def _told(source: Source, make: str, entries: Collection[str], sizes: CLIPConfig) -> tuple[Settings, str]:
+    """What is known of the towers beside their shapes, and by what."""
+    if make in ("hbi", "answer"):
+        return OPENAI, ""
+    theirs = OPEN_CLIP if source.open_clip and (make == "openai" or not source.config) else CONFIG
+    if theirs == OPEN_CLIP:
+        return open_clip(source.open_clip, sizes, source.where), OPEN_CLIP
+    if source.config:
+        return hugging_face(source.config, source.preprocessor, sizes, source.where), CONFIG
+    if make == "openai" and set(tables.OPENAI_BUFFERS) <= set(entries):
+        return OPENAI, "entries that only OpenAI's release has"
+    return Settings(), ""
 
 
 def _recognise(entries: Mapping[str, Entry], where: str) -> tuple[str, str]:
@@ -225,7 +313,8 @@ def _account(entries: Collection[str], rows: Sequence[Row], kept: Sequence[str],
         dropped.update(tables.HF_BUFFERS)
     if make == "openai":
         layers = range(tables.count_layers(entries, "transformer.resblocks."))
-        dropped.update(tables.OPENAI_BUFFERS, (tables.OPENAI_LAYER_BUFFER.format(layer) for layer in layers))
+        dropped.update(tables.OPENAI_BUFFERS, tables.OPEN_CLIP_BUFFERS)
+        dropped.update(tables.OPENAI_LAYER_BUFFER.format(layer) for layer in layers)
     problems = []
     if missing := [name for name in wanted if name not in entries]:
         problems.append(f"lacks {listed(missing)}")
@@ -309,26 +398,3 @@ def _exported(source: Source, kind: str) -> dict:
             f"{source.where} says that it is {about['kind']!r} but holds {KINDS[kind]}; export it again"
         )
     return about["model"]
-
-
-def _hf_head_features(config: Mapping[str, Any], where: str) -> int:
-    """The width of the attention heads by a Hugging Face `config.json`, after a look at what else must be as here."""
-    found = set()
-    for side, width, heads in (("text", 512, 8), ("vision", 768, 12)):
-        section = config.get(f"{side}_config") or {}
-        if not isinstance(section, dict):
-            raise PretrainedError(f"{where}: {side}_config is no object in config.json; download it again")
-        # What a section leaves out has the library's default.
-        for field, wanted in (("hidden_act", "quick_gelu"), ("layer_norm_eps", 1e-5)):
-            if section.get(field, wanted) != wanted:
-                raise PretrainedError(
-                    f"{where}: {side}_config.{field} is {section[field]!r} in config.json, wanted {wanted!r}, with "
-                    "which OpenAI's CLIP was trained; use such a model"
-                )
-        sizes = section.get("hidden_size", width), section.get("num_attention_heads", heads)
-        if not all(type(size) is int and size > 0 for size in sizes) or sizes[0] % sizes[1]:
-            raise PretrainedError(f"{where}: {side}_config has {sizes[1]} attention heads for a width of {sizes[0]}")
-        found.add(sizes[0] // sizes[1])
-    if len(found) > 1:
-        raise PretrainedError(f"{where}: heads of {sorted(found)} features in the two towers, wanted the same in both")
-    return found.pop()

@@ -1,4 +1,4 @@
-"""Several texts of each video in a batch: those of its own record and of others of the same video."""
+"""Several texts per video in a batch: the row's own text and other texts of the same video."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,19 @@ from hbi_jax.types import Batch
 def several_texts(
     source: Source, batch: Batch, count: int, seed: int, step: int
 ) -> tuple[Int[np.ndarray, "b q"], Int[np.ndarray, "b q t"], Bool[np.ndarray, "b q t"]]:
-    """Each row's record, and others of its video, drawn by (seed, step, record).
+    """Returns each row's own text and randomly drawn other texts of its video.
+
+    The draw depends only on (seed, step, record).
 
     Args:
-      source: What the batch is of.
+      source: The split that the batch comes from.
       batch: The matched rows.
-      count: Texts a video.
+      count: Texts per video.
       seed: Seed of the draw.
-      step: Number of the batch.
+      step: Number of the step.
 
     Returns:
-      Numbers of the records, `FILLING` where a video has no more; their token ids, and which of these are real.
+      The record indices (`FILLING` if a video has fewer texts), their token ids, and the mask of real tokens.
     """
     records = np.full((len(batch.record_index), count), FILLING, np.int32)
     for row, (own, video) in enumerate(zip(batch.record_index.tolist(), batch.video_index.tolist(), strict=True)):
@@ -36,5 +38,5 @@ def several_texts(
 
 
 def abstract_several(count: int, *leaves: jax.ShapeDtypeStruct) -> Sequence[jax.ShapeDtypeStruct]:
-    """Shapes of what there is `count` times for each row."""
+    """Returns the shapes of arrays that have `count` entries per row of `leaves`."""
     return [jax.ShapeDtypeStruct((leaf.shape[0], count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]

@@ -1,31 +1,37 @@
-"""What a kind of job gives to a run; training, checkpoints, logs and reports are the same for all of them."""
+"""The interface of a task; training, checkpoints, logs and reports are shared by all tasks."""
 
 import abc
-import functools
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
+from flax import linen as nn
 from jax.sharding import Mesh
-from jaxtyping import PyTree
-from ml_collections import ConfigDict
+from jaxtyping import Int, PyTree
 
-from hbi_jax import build
+from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.pipeline import train_batches
 from hbi_jax.data.source import Source
-from hbi_jax.evaluate.report import Gallery, Picture, Table
-from hbi_jax.parallel import abstract_params
+from hbi_jax.parallel.mesh import abstract_params
+from hbi_jax.report.report import Gallery, Picture, Table
+from hbi_jax.tasks.config import Config
+from hbi_jax.tasks.weights import KINDS, initialize
 from hbi_jax.train.step import LossFn
-from hbi_jax.types import AnswerBatch, Batch, CaptionBatch
-from hbi_jax.weights import KINDS, initialize
+from hbi_jax.types import Batch
 
 _log = logging.getLogger(__name__)
 
+# The record index of each row, and the batch that the loss takes.
+IndexedBatch = tuple[Int[np.ndarray, " b"], PyTree]
+
 
 class Results(NamedTuple):
-    """What an evaluation adds to the report; see `hbi_jax.evaluate.report.Report`."""
+    """The part of a report that an evaluation provides; see `hbi_jax.report.report.Report`."""
 
     dataset: dict[str, int]
     unreadable: dict[str, str]
@@ -36,75 +42,78 @@ class Results(NamedTuple):
 
 
 class Task(abc.ABC):
-    """A loss, an evaluator and the parameters that both need.
+    """A task: its parameters, loss, validation and evaluation.
 
     Attributes:
-      name: What `config.task` calls it.
+      name: The value of `config.task` that selects this task.
       config: The configuration.
       mesh: The devices.
-      workdir: Where results go.
-      truncated: What is to be said of splits with texts that lose their end, by split, once `source` has seen them.
+      workdir: The folder of the results.
+      dataset: The data.
+      truncated: By split opened through `source`: a sentence that counts its truncated texts. Splits without
+        truncated texts are absent.
     """
 
     name: str
 
-    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: epath.Path):
-        """Builds what is shared by training and evaluation."""
+    def __init__(self, config: Config, mesh: Mesh, workdir: epath.Path):
+        """Builds what training and evaluation share."""
         self.config, self.mesh, self.workdir = config, mesh, workdir
+        self.dataset = Dataset(config.data, config.model.clip.image_size, str(workdir))
         self.truncated: dict[str, str] = {}
 
     @classmethod
-    def of_run(cls, config: ConfigDict, mesh: Mesh, workdir: epath.Path) -> "Task":
-        """The task of a finished run, from its work folder alone: its data need not be there any more."""
+    def of_run(cls, config: Config, mesh: Mesh, workdir: epath.Path) -> "Task":
+        """Builds the task of a finished run from its work folder alone; the data set may be gone."""
         return cls(config, mesh, workdir)
 
     @abc.abstractmethod
     def init_params(self) -> PyTree:
-        """Fresh parameters, a function of `config.seed` alone; traceable."""
+        """Returns freshly initialised parameters. They depend only on `config.seed`; the function can be traced."""
 
     def load_init(self, params: PyTree) -> PyTree:
-        """Puts the weights that `config.init` names in the place of fresh ones; nothing where it is empty."""
+        """Returns `params` with the weights of `config.init` in place, or unchanged if `config.init` is empty."""
         init = self.config.init
         return initialize(params, self.config, init, "config.init") if init else params
 
     def load_converted(self, params: PyTree, path: str) -> PyTree:
-        """Puts the weights of a converted folder, all of this task's model, in the place of fresh ones."""
+        """Returns `params` with the weights of a converted folder in place; the folder must hold this task's model."""
         return initialize(params, self.config, path, "--checkpoint", KINDS[self.name])
 
     @abc.abstractmethod
     def loss_fn(self) -> LossFn:
-        """The objective."""
+        """Returns the loss function, `(params, batch, key) -> (loss, scalars)`."""
 
     @abc.abstractmethod
     def validate(self, params: PyTree, source: Source) -> dict[str, float]:
-        """Metrics of the validation split by name, `config.eval.best_metric` among them."""
+        """Returns the metrics of the validation split by name, including `config.eval.best_metric`."""
 
     @abc.abstractmethod
     def evaluate(self, params: PyTree, label: str) -> Results:
-        """Everything that the report says of parameters, which it calls by the label, such as "step 500"."""
+        """Evaluates parameters on every gallery. The report calls them by the label, such as "step 500"."""
 
     def placed(self, load: Callable[[PyTree], PyTree]) -> PyTree:
-        """Fresh parameters after `load`, such as `load_init`, on the devices where training keeps them."""
+        """Returns fresh parameters after `load`, such as `load_init`, with the shardings of training."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_params())
         return jax.device_put(load(jax.jit(self.init_params, out_shardings=shardings)()), shardings)
 
     def abstract_params(self) -> PyTree:
-        """Shapes of the parameters, and where they lie."""
+        """Returns the shapes, dtypes and shardings of the parameters."""
         return abstract_params(jax.eval_shape(self.init_params), self.mesh)
 
     def claim_workdir(self) -> None:  # noqa: B027
-        """Writes into the work folder what, beside the configuration, its checkpoints need to be understood."""
+        """Writes the files that are needed to interpret the checkpoints, besides the configuration."""
 
     def check_workdir(self, workdir: epath.Path) -> None:  # noqa: B027
-        """Raises where the checkpoints of a work folder mean something else than this task's parameters."""
+        """Raises if this task would interpret the checkpoints of a work folder differently."""
 
     def abstract_batch(self) -> PyTree:
-        """Shapes and dtypes of a global training batch."""
-        return build.abstract_batch(self.config)
+        """Returns the shapes and dtypes of a global training batch."""
+        return abstract_batch(self.config)
 
     def source(self, split: str) -> Source:
-        """The rows of a split or gallery; says how many texts are too long for theirs."""
-        source = build.source(self.config, build.split(self.config, split, str(self.workdir)))
+        """Opens a split or gallery. Warns if some of its texts are truncated."""
+        source = self.dataset.source(self.dataset.split(split))
         name, records, cut = source.split.name, source.split.records, len(source.truncated)
         if cut and name not in self.truncated:
             self.truncated[name] = (
@@ -114,22 +123,48 @@ class Task(abc.ABC):
             _log.warning("%s, such as %r", self.truncated[name], records[source.truncated[0]].text)
         return source
 
-    def batches(self, source: Source, start_step: int) -> Iterator[Batch | AnswerBatch | CaptionBatch]:
-        """This process's rows of the training batches that follow `start_step` steps; to be closed."""
+    def batches(self, source: Source, start_step: int) -> Iterator[IndexedBatch]:
+        """Yields this process's rows of the training batches after `start_step`. Close the iterator after use."""
         data = self.config.data
-        return train_batches(
+        batches = train_batches(
             source,
             self.config.train.batch_size,
-            self.config.seed,
-            start_step,
-            jax.process_index(),
-            jax.process_count(),
-            data.num_workers,
-            data.num_threads,
-            augmentation=build.augmentation(self.config),
+            seed=self.config.seed,
+            start_step=start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_workers=data.num_workers,
+            num_threads=data.num_threads,
+            augmentation=self.dataset.augmentation,
         )
+        complete = self.completion(source)
+        with contextlib.closing(batches):
+            for step, batch in enumerate(batches, start_step):
+                yield batch.record_index, complete(batch, step)
 
-    @functools.cached_property
-    def galleries(self) -> tuple[str, ...]:
-        """Names of the galleries that the report is about."""
-        return build.galleries(self.config)
+    def completion(self, source: Source) -> Callable[[Batch, int], PyTree]:
+        """Returns a function `(batch, step) -> batch` that adds whatever else the loss needs to the matched rows."""
+        del source
+        return lambda batch, step: batch
+
+
+def abstract_batch(config: Config) -> Batch:
+    """Returns the shapes and dtypes of a global batch of matched rows."""
+    b, t, f, size = config.train.batch_size, config.data.num_words, config.data.num_frames, config.model.clip.image_size
+    shapes = Batch(
+        token_ids=((b, t), np.int32),
+        text_mask=((b, t), bool),
+        frames=((b, f, size, size, 3), np.uint8),
+        frame_mask=((b, f), bool),
+        video_index=((b,), np.int32),
+        record_index=((b,), np.int32),
+        example_mask=((b,), bool),
+    )
+    return Batch(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+
+
+def init_model(model: nn.Module, config: Config) -> PyTree:
+    """Initialises a model on a batch of matched rows. The result depends only on `config.seed`."""
+    # Parameters do not depend on the number of rows.
+    batch = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), abstract_batch(config))
+    return model.init(jax.random.key(config.seed), batch)

@@ -1,1 +1,1 @@
-"""The one trainer: state, optimizer, step, checkpoints, loop."""
+"""The trainer that all tasks share: state, optimizer, step, checkpoints, loop."""

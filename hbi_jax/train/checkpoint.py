@@ -1,4 +1,4 @@
-"""Orbax checkpoints: saved asynchronously, the latest and the best both kept."""
+"""Orbax checkpoints: saved asynchronously, keeping the latest and the best."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -9,26 +9,26 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import PyTree
 
-from hbi_jax.parallel import make_mesh, path_name, replicated
+from hbi_jax.parallel.mesh import make_mesh, path_name, replicated
 from hbi_jax.train.state import TrainState
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or written: says which, why, and what to do."""
+    """A checkpoint that cannot be read or written. The message names the checkpoint, the reason and the remedy."""
 
 
 class Checkpoints:
-    """The checkpoints of one run; a context manager that waits for what is still being saved.
+    """The checkpoints of one run; a context manager that waits for pending saves on exit.
 
-    Parameters and optimizer state are items of their own, so that evaluation reads the parameters alone.
+    Parameters and optimizer state are separate items, so that evaluation can read only the parameters.
     """
 
     def __init__(self, folder: str, best_metric: str):
-        """Opens, and makes on demand, a folder of checkpoints.
+        """Opens the checkpoint folder, creating it if needed.
 
         Args:
-          folder: Local, or in a bucket (gs://...).
-          best_metric: The validation metric whose largest value marks the best checkpoint.
+          folder: Path of the folder, local or in a bucket (gs://...).
+          best_metric: The best checkpoint is the one with the largest value of this validation metric.
 
         Raises:
           CheckpointError: If the folder cannot be used.
@@ -58,7 +58,7 @@ class Checkpoints:
             )
         except OSError as error:
             raise CheckpointError(
-                f"cannot keep checkpoints in {folder} ({error}); choose a --workdir that can be written"
+                f"cannot keep checkpoints in {folder} ({error}); choose a --workdir that is writable"
             ) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -69,21 +69,21 @@ class Checkpoints:
             self._manager.close()
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint, if there is any."""
+        """Returns the step of the newest complete checkpoint, or None if there is none."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The one of the best validation; the latest where none was validated."""
+        """Returns the step of the checkpoint with the best validation, or the latest if none was validated."""
         best = self._manager.best_step()
         return self.latest_step() if best is None else best
 
     def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
-        """Starts saving in the background; older checkpoints stay until this one is complete.
+        """Starts saving in the background; older checkpoints are kept until this one is complete.
 
-        Does nothing where the step is saved already.
+        Does nothing if this step is already saved.
 
         Raises:
-          CheckpointError: If this save, or an earlier one in the background, failed, or the best metric is missing.
+          CheckpointError: If this save or an earlier background save failed, or the best metric is missing.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -97,19 +97,19 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics=dict(metrics) if metrics else None, force=True)
 
     def wait(self) -> None:
-        """Blocks until what was started is saved.
+        """Blocks until pending saves are complete.
 
         Raises:
-          CheckpointError: If it could not be saved.
+          CheckpointError: If a save failed.
         """
         with self._explained("save"):
             self._manager.wait_until_finished()
 
     def restore(self, abstract: TrainState, step: int) -> TrainState:
-        """Reads a state onto the devices that `abstract` names, whatever devices it was saved from.
+        """Returns the saved state with the shardings of `abstract`; it may have been saved from other devices.
 
         Raises:
-          CheckpointError: If it holds other parameters than this model's, or cannot be read.
+          CheckpointError: If the checkpoint does not hold this model's parameters, or cannot be read.
         """
         params = self.restore_params(abstract.params, step)
         items = ocp.args.Composite(opt_state=ocp.args.StandardRestore(abstract.opt_state))
@@ -119,10 +119,10 @@ class Checkpoints:
         return TrainState(start, params, opt_state)
 
     def restore_params(self, abstract: PyTree, step: int) -> PyTree:
-        """Reads the parameters alone.
+        """Returns the saved parameters with the shardings of `abstract`.
 
         Raises:
-          CheckpointError: If they are another model's, or cannot be read.
+          CheckpointError: If the checkpoint does not hold this model's parameters, or cannot be read.
         """
         with self._explained("read"):
             saved = self._manager.item_metadata(step)["params"]
@@ -130,14 +130,14 @@ class Checkpoints:
         if difference:
             raise CheckpointError(
                 f"checkpoint {self.folder}/{step} is of another architecture than config.model: {difference}; "
-                "use the configuration that it was trained with, or another --workdir"
+                "use the configuration of its training, or another --workdir"
             )
         items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
         with self._explained("read"):
             return self._manager.restore(step, args=items)["params"]
 
     def restore_saved(self, step: int) -> PyTree:
-        """Reads the parameters alone, whatever model's they are, whole on every device.
+        """Returns the saved parameters of any model, replicated on every device.
 
         Raises:
           CheckpointError: If they cannot be read.
@@ -152,10 +152,10 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self, action: str) -> Iterator[None]:
-        """Turns whatever the storage layer raises into a message with a remedy."""
+        """Turns errors of the storage layer into a `CheckpointError` with a remedy."""
         remedy = {
-            "save": "free some space there, then start the same command again: it goes on from the newest complete one",
-            "read": "it may be damaged: move its folder away, then start the same command again to use the one before",
+            "save": "free some space there, then run the same command again: it resumes from the newest complete one",
+            "read": "it may be damaged: move its folder away, then run the same command again to use the previous one",
         }
         try:
             yield
@@ -173,7 +173,7 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 
 def _describe_difference(saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> str:
-    """A few of the parameters that differ; nothing where none does."""
+    """Returns a description of up to three parameters that differ; empty if none does."""
     differences = [
         f"{name} is {saved[name]}, wanted {wanted[name]}"
         for name in sorted(saved)

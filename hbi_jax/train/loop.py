@@ -12,40 +12,30 @@ from clu import metrics as clu_metrics
 from jaxtyping import Int, PyTree
 
 from hbi_jax.train.checkpoint import Checkpoints
+from hbi_jax.train.config import TrainConfig
 from hbi_jax.train.preemption import PreemptedError, StopRequest
 from hbi_jax.train.state import TrainState
 from hbi_jax.train.step import Scalars
 from hbi_jax.train.writers import MetricWriter
-from hbi_jax.types import AnswerBatch, Batch, CaptionBatch
 
-# Steps that may be queued on the devices: enough that they never wait for the host, few enough that their batches
-# take little memory and that a request to stop is soon honoured.
+# Number of steps that may be queued on the devices: enough to keep them from waiting for the host, few enough that the
+# queued batches take little memory and a stop request takes effect soon.
 MAX_QUEUED = 2
 
 
 class NonFiniteError(ValueError):
-    """The loss is no number any more: names the step and the videos of its batch."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopConfig:
-    """See the fields of the same names in `hbi_jax.config.default_config`."""
-
-    num_steps: int
-    log_every: int
-    eval_every: int
-    checkpoint_every: int
+    """A loss that is NaN or infinite. The message names the step and the videos of its batch on this process."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSummary:
-    """What a call of `train` did.
+    """Step count and timings of a call of `train`.
 
     Attributes:
       steps: Updates made by this call.
-      seconds: Wall time of them, validation and checkpoints included.
+      seconds: Wall time, validation and checkpoints included.
       step_seconds: Wall time without validation.
-      wait_seconds: The share of it that was spent waiting for data.
+      wait_seconds: The part of `step_seconds` spent waiting for data.
     """
 
     steps: int
@@ -55,7 +45,7 @@ class TrainSummary:
 
 
 class _Window:
-    """Scalars since the last log row: averaged on the device, fetched once."""
+    """The scalars since the last log row; averaged on the device, fetched once."""
 
     def __init__(self, describe_rows: Callable[[Int[np.ndarray, " b"]], str]):
         self._describe_rows = describe_rows
@@ -78,13 +68,19 @@ class _Window:
             jax.block_until_ready(self._losses[-1 - MAX_QUEUED][2])
 
     def flush(self) -> dict[str, float]:
-        """The averages; raises NonFiniteError at the first step whose loss is no finite number."""
+        """Returns the averages and clears the window.
+
+        Raises:
+          NonFiniteError: If a loss is not finite; names the first such step.
+        """
         for step, record_index, loss in self._losses:
             if not jnp.isfinite(loss):
                 raise NonFiniteError(
                     f"loss/total is {float(loss)} at step {step}; its batch held {self._describe_rows(record_index)}. "
-                    "Nothing was saved after it: lower config.optimizer.learning_rate, or look at these videos, and "
-                    "start the same command again to go on from the last checkpoint"
+                    "This step and later ones were not saved: lower config.optimizer.learning_rate or check these "
+                    "videos, then run the same command again to resume from the latest checkpoint. If gradient_norm "
+                    "is not finite in an earlier log row, that step is the cause, and a checkpoint saved at or after "
+                    "it is unusable"
                 )
         averages = {name: float(average.compute()) for name, average in (self._averages or {}).items()}
         self._clear()
@@ -93,44 +89,48 @@ class _Window:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a task gives the loop.
+    """The task-specific parts of the loop.
 
     Attributes:
       step_fn: The compiled step.
-      make_batches: From a number of steps done to the batches that follow; closed when done.
-      put_batch: From this process's rows to the global batch on the devices.
+      make_batches: Maps the number of completed steps to an iterator over the following batches, each with the record
+        indices of its rows; the loop closes the iterator.
+      put_batch: Maps this process's rows to the global batch on the devices.
       describe_rows: Names the videos of a batch, for messages.
-      validate: From parameters to metrics.
-      schedules: Learning rates to log: name to function of the updates made.
+      validate: Maps parameters to metrics.
+      schedules: Learning rates to log, by name, as functions of the number of updates.
     """
 
     step_fn: Callable[[TrainState, PyTree], tuple[TrainState, Scalars]]
-    make_batches: Callable[[int], Iterator[Batch | AnswerBatch | CaptionBatch]]
-    put_batch: Callable[[Batch | AnswerBatch | CaptionBatch], PyTree]
+    make_batches: Callable[[int], Iterator[tuple[Int[np.ndarray, " b"], PyTree]]]
+    put_batch: Callable[[PyTree], PyTree]
     describe_rows: Callable[[Int[np.ndarray, " b"]], str]
     validate: Callable[[PyTree], Mapping[str, float]]
     schedules: Mapping[str, Callable[[int], float]]
 
 
 def train(
-    job: Job, state: TrainState, config: LoopConfig, checkpoints: Checkpoints, writer: MetricWriter
+    job: Job, state: TrainState, config: TrainConfig, checkpoints: Checkpoints, writer: MetricWriter
 ) -> tuple[TrainState, TrainSummary]:
-    """Goes on from `state.step` to `config.num_steps`.
+    """Trains from `state.step` to `config.num_steps`.
 
-    What it computes is a function of the state and of the step numbers alone, so a run that was stopped and goes
-    on ends where one that was not ends. Validation happens every `eval_every` steps and at the end, a checkpoint
-    every `checkpoint_every` steps, with each validation and at the end.
+    The result depends only on the state and the step numbers, so a resumed run ends with the same state as an
+    uninterrupted one. Validation runs every `eval_every` steps and at the end. A checkpoint is saved every
+    `checkpoint_every` steps, after every validation and at the end.
 
     Args:
       job: The task.
-      state: Where to start; donated.
-      config: When to do what.
-      checkpoints: Where to save.
-      writer: Gets the scalars.
+      state: The state to start from; donated.
+      config: Length and intervals; `num_steps` must be set.
+      checkpoints: Destination of the checkpoints.
+      writer: Receives the scalars.
+
+    Returns:
+      The final state, and a summary of this call.
 
     Raises:
       NonFiniteError: If the loss is NaN or infinite.
-      PreemptedError: If a signal asked to stop; everything is saved.
+      PreemptedError: If a signal requested a stop; the state is saved.
       CheckpointError: If saving failed.
     """
     start, begun = int(state.step), time.perf_counter()
@@ -139,10 +139,10 @@ def train(
     with StopRequest() as stop_request, contextlib.closing(job.make_batches(start)) as batches:
         for step in range(start + 1, config.num_steps + 1):
             before = time.perf_counter()
-            batch = next(batches)
+            record_index, batch = next(batches)
             waited += time.perf_counter() - before
             state, scalars = job.step_fn(state, job.put_batch(batch))
-            window.add(step, batch.record_index, scalars)
+            window.add(step, record_index, scalars)
 
             stop, last = stop_request.at(step), step == config.num_steps
             eval_due = last or (config.eval_every > 0 and step % config.eval_every == 0)
@@ -163,8 +163,8 @@ def train(
             if stop and not last:
                 checkpoints.wait()
                 raise PreemptedError(
-                    f"stopped at step {step} of {config.num_steps} as asked; it is saved: "
-                    "start the same command again to go on",
+                    f"stopped at step {step} of {config.num_steps} as asked; the state is saved: "
+                    "run the same command again to resume",
                     stop_request.exit_code,
                 )
     checkpoints.wait()

@@ -1,13 +1,11 @@
-"""AdamW with the parameter groups of CLIP fine-tuning: the towers at their own rate, no decay where it hurts.
+"""AdamW with the parameter groups of CLIP fine-tuning: a separate rate for the towers, and exemptions from decay.
 
-Beside it Muon, which learns from nothing in fewer steps, and the optimizer of the published code, known as BertAdam.
+Also Muon, which needs fewer steps when training from scratch, and BertAdam, the published code's optimizer.
 """
 
-import dataclasses
 import functools
 import math
 import re
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,48 +13,31 @@ import optax
 import optax.contrib
 from jaxtyping import Array, Float, Int, PyTree
 
-from hbi_jax.parallel import path_name
+from hbi_jax.parallel.mesh import path_name
+from hbi_jax.train.config import OptimizerConfig
 
-# Parameters that come from CLIP, and those that weight decay would pull away from what they mean.
+# Parameters that come from CLIP, and parameters whose meaning weight decay would distort.
 CLIP_PATTERN = r"^params/(text_tower|vision_tower|logit_scale)"
 NO_DECAY_PATTERN = r"(/bias|/scale|logit_scale|positional_embedding|class_embedding)$"
-# What the published code exempts from decay: its list of norms matches none of its names.
+# The published code exempts only biases from decay: its patterns for norms match none of its parameter names.
 PUBLISHED_NO_DECAY_PATTERN = r"/bias$"
-# Classifiers, which Muon leaves to Adam: its authors advise so, and its cost grows with the cube of a matrix's side.
+# Adam optimizes the classifiers instead of Muon: Muon's authors advise it, and Muon's cost is cubic in a matrix's side.
 CLASSIFIER_PATTERN = r"^params/answer_"
-# Root mean square of Muon's updates before the rate: that of Adam's, so that both take the same rates.
+# Muon's updates are scaled to this root mean square, that of Adam's, so that both use the same learning rates.
 MUON_RMS = 0.2
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """See the fields of the same names in `hbi_jax.config.default_config`."""
-
-    learning_rate: float
-    clip_learning_rate: float
-    warmup_rate: float
-    weight_decay: float
-    b1: float
-    b2: float
-    eps: float
-    clip_norm: float
-    frozen: tuple[str, ...]
-    max_logit_scale: float
-    name: Literal["adamw", "muon", "bert_adam"] = "adamw"
-    schedule_share: float = 1.0
-
-
 def warmup_cosine(peak: float, num_steps: int, warmup_rate: float) -> optax.Schedule:
-    """Linear from 0 to `peak` over the first share of the steps, then half a cosine to 0."""
+    """Returns a linear warm-up from 0 to `peak` over the first share of the steps, then a half cosine to 0."""
     warmup = min(round(warmup_rate * num_steps), num_steps - 1)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, num_steps)
 
 
 def published_cosine(peak: float, num_steps: int, warmup_rate: float) -> optax.Schedule:
-    """The published schedule: a linear warm-up, then a cosine of the whole progress.
+    """Returns the published schedule: a linear warm-up, then a cosine over the whole run, warm-up included.
 
-    It starts at 0, falls at the end of the warm-up from `peak` to what the cosine has left by then, is 0 at
-    `num_steps`, and rises again beyond.
+    The rate starts at 0 and rises to `peak`. At the end of the warm-up it jumps down to the cosine, which has already
+    decayed by then. It reaches 0 at `num_steps` and rises again afterwards.
     """
 
     def schedule(step: int | Int[Array, ""]) -> Float[Array, ""]:
@@ -69,13 +50,13 @@ def published_cosine(peak: float, num_steps: int, warmup_rate: float) -> optax.S
 
 
 def make_schedule(config: OptimizerConfig, peak: float, num_steps: int) -> optax.Schedule:
-    """The learning rate of a run of `num_steps` by its step; the schedule is `schedule_share` of the run long."""
+    """Returns the learning-rate schedule of a run; its length is the share `schedule_share` of `num_steps`."""
     length = max(1, round(config.schedule_share * num_steps))
     return (published_cosine if config.name == "bert_adam" else warmup_cosine)(peak, length, config.warmup_rate)
 
 
 def parameter_groups(params: PyTree, frozen: tuple[str, ...] = ()) -> PyTree[str]:
-    """The group of every parameter: `frozen`, `clip` or `new`.
+    """Returns the group of every parameter: `frozen`, `clip` or `new`.
 
     Raises:
       ValueError: If a pattern of `frozen` matches no parameter.
@@ -84,8 +65,8 @@ def parameter_groups(params: PyTree, frozen: tuple[str, ...] = ()) -> PyTree[str
     for pattern in frozen:
         if not any(re.search(pattern, name) for name in names):
             raise ValueError(
-                f"config.optimizer.frozen: {pattern!r} matches no parameter; the names are those of the overview "
-                "that training prints at its start, for instance params/vision_tower/patch_embedding/kernel"
+                f"config.optimizer.frozen: {pattern!r} matches no parameter; use the names in the overview that "
+                "training prints at its start, for example params/vision_tower/patch_embedding/kernel"
             )
 
     def group(path, _):
@@ -98,17 +79,20 @@ def parameter_groups(params: PyTree, frozen: tuple[str, ...] = ()) -> PyTree[str
 
 
 def is_frozen(params: PyTree, frozen: tuple[str, ...]) -> PyTree[bool]:
-    """True at the parameters that a pattern of `frozen` names; see `parameter_groups`."""
+    """Returns True at the parameters that match a pattern of `frozen`; see `parameter_groups`."""
     return jax.tree.map(lambda group: group == "frozen", parameter_groups(params, frozen))
 
 
 def decays(params: PyTree, pattern: str = NO_DECAY_PATTERN) -> PyTree[bool]:
-    """True where weight decay applies: to all names but those of the pattern."""
+    """Returns True at the parameters that decay: those whose names do not match the pattern."""
     return jax.tree_util.tree_map_with_path(lambda path, _: re.search(pattern, path_name(path)) is None, params)
 
 
 def matrices(params: PyTree) -> PyTree[optax.contrib.MuonDimensionNumbers | None]:
-    """What Muon orthogonalises: kernels with two axes; None at all else: embeddings, convolutions and classifiers."""
+    """Returns dimension numbers at the parameters that Muon orthogonalises: kernels with two axes, except classifiers.
+
+    Other parameters, such as embeddings and convolutions, get None.
+    """
 
     def dimensions(path, leaf):
         name = path_name(path)
@@ -119,7 +103,7 @@ def matrices(params: PyTree) -> PyTree[optax.contrib.MuonDimensionNumbers | None
 
 
 def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam whose moments are not corrected for their start at 0."""
+    """Returns Adam without bias correction of the moments."""
 
     def init(params):
         return optax.ScaleByAdamState(
@@ -137,7 +121,7 @@ def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.Gradien
 
 
 def clip_each(maximum: float) -> optax.GradientTransformation:
-    """Clips the norm of every tensor by itself."""
+    """Returns a transformation that clips the norm of every tensor separately."""
 
     def clip(update):
         return update / jnp.maximum(1.0, jnp.linalg.norm(update.ravel()) / maximum)
@@ -146,7 +130,7 @@ def clip_each(maximum: float) -> optax.GradientTransformation:
 
 
 def keep_logit_scale_below(maximum: float) -> optax.GradientTransformation:
-    """Shortens the update of `logit_scale` so that exp(logit_scale) stays at or below `maximum`."""
+    """Returns a transformation that limits the update of `logit_scale` so that exp(logit_scale) <= `maximum`."""
 
     def update(updates, state, params):
         def shorten(path, update, param):
@@ -160,15 +144,15 @@ def keep_logit_scale_below(maximum: float) -> optax.GradientTransformation:
 
 
 def make_optimizer(config: OptimizerConfig, params: PyTree, num_steps: int) -> optax.GradientTransformation:
-    """Global-norm clipping, Adam, decoupled decay, a schedule a group, `logit_scale` bounded.
+    """Returns the optimizer: global-norm clipping, Adam, decoupled decay, a schedule per group, bounded `logit_scale`.
 
-    As `muon`, the updates of matrices are orthogonalised, and scaled to the size of Adam's; nothing but matrices
-    decays. As `bert_adam`, after the global clip every tensor is clipped again, Adam's moments are not corrected, and
-    all but biases decay.
+    With `muon`, the updates of matrices are orthogonalised and scaled to the size of Adam's, and only matrices decay.
+    With `bert_adam`, every tensor is clipped again after the global clipping, Adam's moments have no bias correction,
+    and all parameters except biases decay.
 
     Args:
-      config: The rates.
-      params: The parameters, or their shapes: only paths are read.
+      config: The optimizer's fields.
+      params: The parameters or their shapes; only the paths are read.
       num_steps: Length of the run.
     """
 

@@ -1,4 +1,4 @@
-"""Stopping when asked: SIGTERM and Ctrl-C become a request that the loop honours between two steps."""
+"""Graceful stopping: SIGTERM and Ctrl-C set a stop request, which the loop handles between two steps."""
 
 import logging
 import signal
@@ -11,10 +11,10 @@ _log = logging.getLogger(__name__)
 
 
 class PreemptedError(Exception):
-    """The run was asked to stop and did, with everything saved.
+    """The run stopped on request, after saving its state.
 
     Attributes:
-      exit_code: 128 + the signal's number, as a process has that the signal ended: schedulers then start it again.
+      exit_code: 128 + the signal's number, as for a process that the signal ended, so that schedulers restart the job.
     """
 
     def __init__(self, message: str, exit_code: int):
@@ -23,9 +23,10 @@ class PreemptedError(Exception):
 
 
 class StopRequest:
-    """While entered, SIGTERM and the first SIGINT are noted instead of obeyed; a second SIGINT kills.
+    """A context in which SIGTERM and the first SIGINT request a stop instead of ending the process.
 
-    In a group of processes JAX's own handler of SIGTERM agrees with the others on a step to stop at, and SIGINT kills.
+    A second SIGINT ends the process. In a job of several processes, JAX's own SIGTERM handler makes all processes agree
+    on the step at which to stop, and the first SIGINT ends the process.
     """
 
     def __init__(self):
@@ -33,7 +34,7 @@ class StopRequest:
         self._previous = {}
 
     def __enter__(self) -> "StopRequest":
-        if jax.process_count() == 1:  # A handler of ours would silence JAX's.
+        if jax.process_count() == 1:  # With several processes, our handler would replace JAX's.
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._note)
         return self
@@ -51,12 +52,12 @@ class StopRequest:
             signal.signal(signal.SIGINT, signal.default_int_handler if previous == signal.SIG_IGN else previous)
 
     def at(self, step: int) -> bool:
-        """Whether to stop at this step: the same answer on every process of a group."""
+        """Returns whether to stop at this step; all processes of a job get the same answer."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._signal is not None
 
     @property
     def exit_code(self) -> int:
-        """Of the process that stops for this request."""
+        """The exit code for a process that stops on this request."""
         return 128 + (self._signal or signal.SIGTERM)

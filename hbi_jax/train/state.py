@@ -1,4 +1,4 @@
-"""What a training step carries on: step number, parameters and the optimizer's state."""
+"""The training state: step number, parameters and optimizer state."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,14 +9,14 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
-from hbi_jax.parallel import abstract_params
+from hbi_jax.parallel.mesh import abstract_params
 
 
 class TrainState(NamedTuple):
-    """A pytree; the optimizer and the model are not part of it.
+    """The state that a training step updates; a pytree without the optimizer and the model.
 
     Attributes:
-      step: Updates made so far.
+      step: Number of updates so far.
       params: The model's variables, `{"params": ...}`.
       opt_state: State of the optimizer.
     """
@@ -27,15 +27,15 @@ class TrainState(NamedTuple):
 
 
 def abstract_state(init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state that `init_state` makes; nothing is computed."""
+    """Returns shapes, dtypes and shardings of the state that `init_state` returns, without computing it."""
     return abstract_params(jax.eval_shape(lambda: _make(init_params, tx)), mesh)
 
 
 def init_state(init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Initialises every parameter where it will lie.
+    """Returns the initial state, with every parameter initialised on its own devices.
 
     Args:
-      init_params: Makes the parameters.
+      init_params: Returns the parameters.
       tx: The optimizer.
       mesh: The devices.
     """
@@ -47,7 +47,7 @@ def init_state(init_params: Callable[[], PyTree], tx: optax.GradientTransformati
 
 
 def state_shardings(state: TrainState) -> TrainState:
-    """Where each leaf of a state, abstract or not, lies."""
+    """Returns the sharding of every leaf of a state, abstract or concrete."""
     return jax.tree.map(lambda leaf: leaf.sharding, state)
 
 

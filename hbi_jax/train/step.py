@@ -1,4 +1,4 @@
-"""One update: loss, gradient, optimizer, compiled once for a mesh."""
+"""The training step: loss, gradient and optimizer update, compiled once for a mesh."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
-from hbi_jax.parallel import batch_sharding, replicated
+from hbi_jax.parallel.mesh import batch_sharding, replicated
 from hbi_jax.train.state import TrainState
 
+# Scalars by their names in the logs.
 Scalars = dict[str, Float[Array, ""]]
 LossFn = Callable[[PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], Scalars]]
 
@@ -22,18 +23,18 @@ def make_train_step(
     seed: int = 0,
     frozen: PyTree[bool] | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Scalars]]:
-    """Compiles `(state, batch) -> (state, scalars)`.
+    """Returns the jitted training step `(state, batch) -> (state, scalars)`.
 
-    The state is donated. The batch is the global one, its rows spread along the mesh's data axis, and so is
-    every loss over it: what it computes does not depend on the number of devices.
+    The state is donated. The batch is the global batch, sharded by rows along the mesh's data axis, and the loss is
+    taken over all of it, so the result does not depend on the number of devices.
 
     Args:
       loss_fn: `(params, batch, key) -> (loss, scalars)`; the key is a function of the seed and the step.
       tx: The optimizer.
       mesh: The devices.
-      shardings: Where the state lies, from `init_state`.
-      seed: Of what is random in the loss.
-      frozen: True at parameters that get no gradient, so that none is computed; None: all get one.
+      shardings: Sharding of the state, from `state_shardings`.
+      seed: Seed of the randomness in the loss.
+      frozen: True at parameters whose gradient is not computed; None if all parameters get a gradient.
     """
 
     def loss(params: PyTree, batch: PyTree, key: Key[Array, ""]) -> tuple[Float[Array, ""], Scalars]:

@@ -1,4 +1,4 @@
-"""Where the interaction that teaches the prediction header comes from: a teacher is a function of an alignment."""
+"""Teachers of the prediction header: functions from an alignment to logits of the interaction."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from hbi_jax import banzhaf
 from hbi_jax.banzhaf.estimator import InteractionNet
-from hbi_jax.models.similarity import Padding
+from hbi_jax.choices import Padding
 from hbi_jax.types import Alignment
 
-# From the matched pairs of a level and a key to the logits of the teacher's distributions, scaled; `[b, t, v]`.
+# Maps the matched pairs of a level and a key to the scaled logits of the teacher's distributions, `[b, t, v]`.
 Teacher = Callable[[Alignment, Key[Array, ""]], Float[Array, "b t v"]]
 
 
 def exact_teacher(scale: float) -> Teacher:
-    """The exact Banzhaf interaction of the matched pairs, times `scale`."""
+    """Returns a teacher that computes the exact Banzhaf interaction of the matched pairs, times `scale`."""
 
     def teach(alignment: Alignment, key: Key[Array, ""]) -> Float[Array, "b t v"]:
         del key
@@ -31,9 +31,9 @@ def exact_teacher(scale: float) -> Teacher:
 
 
 def sampled_teacher(scale: float, num_samples: int) -> Teacher:
-    """The interaction of the matched pairs by sampling `num_samples` coalitions of each, times `scale`.
+    """Returns a teacher that samples `num_samples` coalitions of each matched pair; its logits are scaled by `scale`.
 
-    What a row draws depends on the key and its place in the global batch, not on the devices.
+    The samples of a row depend on the key and the row's position in the global batch, not on the devices.
     """
 
     def teach(alignment: Alignment, key: Key[Array, ""]) -> Float[Array, "b t v"]:
@@ -44,19 +44,21 @@ def sampled_teacher(scale: float, num_samples: int) -> Teacher:
             alignment.text.mask,
             alignment.video.mask,
         )
-        # Teachers are not trained: no backward pass through the samples.
+        # The teacher is not trained, so there is no backward pass through the samples.
         return scale * banzhaf.sample_similarity(*jax.lax.stop_gradient(game), key, num_samples)
 
     return teach
 
 
 def estimator_teacher(net: InteractionNet, params: PyTree, padding: Padding = "masked") -> Teacher:
-    """What a pre-trained estimator makes of the matched pairs' similarities; it was trained on scaled values.
+    """Returns a teacher that applies a pre-trained estimator to the similarities of the matched pairs.
+
+    There is no `scale`, because the estimator was trained on scaled values.
 
     Args:
       net: The network.
-      params: Its variables, `{"params": ...}`; they are not trained any further.
-      padding: That of the model; with `published`, padded cells are cells like others.
+      params: Its variables, `{"params": ...}`; they stay fixed.
+      padding: Padding mode of the model; with `published`, padded cells are treated like real ones.
     """
 
     def teach(alignment: Alignment, key: Key[Array, ""]) -> Float[Array, "b t v"]:

@@ -1,7 +1,7 @@
-"""Metric writers: JSONL file, TensorBoard events, console, several at once.
+"""Metric writers: JSONL file, TensorBoard events, console, and a combination of several.
 
-Each takes `write_scalars(step, scalars)`, the signature of clu's writers, so that one of those can be passed
-instead. Names are written as they are given (`loss/entity/contrastive`, `val/t2v/R@1`).
+All have the method `write_scalars(step, scalars)` with the signature of clu's writers, so clu's writers can be used
+too. Names are written as given (`loss/entity/contrastive`, `val/t2v/R@1`).
 """
 
 import collections
@@ -18,12 +18,12 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from hbi_jax.progress import format_duration, write_now
+from hbi_jax.commands.progress import format_duration, write_now
 
-# A number, or a numpy or jax array that holds one.
+# A number, or a numpy or jax array with one element.
 Scalar = Any
 
-# What the console shows of a row, in this order, where the row has it.
+# Scalars that the console shows, in this order, if the row has them.
 CONSOLE_NAMES = (
     "loss/total",
     "loss/entity/contrastive",
@@ -36,34 +36,34 @@ CONSOLE_NAMES = (
 
 @runtime_checkable
 class MetricWriter(Protocol):
-    """What the training loop needs of a writer."""
+    """The interface that the training loop requires of a writer."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
-        """Writes the values of one step."""
+        """Writes the scalars of one step."""
 
     def flush(self) -> None:
-        """Brings everything written so far to where readers see it."""
+        """Makes everything written so far visible to readers."""
 
     def close(self) -> None:
-        """Flushes and lets go of files."""
+        """Flushes and closes files."""
 
 
 @runtime_checkable
 class ResumableWriter(Protocol):
-    """A writer whose record outlives the process."""
+    """A writer whose output outlives the process."""
 
     def truncate_after(self, step: int) -> None:
-        """Takes back what was written for later steps: a resumed run writes them again."""
+        """Drops rows after `step`; the resumed run will write them again."""
 
 
 class JsonlWriter:
-    """Appends one JSON object a row: `{"step": ..., "time": seconds since 1970, name: value, ...}`.
+    """A writer that appends one JSON object per row: `{"step": ..., "time": seconds since 1970, name: value, ...}`.
 
-    Every row is in the file, whole, when `write_scalars` returns. A value that is not finite becomes null:
-    JSON knows no NaN. A last line that a killed process left half-written is removed when the file is opened.
+    When `write_scalars` returns, the complete row is in the file. Values that are not finite become null, because JSON
+    has no NaN. If a killed process left an incomplete last line, opening the file removes it.
 
     Args:
-      path: The file; it and its folder are made where they are missing.
+      path: The file; it and its folder are created if needed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -77,12 +77,12 @@ class JsonlWriter:
         """Appends a row.
 
         Raises:
-          ValueError: A metric is named `step` or `time`, or the step is negative.
+          ValueError: If a metric is named `step` or `time`, or the step is negative.
         """
         taken = {"step", "time"} & set(scalars)
         if taken:
             raise ValueError(
-                f"scalars holds the name {sorted(taken)[0]!r}, which the row itself uses; wanted another "
+                f"scalars holds the name {sorted(taken)[0]!r}, which is reserved for the row itself; use another "
                 "name, such as 'optimizer/step'."
             )
         if step < 0:
@@ -94,17 +94,18 @@ class JsonlWriter:
         self._file.flush()
 
     def truncate_after(self, step: int) -> None:
-        """Drops the rows of later steps, so that a resumed run's file equals an uninterrupted one's.
+        """Drops the rows of later steps, so that a resumed run does not write them twice.
 
-        The times differ, nothing else.
+        The file can still differ from an uninterrupted run's in more than the times: a run that is stopped between two
+        log rows writes a row at the step of the stop, and the next row averages only the steps since then.
 
         Args:
-          step: The last step to keep: the one that the run resumes from.
+          step: The last step to keep, from which the run resumes.
         """
         self._rewrite(lambda row: row["step"] <= step)
 
     def flush(self) -> None:
-        """Asks the system to put the rows on the disk itself."""
+        """Flushes the rows to disk (fsync)."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -115,7 +116,7 @@ class JsonlWriter:
             self._file.close()
 
     def _rewrite(self, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Replaces the file, in one go, by its whole rows that `keep` wants."""
+        """Atomically replaces the file by its complete rows for which `keep` is true."""
         lines = self._path.read_bytes().splitlines()
         kept = [line for line in lines if (row := _parse_row(line)) is not None and keep(row)]
         beside = self._path.with_name(self._path.name + ".tmp")
@@ -126,16 +127,16 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Writes TensorBoard event files, without TensorFlow, one event a call.
+    """A writer of TensorBoard event files, without TensorFlow; one event per call.
 
     Args:
-      folder: Where the event files go; several runs of one job share it.
+      folder: Folder of the event files; a job and its restarts share it.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = pathlib.Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        # The file's name has whole seconds; a job restarted within one must not overwrite its own file.
+        # File names have a resolution of one second; a job restarted within a second must not overwrite its own file.
         self._events = EventsWriter(str(self._folder / "events"), filename_suffix=f".{time.time_ns()}")
 
     def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
@@ -144,7 +145,7 @@ class TensorBoardWriter:
         self._events.write_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def truncate_after(self, step: int) -> None:
-        """Tells TensorBoard to hide what earlier event files hold of later steps.
+        """Tells TensorBoard to hide the later steps of earlier event files.
 
         Args:
           step: The last step to keep.
@@ -153,7 +154,7 @@ class TensorBoardWriter:
         self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=restart))
 
     def flush(self) -> None:
-        """Brings the events to the disk."""
+        """Flushes the events to disk."""
         self._events.flush()
 
     def close(self) -> None:
@@ -162,15 +163,15 @@ class TensorBoardWriter:
 
 
 class ConsoleWriter:
-    """One line a call: step, percent, chosen values, steps a second, time to go.
+    """A writer that prints one line per call: step, percent, chosen values, steps per second, remaining time.
 
-    The rate is that of the last ten calls, so that compilation and checkpoints fade from it.
+    The rate is measured over the last ten calls, so that compilation and checkpoints affect it only for a while.
 
     Args:
       total_steps: Step at which training ends.
-      names: Which values to show, in order, where a call has them.
-      stream: Where the lines go; standard error if None.
-      clock: Seconds, from any origin.
+      names: Values to show, in this order, if the call has them.
+      stream: Output stream; standard error if None.
+      clock: Returns seconds from any origin.
     """
 
     def __init__(
@@ -200,17 +201,17 @@ class ConsoleWriter:
         write_now(self._stream, "  ".join(parts) + "\n")
 
     def flush(self) -> None:
-        """Every line is out already."""
+        """Does nothing: every line is already written."""
 
     def close(self) -> None:
-        """The stream stays open: it is not ours."""
+        """Does nothing: the caller owns the stream."""
 
 
 class MultiWriter:
-    """Passes everything on to several writers, in order.
+    """A writer that forwards every call to several writers, in order.
 
     Args:
-      writers: The writers; closing closes them all, and the first error of a writer is raised after that.
+      writers: The writers. `close` closes all of them and then raises the first error, if any.
     """
 
     def __init__(self, writers: Sequence[MetricWriter]) -> None:
@@ -223,7 +224,7 @@ class MultiWriter:
             writer.write_scalars(step, values)
 
     def truncate_after(self, step: int) -> None:
-        """Takes back later steps where a writer keeps a record."""
+        """Drops later steps from the writers whose output outlives the process."""
         for writer in self._writers:
             if isinstance(writer, ResumableWriter):
                 writer.truncate_after(step)
@@ -234,7 +235,7 @@ class MultiWriter:
             writer.flush()
 
     def close(self) -> None:
-        """Closes every writer, also after one has failed."""
+        """Closes every writer, even if closing one fails."""
         errors = []
         for writer in self._writers:
             try:
@@ -246,12 +247,12 @@ class MultiWriter:
 
 
 def _number(value: Scalar) -> float:
-    """The value as a Python number; an array must hold exactly one."""
+    """Returns the value as a Python float; an array must have exactly one element."""
     return float(getattr(value, "item", lambda: value)())
 
 
 def _parse_row(line: bytes) -> dict[str, Any] | None:
-    """The row of a line, or None where the line is broken."""
+    """Returns the row of a line, or None if the line is broken."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -260,12 +261,12 @@ def _parse_row(line: bytes) -> dict[str, Any] | None:
 
 
 def _short(name: str) -> str:
-    """A metric's name for a narrow line: the total loss is the loss, other losses lose their first part."""
+    """Returns a metric's name for a narrow line: `loss` for the total loss, otherwise without the prefix `loss/`."""
     return "loss" if name == "loss/total" else name.removeprefix("loss/")
 
 
 def _shown(value: Scalar) -> str:
-    """Three decimals for small values, fewer for big ones, e notation where three decimals show nothing."""
+    """Formats a value with three decimals, one decimal if it is large, or in e notation if it is below 0.001."""
     number = _number(value)
     if number == 0 or not math.isfinite(number):
         return f"{number:.3f}"

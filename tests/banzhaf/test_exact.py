@@ -40,7 +40,10 @@ def enumerated(similarity, text_logits, video_logits, text_mask=None, video_mask
         return banzhaf.coalition_value(similarity, text_logits, video_logits, text_in & real[0], video_in & real[1])
 
     sizes = similarity.shape
-    return banzhaf.enumerate(payoff, *sizes, **options), *banzhaf.enumerate_values(payoff, *sizes, **options)
+    return (
+        banzhaf.enumerate_interactions(payoff, *sizes, **options),
+        *banzhaf.enumerate_values(payoff, *sizes, **options),
+    )
 
 
 def assert_close(got, want, atol, note=""):
@@ -156,7 +159,7 @@ def test_unweighted_games_equal_enumeration(weights, options):
         return jnp.where(jnp.any(real), 0.5 * (words + frames), 0)
 
     got = solved(similarity, None, None, weights=weights, **options)
-    want = banzhaf.enumerate(payoff, 3, 4, **options), *banzhaf.enumerate_values(payoff, 3, 4, **options)
+    want = banzhaf.enumerate_interactions(payoff, 3, 4, **options), *banzhaf.enumerate_values(payoff, 3, 4, **options)
     assert_close(got, want, 1e-6)
 
 
@@ -499,7 +502,7 @@ def test_bfloat16_is_computed_in_float32():
         ({"similarity": jnp.ones((3, 4), complex)}, "similarity has dtype complex64; give real numbers"),
         ({"weights": "max"}, "'max' is unknown; use one of softmax, mean, sum"),
         ({"index": "owen"}, "'owen' is unknown; use one of banzhaf, shapley"),
-        ({"join_probability": jnp.ones(2)}, "join_probability=Array.* is no number, or a traced one"),
+        ({"join_probability": jnp.ones(2)}, "join_probability=Array.* is not a number, or a traced one"),
         ({"join_probability": 0.0}, "join_probability=0.0 is not strictly between 0 and 1"),
         ({"index": "shapley", "join_probability": 0.4}, "no meaning with index='shapley'"),
     ],

@@ -114,7 +114,7 @@ def test_enumeration_is_the_definition_on_a_random_game(options, weight):
     table = {frozenset(np.flatnonzero(bits).tolist()): values[bits] for bits in itertools.product((0, 1), repeat=5)}
     lookup = jnp.asarray(values, jnp.float32)
     payoff = lambda t, v: lookup[tuple(jnp.concatenate([t, v]).astype(int))]  # noqa: E731
-    got = banzhaf.enumerate(payoff, num_text, num_video, **options)
+    got = banzhaf.enumerate_interactions(payoff, num_text, num_video, **options)
     np.testing.assert_allclose(got, definition(table, num_text, num_video, weight), atol=2e-6)
     got = jnp.concatenate(banzhaf.enumerate_values(payoff, num_text, num_video, **options))
     np.testing.assert_allclose(got, definition_of_values(table, 5, weight), atol=2e-6)
@@ -124,7 +124,7 @@ def test_enumeration_is_the_definition_on_a_random_game(options, weight):
 def test_additive_game_has_no_interaction_and_pays_each_its_worth(options):
     worth_text, worth_video = jnp.asarray([1.0, -2.0, 3.0]), jnp.asarray([0.5, 4.0])
     payoff = lambda t, v: jnp.sum(t * worth_text) + jnp.sum(v * worth_video)  # noqa: E731
-    np.testing.assert_allclose(banzhaf.enumerate(payoff, 3, 2, **options), 0, atol=2e-6)
+    np.testing.assert_allclose(banzhaf.enumerate_interactions(payoff, 3, 2, **options), 0, atol=2e-6)
     for got, worth in zip(banzhaf.enumerate_values(payoff, 3, 2, **options), (worth_text, worth_video), strict=True):
         np.testing.assert_allclose(got, worth, atol=2e-6)
 
@@ -137,7 +137,7 @@ def test_shapley_values_add_up():
 
 
 def test_integer_and_bool_payoffs_are_computed_in_float32():
-    got = banzhaf.enumerate(lambda t, v: t[0] & v[1], 2, 2)
+    got = banzhaf.enumerate_interactions(lambda t, v: t[0] & v[1], 2, 2)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, [[0, 1], [0, 0]], atol=1e-6)
     values, _ = banzhaf.enumerate_values(lambda t, v: jnp.sum(t) + 0 * jnp.sum(v), 2, 2)
@@ -146,7 +146,7 @@ def test_integer_and_bool_payoffs_are_computed_in_float32():
 
 @pytest.mark.parametrize("options", [{}, {"join_probability": 0.9}, {"index": "shapley"}])
 def test_game_that_pays_for_one_pair_gives_that_pair_alone(options):
-    got = banzhaf.enumerate(lambda t, v: 7.0 * (t[1] & v[2]), 3, 4, **options)
+    got = banzhaf.enumerate_interactions(lambda t, v: 7.0 * (t[1] & v[2]), 3, 4, **options)
     want = np.zeros((3, 4))
     want[1, 2] = 7
     np.testing.assert_allclose(got, want, atol=2e-5)
@@ -155,21 +155,23 @@ def test_game_that_pays_for_one_pair_gives_that_pair_alone(options):
 def test_dummy_player_interacts_with_nobody():
     """A player who adds the same to any coalition; the interactions of the others are unmoved."""
     game = lambda t, v: jnp.sin(1.0 + jnp.sum(t[:2] * jnp.asarray([1.0, 2.0])) * jnp.sum(v))  # noqa: E731
-    got = banzhaf.enumerate(lambda t, v: game(t, v) + 5.0 * t[2], 3, 2)
+    got = banzhaf.enumerate_interactions(lambda t, v: game(t, v) + 5.0 * t[2], 3, 2)
     np.testing.assert_allclose(got[2], 0, atol=5e-6)
-    np.testing.assert_allclose(got[:2], banzhaf.enumerate(game, 2, 2), atol=5e-6)
+    np.testing.assert_allclose(got[:2], banzhaf.enumerate_interactions(game, 2, 2), atol=5e-6)
 
 
 def test_more_coalitions_than_are_evaluated_at_once():
     """2^14 coalitions take two rounds; all players have to meet for the payoff."""
-    got = banzhaf.enumerate(lambda t, v: 2.0**12 * (jnp.all(t) & jnp.all(v)), 8, 6)
+    got = banzhaf.enumerate_interactions(lambda t, v: 2.0**12 * (jnp.all(t) & jnp.all(v)), 8, 6)
     np.testing.assert_array_equal(got, np.ones((8, 6)))
 
 
 def test_same_under_jit():
     game = lambda t, v: jnp.sqrt(jnp.sum(t) * 1.0) * jnp.sum(v)  # noqa: E731
     np.testing.assert_allclose(
-        jax.jit(lambda: banzhaf.enumerate(game, 3, 3))(), banzhaf.enumerate(game, 3, 3), atol=1e-6
+        jax.jit(lambda: banzhaf.enumerate_interactions(game, 3, 3))(),
+        banzhaf.enumerate_interactions(game, 3, 3),
+        atol=1e-6,
     )
 
 
@@ -184,7 +186,7 @@ def test_same_under_jit():
     ],
 )
 def test_bad_input(num_text, num_video, options, message):
-    for function in (banzhaf.enumerate, banzhaf.enumerate_values):
+    for function in (banzhaf.enumerate_interactions, banzhaf.enumerate_values):
         with pytest.raises(ValueError, match=message):
             function(lambda t, v: jnp.sum(t) * 1.0, num_text, num_video, **options)
 
@@ -192,4 +194,4 @@ def test_bad_input(num_text, num_video, options, message):
 @pytest.mark.parametrize("payoff", [lambda t, v: t * 1.0, lambda t, v: (jnp.sum(t), jnp.sum(v))])
 def test_a_payoff_that_is_no_number_is_refused(payoff):
     with pytest.raises(ValueError, match="let it return one number"):
-        banzhaf.enumerate(payoff, 2, 3)
+        banzhaf.enumerate_interactions(payoff, 2, 3)

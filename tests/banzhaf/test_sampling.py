@@ -98,7 +98,7 @@ def test_any_payoff_agrees_with_enumeration():
     table = jnp.asarray(np.random.default_rng(1).normal(size=(2,) * 5), jnp.float32)
     payoff = lambda t, v: table[tuple(jnp.concatenate([t, v]).astype(int))]  # noqa: E731
     estimate = banzhaf.sample(payoff, 2, 3, KEY, 8192)
-    error = jnp.abs(estimate.interaction - banzhaf.enumerate(payoff, 2, 3))
+    error = jnp.abs(estimate.interaction - banzhaf.enumerate_interactions(payoff, 2, 3))
     assert bool(jnp.all(error < 4 * estimate.standard_error))
     assert float(estimate.standard_error.max()) < 0.1
 
@@ -137,7 +137,7 @@ def test_a_batch_of_similarity_games_is_sampled_row_by_row():
         assert bool(jnp.all(jnp.any(got[row] != 0, axis=1) == words))
 
 
-def test_one_device_is_eight_devices():
+def test_one_device_is_eight_devices(fused):
     game = similarity_game(6, 5)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     one = functools.partial(sampled, game, num_samples=1000)
@@ -168,7 +168,7 @@ def test_differentiable_in_what_the_payoff_closes_over():
     np.testing.assert_allclose(gradient, 1, atol=0.1)
 
 
-def test_the_gradient_of_a_standard_error_of_zero_is_zero():
+def test_the_gradient_of_a_standard_error_of_zero_is_zero(fused):
     def spread(a):
         return jnp.sum(banzhaf.sample(lambda t, v: a + 0.0 * (t[0] & v[0]), 2, 3, KEY, 256).standard_error)
 
@@ -178,7 +178,7 @@ def test_the_gradient_of_a_standard_error_of_zero_is_zero():
 # --- stopping -----------------------------------------------------------------------------------------------
 
 
-def test_stops_when_the_error_is_small_enough():
+def test_stops_when_the_error_is_small_enough(fused):
     game = similarity_game(6, 5)
     run = jax.jit(lambda wanted: sampled(game, num_samples=100_000, max_standard_error=wanted))
     estimate = run(0.02)
@@ -220,7 +220,7 @@ def test_nan_payoffs_are_not_hidden_and_end_the_run():
     [
         ({"num_text": 0}, "num_text=0.*at least one player"),
         ({"num_samples": 0}, "num_samples=0; evaluate at least one"),
-        ({"num_samples": 10**13}, "num_samples=10000000000000 in whole chunks is more than 2147483647; use fewer"),
+        ({"num_samples": 10**13}, "num_samples=10000000000000 in whole chunks exceeds 2147483647; use fewer"),
         ({"chunk_size": 7}, "chunk_size=7; coalitions come in pairs"),
         ({"chunk_size": 2}, "chunk_size=2; coalitions come in pairs"),
         ({"join_probability": 1.0}, "join_probability=1.0 is not strictly between 0 and 1"),

@@ -47,7 +47,7 @@ def test_interactions_and_values_agree(game, index, name_of_interaction, name_of
         payoff = functools.partial(banzhaf.coalition_value, *arrays)
         closed = banzhaf.interaction(*arrays, index=index), *banzhaf.value(*arrays, index=index)
         counted = (
-            banzhaf.enumerate(payoff, WORDS, FRAMES, index=index),
+            banzhaf.enumerate_interactions(payoff, WORDS, FRAMES, index=index),
             *banzhaf.enumerate_values(payoff, WORDS, FRAMES, index=index),
         )
     for got, oracle, other in zip(closed, counted, want, strict=True):

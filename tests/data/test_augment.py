@@ -160,7 +160,7 @@ def test_the_published_settings_are_drawn():
 
 
 def test_magnitudes_are_clipped():
-    augment = RandAugment(num_ops=50, magnitude=9, magnitude_std=20)
+    augment = RandAugment(num_ops=50, magnitude=9.0, magnitude_std=20.0)
     strengths = np.abs([strength for _, strength in augment("", _rng(0)).steps])
     assert strengths.min() == 0
     assert strengths.max() == 1
@@ -212,11 +212,11 @@ def test_the_names_of_the_configuration():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("rand_augment", {"num_ops": -1}, "num_ops, magnitude, magnitude_std: got -1, 7, 0.5"),
-        ("rand_augment", {"magnitude": 11}, "got 4, 11, 0.5"),
-        ("rand_augment", {"magnitude_std": -1.0}, "got 4, 7, -1.0"),
-        ("crop_flip", {"min_area": 0.0}, "min_area, flip_rate: got 0.0, 0.5"),
-        ("crop_flip", {"flip_rate": 1.5}, "got 0.5, 1.5"),
+        ("rand_augment", {"num_ops": -1}, "rand_augment.num_ops=-1: wanted 0 or more"),
+        ("rand_augment", {"magnitude": 11.0}, "rand_augment.magnitude=11.0: wanted 10 or less"),
+        ("rand_augment", {"magnitude_std": -1.0}, "rand_augment.magnitude_std=-1.0: wanted 0 or more"),
+        ("crop_flip", {"min_area": 0.0}, "crop_flip.min_area=0.0: wanted more than 0"),
+        ("crop_flip", {"flip_rate": 1.5}, "crop_flip.flip_rate=1.5: wanted a share"),
     ],
 )
 def test_settings_out_of_range_are_refused(name, options, message):

@@ -217,7 +217,7 @@ def run_here(mine, monkeypatch):
         config = get_config()
         config.data.update(fields)
         for name, value in (("CONFIG", config), ("WORKDIR", None)):
-            monkeypatch.setattr(front.commands, name, _Flag(name.lower(), value))
+            monkeypatch.setattr(front.cli, name, _Flag(name.lower(), value))
         for name, value in (("_SPLITS", splits), ("_OUT", out), ("_THRESHOLD", threshold)):
             monkeypatch.setattr(front, name, _Flag(name, value))
         return front.COMMANDS["check"]()

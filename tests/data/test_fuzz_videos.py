@@ -4,6 +4,7 @@ Bits that are flipped within a slice of H.264 are often concealed by the decoder
 declares no length is missed only where it is more than a second: frames are then a little wrong, or a few short.
 """
 
+import functools
 import itertools
 import os
 import pathlib
@@ -181,11 +182,12 @@ def _huge(side):
 
 
 def test_a_wrong_size_in_the_container_alone_changes_nothing(whole, tmp_path):
-    """H.264 says its size itself."""
+    """H.264 says its size itself; the shape of its pixels is computed from the container's."""
     data, size, path = whole[".mp4"].read_bytes(), struct.pack(">HH", _WIDTH, _HEIGHT), tmp_path / "huge.mp4"
     place = data.index(size, data.index(b"avc1", data.index(b"stsd")))
     path.write_bytes(data[:place] + struct.pack(">HH", 30000, 30000) + data[place + 4 :])
-    np.testing.assert_array_equal(_read(path), _read(whole[".mp4"]))
+    read = functools.partial(read_frames, max_frames=6, image_size=16, square_pixels=False)
+    np.testing.assert_array_equal(read(path), read(whole[".mp4"]))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_a_video_that_takes_too_long_is_given_up(whole):
     with OpenVideo(whole[".mp4"], 9.0) as video:
         video._end = time.thread_time()
         with pytest.raises(VideoError, match=r"clip\.mp4: not read after 9 s of processor time, at packet 0"):
-            video.decode_all(lambda number: True, 5, np.asarray)
+            video.timeline()
 
 
 @pytest.mark.slow

@@ -150,10 +150,10 @@ def test_small_pictures_keep_their_size():
     assert Image.open(io.BytesIO(prepare_module._stored(Settings(short_side=224), picture))).size == (30, 20)
 
 
-@pytest.mark.parametrize("settings", [{"frames_per_second": 0.0}, {"short_side": 0}, {"quality": 101}])
-def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValueError, match="frames_per_second, short_side, quality: got"):
-        Settings(**settings)
+@pytest.mark.parametrize(("name", "value"), [("frames_per_second", 0.0), ("short_side", 0), ("quality", 101)])
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"prepare.{name}={value}: wanted"):
+        Settings(**{name: value})
 
 
 def test_a_pass_that_is_broken_off_goes_on(make, tmp_path, decoded, reference, monkeypatch):

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 from PIL import ImageOps
 
-from hbi_jax import build
 from hbi_jax.data.augment import CropFlip, RandAugment
+from hbi_jax.data.config import PrepareConfig
+from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.datasets import DataError, Record, Split
 from hbi_jax.data.pipeline import train_batches
 from hbi_jax.data.prepare import prepare
 from hbi_jax.data.prepared import LOSSLESS, MANIFEST, Manifest, Prepared, Settings, relocated
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
-from hbi_jax.parallel import make_mesh
-from hbi_jax.weights import load_weights
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel.mesh import make_mesh
+from hbi_jax.tasks.retrieval.task import make_evaluator
+from hbi_jax.tasks.weights import load_weights
 from tests.tiny_run import tiny_config
 
 SIZE = 16
@@ -210,7 +213,7 @@ def test_what_a_folder_was_not_prepared_for_is_refused(split, videos, folder):
     with pytest.raises(DataError, match=r"got frames_per_second=4.0, wanted 1.0; set data.frames_per_second so or"):
         _source(moved, ready, frames_per_second=1.0)
     with pytest.raises(DataError, match="got short_side=16, wanted at least the image_size of 17; prepare"):
-        Source(moved, Tokenizer(8), SIZE + 1, 4, 4.0, prepared=ready)
+        Source(moved, Tokenizer(8), SIZE + 1, 4, frames_per_second=4.0, prepared=ready)
     others = [dataclasses.replace(moved.records[n], video_id=f"other{n}", start=0.5, end=None) for n in range(2)]
     with pytest.raises(DataError, match=r"nothing of 2 of 11 videos of split 'train', such as 'other0' \(.*wide.mp4"):
         _source(Split("train", (*moved.records, *others)), ready)
@@ -227,19 +230,22 @@ def test_a_trained_model_ranks_alike(finished, world, tmp_path):
     """The galleries of the tiny run: without loss all features and ranks are the same, JPEGs change them little."""
     config = tiny_config(world)
     params, mesh = load_weights(str(finished)).params, make_mesh()
-    evaluator = build.retrieval_evaluator(build.model(config), config, mesh)
+    evaluator = make_evaluator(HBI(config.model), config, mesh)
 
-    def evaluated():
-        for name in config.data.galleries:
-            gallery = evaluator.encode(params, build.source(config, build.split(config, name, str(tmp_path))))
+    def evaluated(dataset):
+        for name in dataset.galleries:
+            gallery = evaluator.encoder.encode(params, dataset.source(dataset.split(name)))
             yield gallery.video.pooled, evaluator.similarity(params, gallery)
 
-    raw, galleries = list(evaluated()), [build.split(config, name, "") for name in config.data.galleries]
+    dataset = Dataset(config.data, config.model.clip.image_size, str(tmp_path))
+    raw, galleries = list(evaluated(dataset)), [dataset.split(name) for name in dataset.galleries]
     for quality in (LOSSLESS, 95):
-        config.data.prepared, config.data.prepare.quality = f"{{workdir}}/ready-{quality}", quality
-        folder, settings = build.folder(config, "prepared", str(tmp_path)), build.prepare_settings(config)
-        prepare(galleries, config.data.videos, folder, settings, num_processes=0, shown=False)
-        for (features, similarity), (expected_features, expected) in zip(evaluated(), raw, strict=True):
+        data = dataclasses.replace(
+            config.data, prepared=f"{{workdir}}/ready-{quality}", prepare=PrepareConfig(quality=quality)
+        )
+        ready = Dataset(data, config.model.clip.image_size, str(tmp_path))
+        prepare(galleries, data.videos, ready.folder("prepared"), ready.prepare_settings, num_processes=0, shown=False)
+        for (features, similarity), (expected_features, expected) in zip(evaluated(ready), raw, strict=True):
             if quality == LOSSLESS:
                 np.testing.assert_array_equal(features, expected_features)
                 np.testing.assert_array_equal(similarity, expected)

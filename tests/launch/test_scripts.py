@@ -166,7 +166,10 @@ if sys.argv[4] == "scp":
     assert _arguments(python()) == [
         ["-m", "pip", "install", "--quiet", "--user", "uv"],
         ["-m", "uv", "venv", "--quiet", "--allow-existing", "--python", "3.12", venv],
-        ["-m", "uv", "pip", "install", "--quiet", "--python", f"{venv}/bin/python", f"{home}/hbi_jax[tpu]"],
+        [
+            *("-m", "uv", "pip", "install", "--quiet", "--python", f"{venv}/bin/python"),
+            *("--constraints", f"{home}/hbi_jax/requirements.txt", f"{home}/hbi_jax[tpu]"),
+        ],
     ]
     # What arrived can be installed: setup.py finds all that it reads, and the package is whole.
     version = [sys.executable, "setup.py", "--quiet", "--version"]

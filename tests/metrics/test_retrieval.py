@@ -151,9 +151,9 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ValueError, match=r"1 NaN of 9 scores \(the first at \[1, 2\]\)"):
             call()
-    with pytest.raises(ValueError, match=r"target\[1\]=-1 is no column"):
+    with pytest.raises(ValueError, match=r"target\[1\]=-1 is not a column"):
         ranks(similarity, np.array([0, -1, 2]))
-    with pytest.raises(ValueError, match=r"target\[2\]=3 is no column"):
+    with pytest.raises(ValueError, match=r"target\[2\]=3 is not a column"):
         ranks(similarity, np.array([0, 1, 3]))
     with pytest.raises(ValueError, match=r"no text for 1 of 3 videos \(the first is column 1\)"):
         retrieval_metrics(similarity, np.array([0, 2, 2]))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbi_jax import pretrained
-from hbi_jax.models.hbi import HBIConfig, Level
+from hbi_jax.models.config import HBIConfig, Level
 from hbi_jax.types import Batch
 
 FOLDER = pathlib.Path(__file__).parents[1] / "golden"

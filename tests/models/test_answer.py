@@ -79,7 +79,8 @@ def apart(model, params, batch, *rates):
     """Answers to questions and videos that were encoded apart."""
     text = model.apply(params, batch.token_ids, batch.text_mask, method=HBI.encode_text)
     video = model.apply(params, batch.frames, batch.frame_mask, method=HBI.encode_video)
-    return [model.apply(params, text, video, rate, method=AnswerHBI.answer_questions) for rate in rates]
+    by_level = [dict(zip(text.levels, rate, strict=True)) for rate in rates]
+    return [model.apply(params, text, video, rate, method=AnswerHBI.answer_questions) for rate in by_level]
 
 
 @pytest.fixture(scope="module")

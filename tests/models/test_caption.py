@@ -121,7 +121,7 @@ def params():
 @pytest.fixture(scope="module")
 def computed(params):
     def run(params, batch, key):
-        video = MODEL.apply(params, batch.frames, batch.frame_mask, method="encode_video").levels[0]
+        video = MODEL.apply(params, batch.frames, batch.frame_mask, method="encode_video").levels["entity"]
         alone = MODEL.apply(params, video, batch.token_ids, batch.text_mask, method="caption_logits")
         dropped = MODEL.apply(params, batch, deterministic=False, rngs={"dropout": key})[1]
         return MODEL.apply(params, batch), alone, dropped, video
@@ -157,7 +157,7 @@ def test_dropout_drops_in_training_alone(computed):
 
 def test_bfloat16_gives_float32_logits(params, computed):
     """Within 5 % of their spread."""
-    model = MODEL.clone(config=dataclasses.replace(SMALL, dtype=jnp.bfloat16))
+    model = MODEL.clone(config=dataclasses.replace(SMALL, dtype="bfloat16"))
     *_, video = computed
     logits = jax.jit(lambda: model.apply(params, video, BATCH.token_ids, BATCH.text_mask, method="caption_logits"))()
     assert logits.dtype == jnp.float32

@@ -1,6 +1,7 @@
 """CLIP's towers: attention against its formula, what a word may see, pixels, precision and recomputation."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,11 @@ from hbi_jax.models.clip import (
     ResidualBlock,
     TextTower,
     VisionTower,
+    activate,
     normalize_pixels,
     quick_gelu,
 )
+from hbi_jax.models.config import CLIPConfig
 from tests.tiny_hbi import CLIP, END, make_batch, random_params
 
 BATCH = make_batch(4)
@@ -75,7 +78,7 @@ def test_a_block_is_residual():
     """Zero output projections leave the input as it is."""
     x = jax.random.normal(jax.random.key(0), (1, 3, 8))
     block = ResidualBlock(2)
-    params = random_params(block, x)
+    params = random_params(block, jnp.asarray(x))
     p = params["params"]
     for part in (p["attn"]["out_proj"], p["mlp_proj"]):
         part["kernel"], part["bias"] = jnp.zeros_like(part["kernel"]), jnp.zeros_like(part["bias"])
@@ -181,3 +184,50 @@ def test_bad_sizes_are_named():
         jax.eval_shape(VisionTower(CLIP).init, jax.random.key(0), jnp.zeros((1, 8, 16, 3), jnp.uint8))
     with pytest.raises(ValueError, match=r"texts of 13 tokens.*positions for 12.*num_words <= 12"):
         jax.eval_shape(TextTower(CLIP).init, jax.random.key(0), jnp.ones((1, 13), int), jnp.ones((1, 13), bool))
+
+
+def test_gelu_by_hand():
+    """The exact one, by the error function."""
+    x = np.linspace(-4, 4, 33, dtype=np.float32)
+    wanted = [0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in x.tolist()]
+    np.testing.assert_allclose(activate(jnp.asarray(x), "gelu"), wanted, atol=1e-6)
+    np.testing.assert_array_equal(activate(jnp.asarray(x), "quick_gelu"), quick_gelu(jnp.asarray(x)))
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_the_mlp_of_a_block_is_its_formula(activation):
+    """Of any hidden width: with a zero attention output, a block adds its MLP to the input."""
+    x = np.random.default_rng(0).normal(size=(1, 3, 8)).astype(np.float32)
+    block = ResidualBlock(2, activation=activation, mlp_features=12)
+    params = random_params(block, jnp.asarray(x))
+    p = params["params"]
+    p["attn"]["out_proj"] = jax.tree.map(jnp.zeros_like, p["attn"]["out_proj"])
+    assert p["mlp_fc"]["kernel"].shape == (8, 12)
+    h = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    h = h * p["ln_2"]["scale"] + p["ln_2"]["bias"]
+    h = np.asarray(h @ p["mlp_fc"]["kernel"] + p["mlp_fc"]["bias"])
+    share = {"gelu": (1 + np.vectorize(math.erf)(h / math.sqrt(2))) / 2, "quick_gelu": 1 / (1 + np.exp(-1.702 * h))}
+    h = h * share[activation]
+    wanted = x + h @ p["mlp_proj"]["kernel"] + p["mlp_proj"]["bias"]
+    np.testing.assert_allclose(jax.jit(block.apply)(params, jnp.asarray(x)), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_each_tower_has_heads_of_its_own_width():
+    config = CLIPConfig(vision_width=1280, vision_head_features=80, text_width=1024, embed_features=1024)
+    assert (config.vision_heads, config.text_heads, config.joint_heads) == (16, 16, 16)
+    config = dataclasses.replace(config, text_head_features=128, head_features=32)
+    assert (config.vision_heads, config.text_heads, config.joint_heads) == (16, 8, 32)
+    assert (CLIPConfig().vision_heads, CLIPConfig().text_heads, CLIPConfig().joint_heads) == (12, 8, 8)
+
+
+@pytest.mark.parametrize("change", [{"text_head_features": 8}, {"activation": "gelu"}, {"head_features": 8}])
+def test_settings_that_no_parameter_shows_change_what_is_computed(text_params, encode_text, change):
+    _, before = encode_text(BATCH.token_ids, BATCH.text_mask)
+    tower = TextTower(dataclasses.replace(CLIP, **change))
+    _, after = jax.jit(tower.apply)(text_params, jnp.asarray(BATCH.token_ids), jnp.asarray(BATCH.text_mask))
+    assert np.abs(before - after).max() > 1e-3
+
+
+def test_pixels_of_minus_one_to_one():
+    images = jnp.array([[[[0, 127, 255]]]], jnp.uint8)
+    np.testing.assert_allclose(normalize_pixels(images, "half")[0, 0, 0], [-1, 127 / 127.5 - 1, 1], atol=1e-6)

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hbi_jax import fields
 from hbi_jax.models.caption import CaptionHBI
-from hbi_jax.models.decoding import Decoding, generate
-from hbi_jax.parallel import batch_sharding, make_mesh, replicated
+from hbi_jax.models.config import Decoding
+from hbi_jax.models.decoding import generate
+from hbi_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from hbi_jax.types import WeightedTokens
 from tests.tiny_hbi import CONFIG, make_batch, random_params
 
@@ -290,15 +292,16 @@ def test_cold_samples_are_greedy(run):
         ("num_beams", 0, "1 or more"),
         ("length_penalty", -1.0, "0 or more"),
         ("num_samples", 0, "1 or more"),
-        ("temperature", 0.0, "more than 0; method='greedy'"),
-        ("top_k", -1, "a number of tokens"),
-        ("top_p", 0.0, "a share above 0"),
-        ("top_p", 1.1, "a share above 0"),
+        ("length_penalty", np.inf, "a finite number"),
+        ("temperature", 0.0, "more than 0"),
+        ("top_k", -1, "0 or more"),
+        ("top_p", 0.0, "more than 0"),
+        ("top_p", 1.1, "a share in 0..1"),
     ],
 )
 def test_what_cannot_work_is_named(field, value, wanted):
-    with pytest.raises(ValueError, match=re.escape(f"decoding: {field}={value!r}: wanted {wanted}")):
-        Decoding(**{field: value})
+    with pytest.raises(ValueError, match=re.escape(f"decoding.{field}={value!r}: wanted {wanted}")):
+        fields.check(fields.parse(Decoding, {field: value}, "decoding"), "decoding")
 
 
 def test_what_does_not_fit_is_named(params):

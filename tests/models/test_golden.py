@@ -17,12 +17,19 @@ from hbi_jax import pretrained
 from hbi_jax.clustering import dpc_knn
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.hbi import HBI
-from hbi_jax.train.answers import AnswerBatch, AnswerLossConfig, answer_loss
-from hbi_jax.train.objective import LossConfig, retrieval_loss
+from hbi_jax.tasks.answers.batch import AnswerBatch
+from hbi_jax.tasks.answers.config import AnswerLossConfig
+from hbi_jax.tasks.answers.objective import answer_loss
+from hbi_jax.tasks.retrieval.objective import retrieval_loss
+from hbi_jax.train.config import AlignmentLossConfig
 from hbi_jax.train.teacher import estimator_teacher
 from tests.models.published import SUFFIX, load
 
-RATES = {"100": (1.0, 0.0, 0.0), "010": (0.0, 1.0, 0.0), "001": (0.0, 0.0, 1.0)}
+RATES = {
+    "100": {"entity": 1.0, "action": 0.0, "event": 0.0},
+    "010": {"entity": 0.0, "action": 1.0, "event": 0.0},
+    "001": {"entity": 0.0, "action": 0.0, "event": 1.0},
+}
 TOLERANCE = 2e-5  # of the largest value: float32, sums in another order
 MERGES = [(side, step) for side in ("text", "video") for step in (0, 1)]
 
@@ -176,7 +183,7 @@ PUBLISHED_LOSS = {
 
 
 def test_published_training_of_retrieval(retrieval):
-    model, config = HBI(retrieval.config), LossConfig(**PUBLISHED_LOSS)
+    model, config = HBI(retrieval.config), AlignmentLossConfig(**PUBLISHED_LOSS)
     loss = functools.partial(retrieval_loss, model, config, estimator_of(retrieval))
     (total, terms), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
         retrieval.weights.params, retrieval.batch, jax.random.key(0)

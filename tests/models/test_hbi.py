@@ -9,7 +9,8 @@ import pytest
 from flax.errors import ScopeParamNotFoundError
 
 from hbi_jax.models.clip import normalize_pixels
-from hbi_jax.models.hbi import HBI, Level, TokenWeight
+from hbi_jax.models.config import Level
+from hbi_jax.models.hbi import HBI, TokenWeight
 from hbi_jax.types import Tokens, WeightedTokens
 from tests.tiny_hbi import CONFIG, END, FRAMES, make_batch, random_params
 
@@ -138,7 +139,7 @@ def test_uint8_frames_are_normalised_frames(align, aligned):
 
 def test_bfloat16_is_close_to_float32(params, aligned):
     """Entity level, where no cluster can change its members: similarities within 0.03, and kept in float32."""
-    config = dataclasses.replace(CONFIG, dtype=jnp.bfloat16, levels=CONFIG.levels[:1])
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", levels=CONFIG.levels[:1])
     got = jax.jit(HBI(config).apply)(params, on_device(BATCH))["entity"]
     assert got.text.features.dtype == jnp.bfloat16
     for x in (got.similarity, got.pair_similarity, got.pair_prediction, got.text.logits):
@@ -149,8 +150,12 @@ def test_bfloat16_is_close_to_float32(params, aligned):
 
 def test_each_side_alone_is_the_pair(encoded, aligned):
     text, video = encoded
-    for level, words, frames in zip(LEVELS, text.levels, video.levels, strict=True):
-        for got, wanted in ((words, aligned[level].text), (frames, aligned[level].video)):
+    assert list(text.levels) == list(video.levels) == LEVELS
+    for level in LEVELS:
+        for got, wanted in (
+            (text.levels[level], aligned[level].text),
+            (video.levels[level], aligned[level].video),
+        ):
             mask = wanted.mask
             np.testing.assert_array_equal(got.mask, mask)
             np.testing.assert_allclose(got.features[mask], wanted.features[mask], atol=1e-5)
@@ -160,14 +165,15 @@ def test_each_side_alone_is_the_pair(encoded, aligned):
 def test_pooled_vectors(encoded):
     text, video = encoded
     last = BATCH.text_mask.sum(1) - 1
-    np.testing.assert_array_equal(text.pooled, text.levels[0].features[np.arange(ROWS), last])
-    features = np.asarray(video.levels[0].features)
+    np.testing.assert_array_equal(text.pooled, text.levels["entity"].features[np.arange(ROWS), last])
+    features = np.asarray(video.levels["entity"].features)
     wanted = [features[row][mask].mean(0) for row, mask in enumerate(BATCH.frame_mask)]
     np.testing.assert_allclose(video.pooled, wanted, atol=1e-6)
 
 
 def gallery_similarity(params, text, video, rates, video_block):
-    return HBI(CONFIG).apply(params, text, video, rates, video_block, method="gallery_similarity")
+    by_level = dict(zip(LEVELS, rates, strict=True))
+    return HBI(CONFIG).apply(params, text, video, by_level, video_block, method="gallery_similarity")
 
 
 def test_gallery_similarity_sums_the_levels(params, encoded, aligned):
@@ -195,7 +201,7 @@ def test_retrieval_runs_nothing_of_the_interaction(reconstruction):
     def score(params, batch):
         text = model.apply(params, batch.token_ids, batch.text_mask, method="encode_text")
         video = model.apply(params, batch.frames, batch.frame_mask, method="encode_video")
-        return model.apply(params, text, video, (1.0, 1.0), method="gallery_similarity")
+        return model.apply(params, text, video, dict.fromkeys(LEVELS, 1.0), method="gallery_similarity")
 
     assert jax.eval_shape(score, without, on_device(BATCH)).shape == (ROWS, ROWS)
     with pytest.raises(ScopeParamNotFoundError, match="header"):
@@ -214,7 +220,7 @@ def test_the_pooled_baseline_is_the_cosine_of_two_vectors(params, encoded):
 
 def test_levels_are_data():
     """A third level has the parts of the second, under its own name; without counts there is no merge."""
-    levels = (*CONFIG.levels, Level("event", 2, None))
+    levels = (*CONFIG.levels, Level("event", 2, 0))
     config = dataclasses.replace(CONFIG, levels=levels)
     shapes = jax.eval_shape(HBI(config).init, jax.random.key(0), on_device(BATCH))["params"]
     towers = {"text_tower", "vision_tower", "frame_transformer", "logit_scale"}
@@ -253,7 +259,7 @@ def test_frames_in_portions_give_the_same_values_and_gradients(params):
 
         def loss(params):
             encoded = model.apply(params, on_device(BATCH).frames, on_device(BATCH).frame_mask, method="encode_video")
-            return jnp.sum(encoded.pooled**2) + sum(jnp.sum(level.logits**2) for level in encoded.levels)
+            return jnp.sum(encoded.pooled**2) + sum(jnp.sum(level.logits**2) for level in encoded.levels.values())
 
         assert jax.tree.map(jnp.shape, jax.eval_shape(model.init, jax.random.key(0), on_device(BATCH))) == jax.tree.map(
             jnp.shape, params

@@ -11,8 +11,9 @@ from hbi_jax.models.hbi import HBI
 from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, video_query
 from hbi_jax.models.similarity import normalize
 from hbi_jax.models.token_mlp import MLP
-from hbi_jax.parallel import batch_sharding, make_mesh, replicated
-from hbi_jax.train.objective import LossConfig, retrieval_loss
+from hbi_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from hbi_jax.tasks.retrieval.objective import retrieval_loss
+from hbi_jax.train.config import AlignmentLossConfig
 from hbi_jax.train.teacher import exact_teacher
 from hbi_jax.types import WeightedTokens
 from tests.optimized import compile_optimized
@@ -169,7 +170,7 @@ def params(batch):
 
 
 def step_loss(params, batch):
-    return retrieval_loss(V2, LossConfig(), exact_teacher(1.0), params, batch, jax.random.key(0))
+    return retrieval_loss(V2, AlignmentLossConfig(), exact_teacher(1.0), params, batch, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,7 @@ def test_a_gallery_has_the_similarities_of_training(params, batch, aligned):
     def score(params, batch):
         text = V2.apply(params, batch.token_ids, batch.text_mask, method="encode_text")
         video = V2.apply(params, batch.frames, batch.frame_mask, method="encode_video")
-        return V2.apply(params, text, video, (0.5, 2.0), 3, method="gallery_similarity")
+        return V2.apply(params, text, video, {"entity": 0.5, "action": 2.0}, 3, method="gallery_similarity")
 
     entity, action = (aligned[level].similarity for level in ("entity", "action"))
     np.testing.assert_allclose(score(params, batch), 0.5 * entity + 2 * action, atol=1e-5)

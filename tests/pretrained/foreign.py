@@ -26,6 +26,12 @@ CLIP = {
     "head_features": 64,
     "vocab_size": 40,
     "context_length": 12,
+    "activation": "quick_gelu",
+    "vision_head_features": 0,
+    "text_head_features": 0,
+    "vision_mlp_features": 0,
+    "text_mlp_features": 0,
+    "pixels": "clip",
 }
 HBI = {
     "clip": CLIP,

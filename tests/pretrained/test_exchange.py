@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import unflatten_dict
 
-from hbi_jax.models.clip import CLIPConfig
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained import PretrainedError, convert, export, from_state_dict, load, to_state_dict
 from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import Entry
@@ -308,10 +308,11 @@ def test_what_is_no_known_model(openai, published):
 @pytest.mark.parametrize(
     ("side", "field", "value", "complaint"),
     [
-        ("text_config", "hidden_act", "gelu", "text_config.hidden_act is 'gelu' in config.json, wanted 'quick_gelu'"),
+        ("text_config", "hidden_act", "gelu_new", "hidden_act is 'gelu_new' in config.json, wanted quick_gelu or gelu"),
+        ("text_config", "hidden_act", "gelu", "hidden_act is 'quick_gelu' and 'gelu' in the two towers"),
         ("vision_config", "layer_norm_eps", 1e-6, "vision_config.layer_norm_eps is 1e-06"),
         ("vision_config", "num_attention_heads", 3, "has 3 attention heads for a width of 64"),
-        ("vision_config", "num_attention_heads", 2, r"heads of \[32, 64\] features"),
+        ("vision_config", "hidden_size", 128, "hidden_size is 128 in config.json, but the weights are 64 wide"),
         ("vision_config", "num_attention_heads", "2", "vision_config has 2 attention heads"),
     ],
 )

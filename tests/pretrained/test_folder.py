@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from hbi_jax.fields import plain
 from hbi_jax.models.hbi import HBI as HBIModel
 from hbi_jax.pretrained import (
     Pretrained,
@@ -80,7 +81,7 @@ def test_a_section_of_a_configuration_is_a_configuration(estimator, tmp_path):
     hbi = weights("hbi", config)
     save(tmp_path / "hbi", hbi)
     model = load(tmp_path / "hbi", progress=False).model
-    assert (model.config.dtype, model.config.levels[1].frames) == (jnp.bfloat16, 3)
+    assert (model.config.dtype, model.config.levels[1].frames) == ("bfloat16", 3)
 
 
 def test_nothing_is_replaced_unasked(folder, estimator, tmp_path):
@@ -144,7 +145,7 @@ def rewrite(folder, **changes):
     ("changes", "complaint"),
     [
         ({"kind": "poem"}, "weights of kind 'poem': wanted one of clip, hbi, answer, caption, estimator"),
-        ({"kind": "clip"}, "is not one (TypeError"),
+        ({"kind": "clip"}, "is not one (ConfigError"),
         ({"format": 2}, "is of format 2, wanted 1"),
         ({"model": {"num_features": 8}}, "num_features is 4, wanted 8"),
         ({"model": {"kind": "cnn"}}, "kind is 'cnn_sa', wanted 'cnn'"),
@@ -250,7 +251,7 @@ def test_work_folders_of_runs_are_told_how(tmp_path):
     step = run / "checkpoints" / "500"
     step.mkdir(parents=True)
     (run / "config.json").write_text('{"model": {}}')
-    says = r"hbi_jax\.pretrained\.save\(FOLDER, hbi_jax\.weights\.load_weights\('.*run"
+    says = r"hbi_jax\.pretrained\.save\(FOLDER, hbi_jax\.tasks\.weights\.load_weights\('.*run"
     for path in (run, step):
         for use in (load, open_source, lambda path: export(path, tmp_path / "out")):
             with pytest.raises(PretrainedError, match=says):
@@ -332,8 +333,7 @@ def test_a_model_of_equal_token_weights_is_kept_too(tmp_path):
     """It has no parameters for them."""
     config = dataclasses.replace(CONFIG, weight_features=0)
     params = random_params(HBIModel(config), jax.tree.map(jnp.asarray, make_batch(2)))
-    levels = [[level.name, level.words or 0, level.frames or 0] for level in config.levels]
-    fields = {**dataclasses.asdict(config), "levels": levels, "dtype": "float32"}
+    fields = plain(config)
     save(tmp_path / "equal", Pretrained("hbi", fields, params))
     read = load(tmp_path / "equal", progress=False)
     jax.tree.map(np.testing.assert_array_equal, read.params, params)

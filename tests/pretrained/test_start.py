@@ -132,6 +132,45 @@ def test_numbers_of_heads_that_no_shape_tells(clip, hbi):
     initialize(hbi.params, clip, {**HBI, "merge_heads": 4})
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"vision_head_features": 32}, r"clip\.vision_head_features is 64, wanted 32; set config\.model"),
+        ({"text_head_features": 16}, r"clip\.text_head_features is 64, wanted 16; "),
+        ({"activation": "gelu"}, r"computes something else: clip\.activation is 'quick_gelu', wanted 'gelu'; "),
+        ({"pixels": "half"}, r"clip\.pixels is 'clip', wanted 'half'; "),
+    ],
+)
+def test_what_no_shape_tells_of_the_towers(clip, hbi, fields, says):
+    """Both ways round where the weights are of the other kind."""
+    other = {**CLIP, **fields}
+    for source in (clip, hbi):
+        with pytest.raises(PretrainedError, match=says):
+            initialize(hbi.params, source, {**HBI, "clip": other})
+        theirs = other if source is clip else {**source.config, "clip": other}
+        given = Pretrained(source.kind, theirs, source.params)
+        with pytest.raises(PretrainedError, match=r"set config\.model as theirs is"):
+            initialize(hbi.params, given, HBI)
+        assert_same(initialize(shifted(source.params), given, {**HBI, "clip": other}), source.params)
+    # The same widths, written otherwise.
+    initialize(hbi.params, hbi, {**HBI, "clip": {**CLIP, "vision_head_features": 64, "text_head_features": 64}})
+
+
+def test_a_frame_transformer_of_other_layers_than_the_text_towers_stays_as_it_is(clip, caplog):
+    """Heads of the joint space, or MLPs of the text tower, of another width."""
+    heads = {**CLIP, "head_features": 16, "vision_head_features": 64, "text_head_features": 64}
+    for sizes, says in (
+        (heads, "it has 4 heads, the text tower's layers have 1"),
+        ({**CLIP, "text_mlp_features": 96}, ""),
+    ):
+        fresh = weights("hbi", {**HBI, "clip": sizes})
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "hbi_jax"):
+            got = initialize(shifted(fresh.params), weights("clip", sizes), {**HBI, "clip": sizes})["params"]
+        assert_same(got["frame_transformer"], shifted(fresh.params)["params"]["frame_transformer"])
+        assert f"the frame transformer stays as initialised: {says}" in caplog.text
+
+
 def test_settings_that_a_configuration_may_override(clip, hbi, caplog):
     same = {**HBI, "levels": tuple(tuple(level) for level in HBI["levels"]), "pooled": False}
     other = {**HBI, "padding": "masked", "levels": [["entity", 0, 0], ["action", 6, 4], ["event", 3, 2]]}
@@ -142,7 +181,7 @@ def test_settings_that_a_configuration_may_override(clip, hbi, caplog):
         assert_same(initialize(shifted(hbi.params), hbi, other), hbi.params)
     first, second = (record.getMessage() for record in caplog.records)
     assert "padding is 'published', wanted 'masked' by config.model" in first
-    assert "('action', 6, 3), ('event', 3, 2)], wanted [('entity', None, None), ('action', 6, 4)" in second
+    assert "('action', 6, 3), ('event', 3, 2)), wanted (('entity', 0, 0), ('action', 6, 4)" in second
 
 
 def test_an_estimator_has_no_settings_of_a_model():

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from hbi_jax.parallel import make_mesh, param_shardings
+from hbi_jax.parallel.mesh import make_mesh, param_shardings
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 from hbi_jax.train.state import TrainState, abstract_state
 
@@ -244,7 +244,7 @@ def test_whatever_the_storage_raises_is_explained(folder, mesh, monkeypatch, cal
 
     with Checkpoints(folder, METRIC) as checkpoints:
         checkpoints.save(state_at(1), {METRIC: 0.5})
-    message = rf"could not save a checkpoint in {folder}: .*No space left on device; free some space there, then start"
+    message = rf"could not save a checkpoint in {folder}: .*No space left on device; free some space there, then run"
 
     def failing_run():
         with Checkpoints(folder, METRIC) as checkpoints:

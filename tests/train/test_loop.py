@@ -10,9 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from hbi_jax.parallel import make_mesh, put_batch
+from hbi_jax.parallel.mesh import make_mesh, put_batch
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
-from hbi_jax.train.loop import Job, LoopConfig, NonFiniteError, train
+from hbi_jax.train.config import TrainConfig
+from hbi_jax.train.loop import Job, NonFiniteError, train
 from hbi_jax.train.preemption import PreemptedError, StopRequest
 from hbi_jax.train.state import abstract_state, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
@@ -93,7 +94,7 @@ class World:
                     batch = batch_of(step)
                     if step in at:
                         batch = at[step](batch) or batch
-                    yield batch
+                    yield batch.record_index, batch
             finally:
                 self.closed = True
 
@@ -152,7 +153,7 @@ def stop(number):
     return lambda batch: os.kill(os.getpid(), number)
 
 
-CONFIG = LoopConfig(num_steps=9, log_every=2, eval_every=4, checkpoint_every=3)
+CONFIG = TrainConfig(num_steps=9, log_every=2, eval_every=4, checkpoint_every=3)
 
 
 def test_what_happens_when(world, tmp_path, saves):
@@ -294,7 +295,7 @@ def test_a_batch_that_cannot_be_made_stops_the_run(world, tmp_path):
 
 def test_training_learns(world, tmp_path):
     """The toy has an exact solution, which the loop's updates approach."""
-    long = LoopConfig(num_steps=400, log_every=100, eval_every=0, checkpoint_every=400)
+    long = TrainConfig(num_steps=400, log_every=100, eval_every=0, checkpoint_every=400)
     world.run(tmp_path, long)
     rows = world.writer.of("loss/total")
     assert rows[400] < 0.1 * rows[100]

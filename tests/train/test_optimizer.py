@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from hbi_jax.models.hbi import HBI
-from hbi_jax.parallel import path_name
+from hbi_jax.parallel.mesh import path_name
+from hbi_jax.train.config import OptimizerConfig
 from hbi_jax.train.optimizer import (
     PUBLISHED_NO_DECAY_PATTERN,
-    OptimizerConfig,
     clip_each,
     decays,
     keep_logit_scale_below,

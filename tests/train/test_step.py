@@ -9,10 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from hbi_jax.models.hbi import HBI, Level
-from hbi_jax.parallel import make_mesh, path_name, put_batch
-from hbi_jax.train.objective import LossConfig, retrieval_loss
-from hbi_jax.train.optimizer import OptimizerConfig, is_frozen, make_optimizer
+from hbi_jax.models.config import Level
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel.mesh import make_mesh, path_name, put_batch
+from hbi_jax.tasks.retrieval.objective import retrieval_loss
+from hbi_jax.train.config import AlignmentLossConfig, OptimizerConfig
+from hbi_jax.train.optimizer import is_frozen, make_optimizer
 from hbi_jax.train.state import TrainState, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
 from hbi_jax.train.teacher import exact_teacher
@@ -24,7 +26,7 @@ from tests.tiny_hbi import make_batch, random_params
 CONFIG = dataclasses.replace(
     FULL,
     clip=dataclasses.replace(FULL.clip, text_layers=0),
-    levels=(Level("entity"), Level("action", None, 3)),
+    levels=(Level("entity"), Level("action", 0, 3)),
     frame_layers=0,
 )
 ROWS, STEPS = 8, 3
@@ -44,7 +46,7 @@ OPTIMIZER = OptimizerConfig(
 )
 # The published factor of 1000 makes a teacher that is all or nothing, which says more about rounding than about us.
 TEACHER = exact_teacher(100.0)
-LOSS = LossConfig()
+LOSS = AlignmentLossConfig()
 LEVELS = [level.name for level in CONFIG.levels]
 
 
@@ -253,7 +255,7 @@ def test_weights_of_zero_leave_their_terms_out(params):
 
 def test_bfloat16_is_finite_and_close(params, wanted):
     """Entity level alone, where rounding moves no token to another cluster: 5 % of the loss. The state is float32."""
-    model = HBI(dataclasses.replace(CONFIG, dtype=jnp.bfloat16, levels=CONFIG.levels[:1]))
+    model = HBI(dataclasses.replace(CONFIG, dtype="bfloat16", levels=CONFIG.levels[:1]))
     names = jax.eval_shape(model.init, jax.random.key(0), jax.tree.map(jnp.asarray, batch_of(0)))["params"]
     few = {"params": {name: params["params"][name] for name in names}}
     mesh, tx = make_mesh(1, 1, jax.devices()[:1]), optax.sgd(1e-3)

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.models.similarity import pair_similarity
-from hbi_jax.parallel import batch_sharding, make_mesh
+from hbi_jax.parallel.mesh import batch_sharding, make_mesh
 from hbi_jax.train.teacher import estimator_teacher, exact_teacher, sampled_teacher
 from hbi_jax.types import Alignment, WeightedTokens
 from tests.tiny_hbi import random_params

@@ -8,6 +8,7 @@ from hbi_jax.data.datasets.readers import folder, read_json, shown
 from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.datasets.splits import Lists, distinct
 from hbi_jax.data.datasets.videos import VideoFiles
+from hbi_jax.data.names import compared
 
 GALLERIES: Mapping[str, str] = {"test": "val_ids.json"}
 
@@ -78,6 +79,7 @@ def _paragraphs(path: pathlib.Path, ids: Sequence[str], files: VideoFiles) -> li
     if not isinstance(captions, dict):
         got, remedy = f"a {type(captions).__name__}", "check that it is the caption file"
         raise DataError(f"{path}", got, "an object with a key for each video", remedy)
+    captions = {compared(video_id): entry for video_id, entry in captions.items()}
     records = []
     for video_id in ids:
         source = f"{path}, {video_id!r}"

@@ -7,6 +7,7 @@ from hbi_jax.data.datasets.readers import folder, read_json, read_lines, shown
 from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.datasets.splits import Lists, distinct
 from hbi_jax.data.datasets.videos import VideoFiles, without_extension
+from hbi_jax.data.names import compared
 
 GALLERIES: Mapping[str, str] = {"test": "test_list.txt"}
 
@@ -67,7 +68,7 @@ def load(
 
 
 def _ids(path: pathlib.Path) -> Sequence[str]:
-    return distinct(path, (without_extension(line) for _, line in read_lines(path)))
+    return distinct(path, (without_extension(compared(line)) for _, line in read_lines(path)))
 
 
 def _descriptions(path: pathlib.Path, ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -80,7 +81,7 @@ def _descriptions(path: pathlib.Path, ids: Sequence[str]) -> Mapping[str, Sequen
     for number, entry in enumerate(entries):
         match entry:
             case {"video": str(video), "description": str(description)}:
-                if (video_id := without_extension(video)) in found:
+                if (video_id := without_extension(compared(video))) in found:
                     found[video_id].append(description)
             case _:
                 wanted = "video and description (text)"

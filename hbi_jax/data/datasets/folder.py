@@ -1,13 +1,18 @@
 """Your own videos: a folder of them, whatever folders are below, and a table of captions (CSV or JSON lines)."""
 
+import collections
+import functools
+import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hbi_jax.data.datasets.readers import folder, read_csv, read_json_lines, shown
 from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.datasets.splits import Lists
 from hbi_jax.data.datasets.videos import VideoFiles
+
+_log = logging.getLogger(__name__)
 
 # What the column `split` calls the gallery.
 GALLERIES: Mapping[str, str] = {"test": "test"}
@@ -58,16 +63,37 @@ def load(
     """
     path, files = folder("annotations", annotations) / captions, VideoFiles(videos, recursive=True)
     lists, rows = Lists(train_list, val_list, num_val_videos, galleries), _rows(path)
-    name = lists.name(split)
+    name, notes = lists.name(split), ()
     if any(row["split"] for _, row in rows):
+        notes = _unknown(path, rows, {train_list, val_list, *galleries.values()})
         kept = set(lists.ids(split, lambda name: _videos(rows, name)))
         rows = [(source, row) for source, row in rows if row["split"] == name and row["video"] in kept]
     elif split in ("train", "val"):
         wanted = f"a column 'split' that says which rows are {name!r}"
         raise DataError(f"{rows[0][0] if rows else path}", "no split", wanted, "add it: train, val, test")
     records = [_record(source, row, files, pathlib.Path(videos)) for source, row in rows]
+    if not records and notes:
+        raise DataError(f"split {split!r}", notes[0], f"rows of split {name!r}", "correct the names of the splits")
     files.check(records)
-    return Split(split, tuple(records))
+    return Split(split, tuple(records), notes)
+
+
+def _unknown(path: pathlib.Path, rows: Sequence[_Row], known: Collection[str]) -> tuple[str, ...]:
+    """What the table calls splits that no field names, such as "Train", with the number of their rows."""
+    counts = collections.Counter(row["split"] for _, row in rows if row["split"] not in known)
+    if not counts:
+        return ()
+    named = ", ".join(f"{count} of split {shown(name)}" for name, count in counts.most_common())
+    names = ", ".join(sorted(filter(None, known)))
+    note = f"{path}: rows that no field names and nothing reads: {named} (named are {names})"
+    _warn(note)
+    return (note,)
+
+
+@functools.cache
+def _warn(note: str) -> None:
+    """Logs it once, however many splits are read from the table."""
+    _log.warning(note)
 
 
 def _rows(path: pathlib.Path) -> Sequence[_Row]:
@@ -78,6 +104,8 @@ def _rows(path: pathlib.Path) -> Sequence[_Row]:
     rows = []
     for line, row in read:
         source = f"{path}, line {line}"
+        if isinstance(row, dict):
+            row = {name: value.strip() if isinstance(value, str) else value for name, value in row.items()}
         match row:
             case {"video": str(video), "caption": str(caption)}:
                 given = {name: None if row.get(name) == "" else row.get(name) for name in _OPTIONAL}

@@ -7,6 +7,7 @@ from hbi_jax.data.datasets.readers import folder, read_lines
 from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.datasets.splits import Lists
 from hbi_jax.data.datasets.videos import VideoFiles
+from hbi_jax.data.names import compared
 
 GALLERIES: Mapping[str, str] = {"test": "LSMDC16_challenge_1000_publictect.csv"}
 
@@ -70,5 +71,5 @@ def _rows(path: pathlib.Path) -> list[tuple[str, str, str]]:
         if len(columns) != _NUM_COLUMNS:
             wanted = f"{_NUM_COLUMNS}: the clip, four times, the sentence"
             raise DataError(source, f"{len(columns)} columns (tab-separated)", wanted, "correct the line")
-        rows.append((columns[0], columns[-1], source))
+        rows.append((compared(columns[0]), columns[-1], source))
     return rows

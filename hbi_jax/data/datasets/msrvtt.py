@@ -12,6 +12,7 @@ from hbi_jax.data.datasets.readers import folder, read_csv, read_json, shown
 from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.datasets.splits import Lists, distinct
 from hbi_jax.data.datasets.videos import VideoFiles
+from hbi_jax.data.names import compared
 
 GALLERIES: Mapping[str, str] = {"test": "MSRVTT_JSFUSION_test.csv"}
 # What the caption file calls its splits.
@@ -118,7 +119,7 @@ def _ids_of_split(path: pathlib.Path, data: Any, name: str) -> Sequence[str]:
     for number, video in enumerate(_list(path, data, "videos")):
         match video:
             case {"video_id": str(video_id), "split": str(split)}:
-                if split == name:
+                if split.strip() == name:
                     ids.append(video_id)
             case _:
                 source, wanted = f"{path}, videos[{number}]", "video_id and split (text)"
@@ -143,7 +144,7 @@ def _captions(
     for number, sentence in enumerate(sentences):
         match sentence:
             case {"caption": str(caption), "video_id": str(video_id), "sen_id": int(sen_id)}:
-                if video_id in captions:
+                if (video_id := compared(video_id)) in captions:
                     captions[video_id].append((sen_id, caption))
             case _:
                 wanted = "caption and video_id (text) and sen_id (a whole number)"

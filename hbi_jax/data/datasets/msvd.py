@@ -8,6 +8,7 @@ from hbi_jax.data.datasets.readers import folder, read_lines, shown
 from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.datasets.splits import Lists, distinct
 from hbi_jax.data.datasets.videos import VideoFiles
+from hbi_jax.data.names import compared
 
 GALLERIES: Mapping[str, str] = {"test": "test_list.txt"}
 
@@ -61,6 +62,7 @@ def _captions(path: pathlib.Path, ids: Sequence[str], files: VideoFiles) -> list
     if not isinstance(captions, dict):
         got, remedy = f"a {type(captions).__name__}", "check that it is the caption file"
         raise DataError(f"{path}", got, "a dict with a key for each video", remedy)
+    captions = {compared(name) if isinstance(name, str) else name: found for name, found in captions.items()}
     records = []
     for video_id in ids:
         field, found = f"{path}, {video_id!r}", captions.get(video_id)

@@ -9,6 +9,7 @@ from hbi_jax.data.datasets.readers import read_json, read_json_lines, shown
 from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.datasets.splits import Lists
 from hbi_jax.data.datasets.videos import VideoFiles
+from hbi_jax.data.names import compared
 
 # An entry of a file, with the file and row that it comes from.
 Entries = Iterable[tuple[str, Any]]
@@ -58,6 +59,7 @@ def split_of_questions(
         if question is None or not question.answer.strip():
             raise DataError(source, shown(entry), wanted, "correct the file")
         text, answer, answer_type, video_id = question
+        answer, video_id = answer.strip(), compared(video_id)
         path = (find or files.find)(video_id, source)
         records.append(Record(text, video_id, path, source=source, answer=answer, answer_type=answer_type))
     files.check(records)

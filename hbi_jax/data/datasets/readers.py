@@ -1,5 +1,6 @@
 """Annotation files: text, CSV, JSON and JSON lines; what is wrong with one is a `DataError` that says where."""
 
+import codecs
 import collections
 import csv
 import io
@@ -59,7 +60,7 @@ def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
 
 
 def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file that has at least these columns, each with its line number.
+    """The rows of a CSV file that has at least these columns, each with its line number; values without blanks around.
 
     Raises:
       DataError: If the file cannot be read, lacks a column, or has a row of another length.
@@ -67,7 +68,7 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[int, dict
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     rows = []
     try:
-        found = reader.fieldnames or []
+        reader.fieldnames = found = [name.strip() for name in reader.fieldnames or []]
         for column in columns:
             if column not in found:
                 wanted = f"a column {column!r}"
@@ -76,7 +77,7 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[int, dict
             if None in row or None in row.values():
                 wanted = f"the {len(found)} of the first line"
                 raise DataError(f"{path}, line {reader.line_num}", "another number of values", wanted, "correct it")
-            rows.append((reader.line_num, row))
+            rows.append((reader.line_num, {name: value.strip() for name, value in row.items()}))
     except csv.Error as error:
         field = f"{path}, after line {reader.line_num}"
         raise DataError(field, f"malformed CSV ({error})", "a CSV file", "correct the line") from error
@@ -120,8 +121,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+# Marks of byte order, as spreadsheets write them; the longer ones first, because the shorter ones begin them.
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
 def _text(path: os.PathLike[str]) -> str:
+    data = content(path)
+    encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
+    wanted, remedy = "text in UTF-8", "save it as UTF-8"
     try:
-        return content(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}", "bytes that are not UTF-8", "a text file", "get the file again") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        guess = "a Windows code page" if encoding == "utf-8" and b"\0" not in data else "UTF-16, or a damaged file"
+        got = f"bytes that are not {encoding.upper()[:6].rstrip('-')} (perhaps {guess})"
+        raise DataError(f"{path}, line {line}", got, wanted, remedy) from error
+    if len(data) >= 8 and not (any(data[:8:2]) and any(data[1:8:2])):
+        raise DataError(f"{path}", "zeros between its letters (UTF-16 without a mark?)", wanted, remedy)
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 
 import numpy as np
 from jaxtyping import Int
@@ -11,6 +12,8 @@ from hbi_jax.data.text import clean
 
 # Of an id or value that goes on and on, this many characters are enough to find it.
 _SHOWN = 600
+# Half of a character beyond the first 65,536, such as an emoji; no file can be written with it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DataError(ValueError):
@@ -69,13 +72,16 @@ class Split:
     Attributes:
       name: The split's name, for messages.
       records: At least one; record `i` is row `i` of everything that is computed from the split.
+      notes: What is odd about the annotations, and yet no error.
 
     Raises:
-      DataError: If there is no record, a text is empty, or one video id stands for different clips.
+      DataError: If there is no record, a text is empty or has half a character, or one video id stands for different
+        clips.
     """
 
     name: str
     records: tuple[Record, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.records:
@@ -86,6 +92,10 @@ class Split:
             if not clean(record.text):
                 got = "an empty caption" if record.answer is None else "an empty question"
                 raise DataError(field, got, "text", "correct or remove the annotation")
+            for value in (record.text, record.answer, record.group):
+                if value and (half := _SURROGATE.search(value)):
+                    got = f"half a character (\\u{ord(half[0]):04x}) in {value[:_SHOWN]!a}"
+                    raise DataError(field, got, "whole characters", "correct the text; an emoji was cut in two")
             clip = (record.path, record.start, record.end)
             if clips.setdefault(record.video_id, clip) != clip:
                 raise DataError(field, "a second clip of that name", "one", "give each clip an id of its own")

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hbi_jax.data.datasets.records import DataError
+from hbi_jax.data.names import compared
 
 # Reads the ids of a list of videos, given its name.
 ReadIds = Callable[[str], Sequence[str]]
@@ -72,12 +73,12 @@ def gallery_file(split: str, galleries: Mapping[str, str]) -> str:
 
 
 def distinct(path: pathlib.Path, ids: Iterable[str]) -> Sequence[str]:
-    """The ids of a list of videos, in which each may stand once.
+    """The ids of a list of videos, in which each may stand once, as they are compared (`names.compared`).
 
     Raises:
       DataError: If one stands there more often.
     """
-    counts = collections.Counter(ids)
+    counts = collections.Counter(map(compared, ids))
     for video_id, count in counts.items():
         if count > 1:
             raise DataError(f"{path}", f"{video_id!r} {count} times", "each video once", "remove the repetition")

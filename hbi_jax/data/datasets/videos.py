@@ -6,11 +6,20 @@ from collections.abc import Sequence
 
 from hbi_jax.data.datasets.readers import folder, shown
 from hbi_jax.data.datasets.records import DataError, Record
+from hbi_jax.data.names import compared, with_other_ending
 
 # Where an id has several files, the first of these wins; a missing file is expected to have the first.
-EXTENSIONS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".3gp", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
+# fmt: off
+EXTENSIONS = (
+    ".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".3gp", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
+    ".mts", ".m2ts", ".m2t", ".ogv", ".ogg", ".ogm", ".vob", ".qt", ".asf", ".f4v", ".3g2", ".3gpp", ".m2v", ".m1v",
+    ".mpe", ".divx", ".gif",
+)
+# fmt: on
 # Longer names than this are those of no file.
 _LONGEST_NAME = 250
+# Of missing videos, for so many it is looked whether they are there with another ending.
+_LOOKED_AT = 100
 _RANK = {extension: number for number, extension in enumerate(EXTENSIONS)}
 
 
@@ -55,7 +64,8 @@ class VideoFiles:
         self._names: dict[str, dict[pathlib.Path, pathlib.Path]] = {}  # name alone -> parent -> file
         for path in list_videos(videos, recursive):
             name = path.relative_to(self._folder).as_posix()
-            for video_id in (name, *_stems(name)):
+            stems = (name, *_stems(name))
+            for video_id in dict.fromkeys((*stems, *map(compared, stems))):
                 self._files.setdefault(video_id, path)
                 self._names.setdefault(video_id.rpartition("/")[2], {}).setdefault(path.parent, path)
 
@@ -63,7 +73,8 @@ class VideoFiles:
         """The file of a video or, where there is none, the path where it was expected.
 
         Args:
-          video_id: The id, which may end on one of `EXTENSIONS`: the file need not have the same.
+          video_id: The id, which may end on one of `EXTENSIONS`: the file need not have the same. Blanks around it,
+            and how accents are encoded (NFC or NFD), do not matter where the file's exact name is not there.
           source: File and row of the id, for messages.
 
         Raises:
@@ -75,7 +86,8 @@ class VideoFiles:
         if any(part in ("", ".", "..") or _unfit(part) for part in parts):
             wanted = "a path within the folder of the videos" if self._recursive else "a plain file name"
             raise DataError(f"{source}, video_id", shown(video_id), wanted, "correct the id")
-        for name in (video_id, *_stems(video_id), *_stems(video_id.removeprefix(self._prefix))):
+        stems = (video_id, *_stems(video_id), *_stems(video_id.removeprefix(self._prefix)))
+        for name in dict.fromkeys((*stems, *map(compared, stems))):
             if name in self._files:
                 return self._files[name]
             if self._recursive and (found := self._names.get(name)):
@@ -94,6 +106,12 @@ class VideoFiles:
         found = set(self._files.values())
         if records and not any(record.path in found for record in records):
             got, wanted = "none of the split's videos", f"{records[0].path} and others"
+            others = sorted({path.suffix for record in records[:_LOOKED_AT] for path in with_other_ending(record.path)})
+            if others:
+                got += f", but files of their names that end on {', '.join(others)}"
+                raise DataError(
+                    f"videos {self._folder}", got, f"{wanted}, of {' '.join(EXTENSIONS)}", "convert or rename these"
+                )
             raise DataError(f"videos {self._folder}", got, wanted, "correct the path")
         for record in records:
             # It is there but was not listed, so the way to it is not one of folders.

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hbi_jax.commands.progress import Progress
 from hbi_jax.data.shapes.annotations import ANNOTATION_FILES, annotation_files
 from hbi_jax.data.shapes.config import ShapesError, WorldConfig
 from hbi_jax.data.shapes.files import PARTIAL_SUFFIX, cannot_write, write_atomically
@@ -20,7 +21,6 @@ from hbi_jax.data.shapes.manifest import MANIFEST_FILE, check_same_world, manife
 from hbi_jax.data.shapes.plan import video_ids
 from hbi_jax.data.shapes.scenes import Scene, stage_world
 from hbi_jax.data.shapes.worker import Share, render_share
-from hbi_jax.progress import Progress
 
 VIDEO_FOLDER = "videos"
 _FEW_VIDEOS = 64  # below, starting processes takes longer than rendering

@@ -3,11 +3,11 @@ import pathlib
 
 import pytest
 
-from hbi_jax.data.answers import Vocabulary
 from hbi_jax.data.datasets import DataError, load_split
 from hbi_jax.data.datasets.msrvtt_qa import question_type
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
+from hbi_jax.tasks.answers.vocabulary import Vocabulary
 
 MSRVTT = pathlib.Path(__file__).parents[3].parent / "shared" / "data" / "msrvtt"
 

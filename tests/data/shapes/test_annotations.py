@@ -5,12 +5,12 @@ import json
 import numpy as np
 
 from hbi_jax.data import shapes
-from hbi_jax.data.answers import Vocabulary
 from hbi_jax.data.datasets import msrvtt, msrvtt_qa
 from hbi_jax.data.pipeline import train_batches
 from hbi_jax.data.shapes.annotations import ANNOTATION_FILES
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
+from hbi_jax.tasks.answers.vocabulary import Vocabulary
 
 
 def _rows(path):

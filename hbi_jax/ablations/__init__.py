@@ -1,0 +1,1 @@
+"""Ablation tables: run several models with several seeds, collect their results and plot them."""

@@ -1,0 +1,253 @@
+"""Whether a file ends where its container says, told from the sizes that it states of its parts.
+
+A length in seconds cannot tell: sound outlasts the picture, a last slide stays, a recorder counts dropped frames. The
+parts of most containers state their sizes in bytes; a file that was cut is shorter. Nothing is decoded here, and of a
+large file little is read.
+"""
+
+import enum
+import os
+import pathlib
+import struct
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
+
+
+class Ending(enum.Enum):
+    """How a file ends.
+
+    WHOLE: where its container says. CUT: within a part that holds pictures. SHORT: bytes are missing, of which it
+    is not known whether they hold pictures or an index. UNKNOWN: the container does not say.
+    """
+
+    WHOLE = enum.auto()
+    CUT = enum.auto()
+    SHORT = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+class _Part(NamedTuple):
+    """A part of a file: its name, where its content begins, and where it ends, if it says so."""
+
+    name: bytes
+    begin: int
+    end: int | None
+
+
+# Reads the header of the part that begins at a position; `None` where there is none.
+_Header = Callable[[BinaryIO, int], _Part | None]
+
+
+def ending(path: str | pathlib.Path, container: str) -> Ending:
+    """How a file ends.
+
+    Args:
+      path: The file.
+      container: FFmpeg's name for its container, or several of them, separated by commas.
+
+    Raises:
+      OSError: If it cannot be read.
+    """
+    check = next((check for name, check in _CHECKS.items() if name in container.split(",")), None)
+    if check is None:
+        return Ending.UNKNOWN
+    with open(path, "rb") as file:
+        return check(file, os.fstat(file.fileno()).st_size)
+
+
+def _parts(file: BinaryIO, begin: int, size: int, header: _Header) -> Iterator[_Part]:
+    """The parts that follow each other from a position on, the last of which may end beyond the file."""
+    while begin < size:
+        part = header(file, begin)
+        if part is None:
+            return
+        yield part
+        if part.end is None or part.end <= begin:
+            return
+        begin = part.end
+
+
+def _read(file: BinaryIO, begin: int, count: int) -> bytes:
+    file.seek(max(0, begin))
+    return file.read(count)
+
+
+def _mov_header(file: BinaryIO, begin: int) -> _Part | None:
+    data = _read(file, begin, 16)
+    if len(data) < 8:
+        return None
+    length, name = struct.unpack(">I4s", data[:8])
+    if length == 1 and len(data) == 16:
+        (length,) = struct.unpack(">Q", data[8:])
+    return _Part(name, begin + 8, begin + length if length >= 8 else None)
+
+
+def _mov(file: BinaryIO, size: int) -> Ending:
+    parts = list(_parts(file, 0, size, _mov_header))
+    names = [part.name for part in parts]
+    if not parts or parts[-1].end is None:
+        return Ending.UNKNOWN
+    if parts[-1].end > size:
+        return Ending.CUT if names[-1] in (b"mdat", b"moof", b"moov") else Ending.SHORT
+    if parts[-1].end < size:
+        return Ending.SHORT
+    # Of fragments there may be any number; a table of them is written last.
+    return Ending.UNKNOWN if b"moof" in names and b"mfra" not in names else Ending.WHOLE
+
+
+# Names of parts: of all but the header; of those with pictures and sound, from the outer to the inner.
+_SEGMENT, _MEDIA = b"\x18\x53\x80\x67", (b"\x1f\x43\xb6\x75", b"\xa0", b"\xa1", b"\xa3")
+
+
+def _matroska_header(file: BinaryIO, begin: int) -> _Part | None:
+    data = _read(file, begin, 12)
+    name_length = 9 - data[0].bit_length() if data else 9
+    if name_length > 4 or len(data) <= name_length or not data[name_length]:
+        return None
+    size_length = 9 - data[name_length].bit_length()
+    content = begin + name_length + size_length
+    number = data[name_length : name_length + size_length]
+    if len(number) < size_length:
+        return None
+    length = int.from_bytes(number) - (1 << 7 * size_length)
+    unknown = length == (1 << 7 * size_length) - 1
+    return _Part(data[:name_length], content, None if unknown else content + length)
+
+
+def _matroska(file: BinaryIO, size: int) -> Ending:
+    segment = next((part for part in _parts(file, 0, size, _matroska_header) if part.name == _SEGMENT), None)
+    if segment is None:
+        return Ending.UNKNOWN
+    if segment.end is not None and segment.end <= size:
+        return Ending.WHOLE
+    last, begin = None, segment.begin
+    while begin < size and (part := _matroska_header(file, begin)):
+        # What is recorded as it comes does not know its size: its own parts follow.
+        last, begin = part, part.begin if part.end is None else part.end
+    if last and last.end and last.end > size and last.name in _MEDIA:
+        return Ending.CUT
+    return Ending.UNKNOWN if segment.end is None else Ending.SHORT
+
+
+def _riff_header(file: BinaryIO, begin: int) -> _Part | None:
+    data = _read(file, begin, 12)
+    if len(data) < 12:
+        return None
+    name, length, kind = struct.unpack("<4sI4s", data)
+    return _Part(name + kind if name in (b"RIFF", b"LIST") else name, begin + 12, begin + 8 + length + length % 2)
+
+
+def _avi(file: BinaryIO, size: int) -> Ending:
+    riffs = [part for part in _parts(file, 0, size, _riff_header) if part.name[:4] == b"RIFF"]
+    if not riffs or riffs[-1].end <= riffs[-1].begin:
+        return Ending.UNKNOWN
+    if riffs[-1].end <= size:
+        return Ending.WHOLE
+    *_, last = (None, *_parts(file, riffs[-1].begin, size, _riff_header))
+    return Ending.CUT if last and last.name == b"LISTmovi" and last.end > size else Ending.SHORT
+
+
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+
+
+def _asf_header(file: BinaryIO, begin: int) -> _Part | None:
+    data = _read(file, begin, 24)
+    if len(data) < 24:
+        return None
+    name, length = struct.unpack("<16sQ", data)
+    return _Part(name, begin + 24, begin + length if length >= 24 else None)
+
+
+def _asf(file: BinaryIO, size: int) -> Ending:
+    *_, last = (None, *_parts(file, 0, size, _asf_header))
+    if last is None or last.end is None:
+        return Ending.UNKNOWN
+    if last.end <= size:
+        return Ending.WHOLE
+    return Ending.CUT if last.name == _ASF_DATA else Ending.SHORT
+
+
+def _flv(file: BinaryIO, size: int) -> Ending:
+    """After each tag its size is repeated. Where the last of them is, others may be missing."""
+    (tag,) = struct.unpack(">I", _read(file, size - 4, 4).rjust(4, b"\0"))
+    data = _read(file, size - 4 - tag, 4)
+    closed = 11 <= tag <= size and len(data) == 4 and int.from_bytes(data[1:]) == tag - 11
+    return Ending.UNKNOWN if closed else Ending.SHORT
+
+
+# A page of Ogg is no longer: header, table of sizes, content.
+_LONGEST_PAGE = 27 + 255 + 255 * 255
+
+
+def _ogg(file: BinaryIO, size: int) -> Ending:
+    data = _read(file, size - 2 * _LONGEST_PAGE, 2 * _LONGEST_PAGE)
+    page = data[data.rfind(b"OggS") :] if b"OggS" in data else b""
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return Ending.CUT if page else Ending.UNKNOWN
+    if len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+        return Ending.CUT
+    is_last = page[5] & 4
+    return Ending.WHOLE if is_last else Ending.UNKNOWN
+
+
+# Bytes of a packet, and of what precedes its sync byte: broadcast, Blu-ray and camcorders, with error correction.
+_TS_PACKETS, _TS_SYNC = ((188, 0), (192, 4), (204, 0)), 0x47
+
+
+def _mpegts(file: BinaryIO, size: int) -> Ending:
+    """The last packets have to end with the file. More may be missing."""
+    data = _read(file, size - 4 * 204, 4 * 204)
+    closed = any(
+        all(data[-number * length + before] == _TS_SYNC for number in (1, 2, 3, 4) if number * length <= len(data))
+        for length, before in _TS_PACKETS
+    )
+    return Ending.UNKNOWN if closed else Ending.CUT
+
+
+_PACK, _END_OF_STREAM = 0xBA, 0xB9
+# Of a program stream so many bytes at the end are looked at: packets are shorter.
+_LONGEST_PACK = 2**17
+
+
+def _mpeg_header(file: BinaryIO, begin: int) -> _Part | None:
+    data = _read(file, begin, 14)
+    if len(data) < 6 or data[:3] != b"\0\0\1" or data[3] < _END_OF_STREAM:
+        return None
+    if data[3] == _END_OF_STREAM:
+        length = 4
+    elif data[3] == _PACK:
+        is_mpeg1 = data[4] >> 6 == 0
+        length = 12 if is_mpeg1 else 14 + (data[13] & 7 if len(data) == 14 else 0)
+    else:
+        length = 6 + int.from_bytes(data[4:6])
+    return _Part(data[:4], begin + 6, begin + length)
+
+
+def _mpeg(file: BinaryIO, size: int) -> Ending:
+    """The last packet has to end with the file. More may be missing, unless the stream says that it ends."""
+    begin = max(0, size - _LONGEST_PACK)
+    data = _read(file, begin, _LONGEST_PACK)
+    if data.endswith(bytes((0, 0, 1, _END_OF_STREAM))):
+        return Ending.WHOLE
+    pack = data.find(bytes((0, 0, 1, _PACK)))
+    if pack < 0:
+        return Ending.UNKNOWN
+    *_, last = (None, *_parts(file, begin + pack, size, _mpeg_header))
+    return Ending.CUT if last and last.end > size else Ending.UNKNOWN
+
+
+def _gif(file: BinaryIO, size: int) -> Ending:
+    return Ending.WHOLE if _read(file, size - 64, 64).rstrip(b"\0").endswith(b";") else Ending.CUT
+
+
+_CHECKS: dict[str, Callable[[BinaryIO, int], Ending]] = {
+    "mov": _mov,
+    "matroska": _matroska,
+    "avi": _avi,
+    "asf": _asf,
+    "flv": _flv,
+    "ogg": _ogg,
+    "mpegts": _mpegts,
+    "mpeg": _mpeg,
+    "gif": _gif,
+}

@@ -1,1 +1,0 @@
-"""Evaluators, one a task, and the report that they share."""

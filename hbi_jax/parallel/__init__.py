@@ -1,0 +1,1 @@
+"""Devices: the mesh, the sharding of parameters and batches, and the transfer of batches."""

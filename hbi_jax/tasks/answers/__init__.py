@@ -1,0 +1,1 @@
+"""The task answers: video question answering over a fixed vocabulary of answers."""

@@ -1,0 +1,1 @@
+"""The task captions: describing videos in words."""

@@ -1,0 +1,1 @@
+"""The task estimator: training a network that estimates the interaction."""

@@ -1,0 +1,142 @@
+"""Gallery encoding: encodes every text and every video of a split once, in batches over the mesh."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Bool, Int, PyTree
+
+from hbi_jax.commands.progress import Progress
+from hbi_jax.data.datasets.records import Record
+from hbi_jax.data.pipeline import TextBatch, VideoBatch, text_batches, video_batches
+from hbi_jax.data.source import Source
+from hbi_jax.parallel.mesh import DATA_AXIS, batch_sharding, put_batch
+from hbi_jax.types import Encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """An encoded split, without unreadable videos and their texts.
+
+    Attributes:
+      text, video: The encoded texts and videos, as numpy arrays.
+      text_to_video: The row of `video` that matches each row of `text`.
+      record_index: The index of each row of `text` among the records of its split.
+      groups: The number of the near-twin group of each row of `text`; None if any record has no group.
+    """
+
+    text: Encoded
+    video: Encoded
+    text_to_video: Int[np.ndarray, " a"]
+    record_index: Int[np.ndarray, " a"]
+    groups: Int[np.ndarray, " a"] | None
+
+
+class GalleryEncoder:
+    """An encoder of the texts and videos of splits, compiled once for all splits and parameters.
+
+    Attributes:
+      model: An HBI, with or without heads.
+      mesh: The devices; rows lie along its data axis.
+      batch_size: Texts or videos per batch, a multiple of the mesh's data axis.
+    """
+
+    def __init__(self, model: nn.Module, mesh: Mesh, batch_size: int):
+        """Prepares the compiled functions.
+
+        Args:
+          model: A module with the methods `encode_text` and `encode_video`.
+          mesh: The devices.
+          batch_size: Texts or videos per batch, rounded up to a multiple of the mesh's data axis.
+        """
+        self.model, self.mesh = model, mesh
+        data = mesh.shape[DATA_AXIS]
+        self.batch_size = -(-batch_size // data) * data
+
+        def encoder(method: str) -> Callable[..., Encoded]:
+            def encode(params, inputs, mask):
+                return model.apply(params, inputs, mask, method=method)
+
+            return jax.jit(encode, out_shardings=batch_sharding(mesh))
+
+        self._encode_text, self._encode_video = encoder("encode_text"), encoder("encode_video")
+
+    def encode(self, params: PyTree, source: Source, num_threads: int = 1) -> Gallery:
+        """Encodes every text and every video of a split once.
+
+        Args:
+          params: The model's variables.
+          source: The split.
+          num_threads: Number of decoding threads.
+
+        Raises:
+          DataError: If more videos are unreadable than the source allows.
+        """
+        process = (jax.process_index(), jax.process_count())
+        with Progress(len(source.split.records), f"encode texts, {source.split.name}") as progress:
+            texts = text_batches(source, self.batch_size, *process)
+            text, record_index, is_text = self._encode_all(self._encode_text, params, texts, progress)
+        video, place = self.encode_videos(params, source, num_threads)
+        wanted = place[source.split.video_index[np.where(is_text, record_index, 0)]]
+        keep = is_text & (wanted >= 0)
+        return Gallery(
+            text=jax.tree.map(lambda x: x[keep], text),
+            video=video,
+            text_to_video=wanted[keep],
+            record_index=record_index[keep],
+            groups=_groups([source.split.records[index] for index in record_index[keep]]),
+        )
+
+    def encode_videos(
+        self, params: PyTree, source: Source, num_threads: int = 1
+    ) -> tuple[Encoded, Int[np.ndarray, " v"]]:
+        """Encodes every video of a split once.
+
+        Args:
+          params: The model's variables.
+          source: The split.
+          num_threads: Number of decoding threads.
+
+        Returns:
+          The encoded readable videos, and for each video of the split its row among them, or -1 if unreadable.
+
+        Raises:
+          DataError: If more videos are unreadable than the source allows.
+        """
+        with (
+            Progress(source.split.num_videos, f"encode videos, {source.split.name}") as progress,
+            video_batches(
+                source, self.batch_size, jax.process_index(), jax.process_count(), num_threads=num_threads
+            ) as videos,
+        ):
+            video, video_index, is_video = self._encode_all(self._encode_video, params, videos, progress)
+        place = np.full(source.split.num_videos, -1, np.int32)
+        place[video_index[is_video]] = np.arange(is_video.sum())
+        return jax.tree.map(lambda x: x[is_video], video), place
+
+    def _encode_all(
+        self, encode: Callable, params: PyTree, batches: Iterable[TextBatch | VideoBatch], progress: Progress
+    ) -> tuple[Encoded, Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+        """Encodes all batches and concatenates their encodings, indices and masks."""
+        parts = []
+        for batch in batches:
+            inputs, mask, index, real = put_batch(batch, self.mesh)
+            parts.append(to_host((encode(params, inputs, mask), index, real)))
+            progress.update(int(parts[-1][2].sum()))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _groups(records: Sequence[Record]) -> Int[np.ndarray, " a"] | None:
+    names = [record.group for record in records]
+    return None if None in names else np.unique(names, return_inverse=True)[1].astype(np.int32)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Copies global arrays to numpy on every process."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.tree.map(np.asarray, tree)

@@ -1,0 +1,1 @@
+"""Task retrieval: rank videos by a text, and texts by a video."""

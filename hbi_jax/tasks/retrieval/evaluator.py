@@ -1,0 +1,64 @@
+"""Retrieval over encoded galleries: the similarity of every text to every video, in blocks."""
+
+from collections.abc import Mapping
+from operator import itemgetter
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, PyTree
+
+from hbi_jax.models.hbi import HBI
+from hbi_jax.models.similarity import normalize
+from hbi_jax.parallel.mesh import batch_sharding, replicated
+from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, to_host
+from hbi_jax.types import Encoded
+
+
+class RetrievalEvaluator:
+    """A scorer of galleries, compiled once per number of videos for all parameters.
+
+    Attributes:
+      encoder: The encoder of the galleries.
+    """
+
+    def __init__(self, model: HBI, mesh: Mesh, *, batch_size: int, video_block: int, level_rates: Mapping[str, float]):
+        """Prepares the compiled functions.
+
+        Args:
+          model: The model.
+          mesh: The devices; rows lie along its data axis.
+          batch_size: Texts or videos per batch, rounded up to a multiple of the mesh's data axis.
+          video_block: Videos per similarity block.
+          level_rates: The weight of each level's similarity, by level name.
+        """
+        self.encoder = GalleryEncoder(model, mesh, batch_size)
+        rows = batch_sharding(mesh)
+
+        def levels(params: PyTree, text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
+            return model.apply(params, text, video, level_rates, video_block, method="gallery_similarity")
+
+        def pooled(params: PyTree, text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
+            del params
+            return normalize(text.pooled) @ normalize(video.pooled).T
+
+        self._levels, self._pooled = jax.jit(levels, out_shardings=rows), jax.jit(pooled, out_shardings=rows)
+
+    def similarity(self, params: PyTree, gallery: Gallery, pooled: bool = False) -> Float[np.ndarray, "a b"]:
+        """Returns the similarity of every text to every video of a gallery.
+
+        Args:
+          params: The variables that the gallery was encoded with.
+          gallery: A gallery encoded by `encoder`.
+          pooled: Whether to return the cosine of sentence vector and mean frame instead of the levels' similarities.
+        """
+        score, mesh, size = self._pooled if pooled else self._levels, self.encoder.mesh, self.encoder.batch_size
+        video = jax.device_put(gallery.video, replicated(mesh))
+        num_texts = len(gallery.record_index)
+        rows, blocks = batch_sharding(mesh), []
+        for start in range(0, num_texts, size):
+            # All blocks have one shape: the last one repeats its last row.
+            block = np.minimum(np.arange(start, start + size), num_texts - 1)
+            text = jax.device_put(jax.tree.map(itemgetter(block), gallery.text), rows)
+            blocks.append(to_host(score(params, text, video)))
+        return np.concatenate(blocks)[:num_texts]

@@ -1,0 +1,200 @@
+"""Text-video retrieval, trained with the alignment losses and evaluated by ranks over galleries."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Float, PyTree
+
+from hbi_jax.data import shapes
+from hbi_jax.data.datasets import Split
+from hbi_jax.data.source import Source
+from hbi_jax.data.video import sample_indices
+from hbi_jax.fields import ConfigError
+from hbi_jax.metrics import Directed, chance_metrics, dual_softmax, group_chance, querybank
+from hbi_jax.models.hbi import HBI
+from hbi_jax.report import report as reports
+from hbi_jax.tasks.config import Config
+from hbi_jax.tasks.gallery import Gallery
+from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
+from hbi_jax.tasks.retrieval.metrics import gallery_metrics
+from hbi_jax.tasks.retrieval.objective import retrieval_loss
+from hbi_jax.tasks.retrieval.pictures import WordTruth, draw_interactions
+from hbi_jax.tasks.task import Results, Task, init_model
+from hbi_jax.tasks.teacher import make_teacher
+from hbi_jax.train.checkpoint import CheckpointError
+from hbi_jax.train.step import LossFn
+
+_log = logging.getLogger(__name__)
+
+PROTOCOL = (
+    "A rank is 1 + the number of better candidates + the number of equal ones: ties count against the method.",
+    "Every caption of a video is a query. For video-to-text retrieval a video's captions count as one candidate, "
+    "scored by the best of them.",
+    "Rsum is the sum of R@1, R@5 and R@10 of both directions.",
+    "In-group accuracy: how often the right video beats the near-twins of its group, which share its entities.",
+)
+
+
+class _Scored(NamedTuple):
+    """A method with its similarities of all texts and videos of a gallery, and a sentence that explains it."""
+
+    method: str
+    similarity: Float[np.ndarray, "a b"] | Directed
+    note: str = ""
+
+
+class RetrievalTask(Task):
+    """HBI for retrieval."""
+
+    name = "retrieval"
+
+    def __init__(self, config: Config, mesh: Mesh, workdir: epath.Path):
+        super().__init__(config, mesh, workdir)
+        self.model = HBI(config.model)
+        self.evaluator = make_evaluator(self.model, config, mesh)
+
+    def init_params(self) -> PyTree:  # noqa: D102
+        return init_model(self.model, self.config)
+
+    def loss_fn(self) -> LossFn:  # noqa: D102
+        teacher = make_teacher(self.config.loss, self.config.model.padding)
+        return functools.partial(retrieval_loss, self.model, self.config.loss, teacher)
+
+    def validate(self, params: PyTree, source: Source) -> dict[str, float]:  # noqa: D102
+        gallery = self._encode(params, source)
+        metrics = gallery_metrics(self.evaluator.similarity(params, gallery), gallery)
+        for direction in ("t2v", "v2t"):
+            metrics |= {f"{direction}/{name}": value for name, value in metrics.pop(direction).items()}
+        return metrics
+
+    def evaluate(self, params: PyTree, label: str) -> Results:  # noqa: D102
+        config = self.config
+        baseline = self._baseline() if config.eval.baselines else None
+        bank = self._querybank(params) if "querybank" in config.eval.normalize else None
+        galleries, dataset, unreadable, pictures = [], {}, {}, []
+        for name in self.dataset.galleries:
+            source = self.source(name)
+            encoded = self._encode(params, source)
+            scored = [
+                *self._scored(params, encoded, bank, f"{config.name}, {label}"),
+                *self._baselines(params, baseline, encoded, source),
+            ]
+            galleries.append(_results(f"gallery {name!r}", scored, encoded))
+            dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}
+            unreadable |= source.unreadable
+            if not pictures and jax.process_index() == 0:
+                pictures = draw_interactions(
+                    encoded,
+                    source,
+                    self.dataset.tokenizer,
+                    # A pooled model has one token per side, so there are no words and frames to draw.
+                    0 if config.model.pooled else config.eval.num_pictures,
+                    self.workdir / "pictures",
+                    self._word_truths() if config.data.render else None,
+                )
+        return Results(dataset, unreadable, galleries=galleries, pictures=pictures, protocol=PROTOCOL)
+
+    def _encode(self, params: PyTree, source: Source) -> Gallery:
+        return self.evaluator.encoder.encode(params, source, self.config.data.num_threads)
+
+    def _scored(self, params: PyTree, gallery: Gallery, bank: Gallery | None, own: str) -> Iterator[_Scored]:
+        """Yields the run's own similarities, plain and with each normalisation of `config.eval.normalize`."""
+        settings, plain = self.config.eval, self.evaluator.similarity(params, gallery)
+        yield _Scored(own, plain)
+        if "dual_softmax" in settings.normalize:
+            yield _Scored(
+                f"{own}, dual softmax (uses all test queries)",
+                dual_softmax(plain, settings.dual_softmax_temperature),
+                "Dual softmax uses the whole test set: each similarity is multiplied by its softmax over all test "
+                "queries of the direction, so the results of one query depend on the others.",
+            )
+        if bank is not None:
+            texts = dataclasses.replace(bank, video=gallery.video)
+            videos = dataclasses.replace(gallery, video=bank.video)
+            yield _Scored(
+                f"{own}, querybank (uses {len(bank.record_index):,} training texts and their videos)",
+                querybank(
+                    plain,
+                    self.evaluator.similarity(params, texts),
+                    self.evaluator.similarity(params, videos),
+                    settings.querybank_temperature,
+                ),
+                "Querybank (QB-Norm, dynamic inverted softmax) uses training queries: similarities to a video are "
+                "divided by how close the video is to training texts, and similarities to a text by how close the text "
+                "is to training videos.",
+            )
+
+    def _baselines(
+        self, params: PyTree, baseline: PyTree | None, gallery: Gallery, source: Source
+    ) -> Iterator[_Scored]:
+        """Yields the baselines: mean-pooled features of the same towers, and the model before training."""
+        if self.config.eval.baselines:
+            pooled = self.evaluator.similarity(params, gallery, pooled=True)
+            yield _Scored("its towers, mean-pooled", pooled)
+        if baseline is not None:
+            before = self.evaluator.similarity(baseline, self._encode(baseline, source))
+            yield _Scored("before training" if self.config.init else "untrained", before)
+
+    def _querybank(self, params: PyTree) -> Gallery:
+        """Encodes training texts with their videos, evenly spread over the split."""
+        split = self.dataset.split("train")
+        few = min(self.config.eval.querybank_size, len(split.records))
+        chosen = np.linspace(0, len(split.records) - 1, few).astype(int)
+        bank = Split("querybank", tuple(split.records[row] for row in chosen))
+        return self._encode(params, self.dataset.source(bank))
+
+    def _baseline(self) -> PyTree | None:
+        """Returns the parameters before training, or None (with a warning) if they are no longer available."""
+        try:
+            return self.placed(self.load_init)
+        except (ConfigError, CheckpointError) as error:
+            _log.warning("the report has no row of the model before training: %s", error)
+            return None
+
+    def _word_truths(self) -> dict[str, WordTruth]:
+        """Returns, by video of the embedded world, which sampled frames each word of its caption refers to."""
+        data, fps = self.config.data, float(self.dataset.world.fps)
+        sample = functools.partial(
+            sample_indices, fps=fps, max_frames=data.num_frames, frames_per_second=data.frames_per_second
+        )
+        out = {}
+        for video_id, truth in shapes.load_ground_truth(self.dataset.folder("annotations")).items():
+            frames = truth.word_frames()
+            out[video_id] = WordTruth([word.text for word in truth.words], frames[:, sample(frames.shape[1])])
+        return out
+
+
+def make_evaluator(model: HBI, config: Config, mesh: Mesh) -> RetrievalEvaluator:
+    """Builds the evaluator that encodes and scores galleries, as configured by `config.eval`."""
+    settings = config.eval
+    return RetrievalEvaluator(
+        model,
+        mesh,
+        batch_size=settings.batch_size,
+        video_block=settings.video_block,
+        level_rates=config.level_rates,
+    )
+
+
+def _results(name: str, scored: list[_Scored], gallery: Gallery) -> reports.Gallery:
+    """Computes the metrics of every method on a gallery."""
+    rows = []
+    for method, similarity, note in scored:
+        metrics = gallery_metrics(similarity, gallery)
+        rows.append(reports.Row(method, metrics, metrics.pop("group_accuracy", None), note))
+    num_videos = len(gallery.video.pooled)
+    return reports.Gallery(
+        name=name,
+        texts=len(gallery.record_index),
+        videos=num_videos,
+        chance=chance_metrics(num_videos),
+        rows=rows,
+        group_chance=None if gallery.groups is None else group_chance(gallery.text_to_video, gallery.groups),
+    )

@@ -1,1 +1,0 @@
-"""Pictures: curves of a run, interaction of words and frames."""

@@ -1,0 +1,141 @@
+"""Where a retrieval model's weights come from: an earlier run, a converted folder, CLIP alone."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from hbi_jax import experiment, pretrained
+from hbi_jax.fields import ConfigError
+from hbi_jax.metrics import dual_softmax, querybank, retrieval_metrics
+from hbi_jax.tasks.weights import load_weights
+from hbi_jax.train.checkpoint import Checkpoints
+from tests.tiny_run import tiny_config
+
+
+def zeros(task):
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), task.abstract_params())
+
+
+def best_params(workdir):
+    with Checkpoints(str(workdir / "checkpoints"), "t2v/R@1") as checkpoints:
+        return jax.device_get(checkpoints.restore_saved(checkpoints.best_step()))
+
+
+@pytest.fixture(scope="module")
+def converted(finished, tmp_path_factory):
+    """The finished run's best weights as a folder like those of `convert`."""
+    folder = tmp_path_factory.mktemp("converted") / "hbi"
+    pretrained.save(folder, load_weights(str(finished)))
+    return folder
+
+
+@pytest.mark.parametrize("source", ["finished", "converted"])
+def test_a_model_starts_from_a_run_or_a_converted_folder(world, finished, source, request, tmp_path):
+    """Leaf for leaf."""
+    config = tiny_config(world, init=str(request.getfixturevalue(source)))
+    task = experiment.prepare(config, str(tmp_path)).task
+    jax.tree.map(np.testing.assert_array_equal, task.load_init(zeros(task)), best_params(finished))
+
+
+def test_weights_of_another_size_are_named(world, finished, tmp_path):
+    task = experiment.prepare(tiny_config(world, init=str(finished), model__weight_features=24), str(tmp_path)).task
+    with pytest.raises(ConfigError, match=r"config.init=.*weight_features"):
+        task.load_init(zeros(task))
+
+
+def test_clip_alone_gives_the_towers(world, finished, tmp_path):
+    """And leaves the rest as it was: this model's words are narrower than its frames, so no text layer fits those."""
+    weights = load_weights(str(finished))
+    towers = {name: weights.params["params"][name] for name in ("text_tower", "vision_tower", "logit_scale")}
+    folder = tmp_path / "clip"
+    pretrained.save(folder, pretrained.Pretrained("clip", weights.config["clip"], {"params": towers}))
+    task = experiment.prepare(tiny_config(world, init=str(folder)), str(tmp_path / "run")).task
+    got = task.load_init(zeros(task))["params"]
+    for name, tower in towers.items():
+        jax.tree.map(np.testing.assert_array_equal, got[name], tower)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(got["header_entity"]))
+
+
+def test_converted_weights_are_evaluated_like_the_run_they_come_from(world, finished, converted, tmp_path):
+    config = tiny_config(world, eval__baselines=False, eval__num_pictures=0)
+    setup = experiment.prepare(config, str(tmp_path))
+    experiment.evaluate(setup, str(converted))
+    theirs, mine = (json.loads((folder / "report.json").read_text()) for folder in (finished, tmp_path))
+    for a, b in zip(mine["galleries"], theirs["galleries"], strict=True):
+        assert a["rows"][0]["method"] == "HBI, converted weights"
+        assert a["rows"][0]["metrics"] == b["rows"][0]["metrics"]
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated_after_what_it_started_from_moved(world, finished, tmp_path, caplog):
+    """Without the row of the model before training, and saying so."""
+    setup = experiment.prepare(tiny_config(world, init=str(tmp_path / "gone"), eval__num_pictures=0), str(tmp_path))
+    with caplog.at_level("WARNING", logger="hbi_jax"):
+        experiment.evaluate(setup, str(finished))
+    assert "no row of the model before training" in caplog.text
+    report = json.loads((tmp_path / "report.json").read_text())
+    methods = [row["method"] for row in report["galleries"][0]["rows"]]
+    assert methods[1:] == ["its towers, mean-pooled"]
+    # Nothing is said of how a checkpoint was chosen that is not this run's.
+    assert not any("checkpoint is" in sentence for sentence in report["protocol"])
+
+
+@pytest.mark.slow
+def test_clip_alone_is_no_model_to_evaluate(world, finished, tmp_path):
+    weights = load_weights(str(finished))
+    towers = {name: weights.params["params"][name] for name in ("text_tower", "vision_tower", "logit_scale")}
+    pretrained.save(tmp_path / "clip", pretrained.Pretrained("clip", weights.config["clip"], {"params": towers}))
+    setup = experiment.prepare(tiny_config(world), str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"--checkpoint=.*of kind 'clip', wanted 'hbi'"):
+        experiment.evaluate(setup, str(tmp_path / "clip"))
+
+
+def test_weights_of_another_task_are_not_evaluated(world, finished, tmp_path):
+    net = pretrained.Pretrained(
+        "estimator", {"kind": "mlp", "num_features": 2}, {"params": {
+            "conv_in": {"kernel": np.ones((1, 1, 1, 2), np.float32), "bias": np.ones(2, np.float32)},
+            "conv_out": {"kernel": np.ones((1, 1, 2, 1), np.float32), "bias": np.ones(1, np.float32)},
+        }},
+    )  # fmt: skip
+    pretrained.save(tmp_path / "net", net)
+    setup = experiment.prepare(tiny_config(world), str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"--checkpoint=.*kind 'estimator'.*wanted 'hbi'"):
+        experiment.evaluate(setup, str(tmp_path / "net"))
+
+
+def test_normalised_rows_stand_beside_the_plain_one(world, finished, tmp_path):
+    """With the figures of scores that are computed here once more, pair by pair, and a word on what they look at."""
+    changes = {"eval__baselines": False, "eval__num_pictures": 0, "eval__querybank_size": 5}
+    both = ("dual_softmax", "querybank")
+    setup = experiment.prepare(tiny_config(world, eval__normalize=both, **changes), str(tmp_path))
+    params, _ = experiment.restore_params(setup, str(finished))
+    results = setup.task.evaluate(params, "x")
+    gallery = results.galleries[0]
+    assert [row.method for row in gallery.rows] == [
+        "HBI, x",
+        "HBI, x, dual softmax (uses all test queries)",
+        "HBI, x, querybank (uses 5 training texts and their videos)",
+    ]
+    evaluator, threads = setup.task.evaluator, 1
+    test, train = (evaluator.encoder.encode(params, setup.task.source(name), threads) for name in ("test", "train"))
+    plain = evaluator.similarity(params, test)
+    # Five of 200, five a video, the first and the last among them.
+    chosen = [0, 49, 99, 149, 199]
+    texts = evaluator.similarity(params, dataclasses.replace(train, video=test.video))[chosen]
+    columns = train.text_to_video[chosen]
+    videos = evaluator.similarity(params, dataclasses.replace(test, video=train.video))[:, columns]
+    for row, scores in zip(gallery.rows[1:], (dual_softmax(plain), querybank(plain, texts, videos)), strict=True):
+        for direction, directed in scores._asdict().items():
+            wanted = retrieval_metrics(directed, test.text_to_video)[direction]
+            assert row.metrics[direction] == pytest.approx(wanted)
+        recalls = [row.metrics[way][f"R@{k}"] for way in ("t2v", "v2t") for k in (1, 5, 10)]
+        assert row.metrics["Rsum"] == pytest.approx(sum(recalls))
+        assert 0 <= results.galleries[1].rows[1].group_accuracy <= 100
+    assert gallery.rows[0].metrics == retrieval_metrics(plain, test.text_to_video)
+    assert sum("all test queries" in row.note or "training queries" in row.note for row in gallery.rows) == 2
+    # Validation never uses them.
+    validated = setup.task.validate(params, setup.task.source("test"))
+    assert validated["t2v/R@1"] == gallery.rows[0].metrics["t2v"]["R@1"]

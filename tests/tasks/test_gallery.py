@@ -1,0 +1,67 @@
+"""A gallery with several captions a video: each video is seen once, every caption is a query."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hbi_jax.data import shapes
+from hbi_jax.data.datasets import load_split
+from hbi_jax.data.source import FILLING, Source
+from hbi_jax.data.text import Tokenizer
+from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel.mesh import make_mesh
+from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
+from hbi_jax.tasks.retrieval.metrics import gallery_metrics
+from tests.tiny_hbi import CLIP, CONFIG, FRAMES, SIDE, WORDS, make_batch, random_params
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    """The test split of a small world as MSVD: five captions of each of six videos, one of them unreadable."""
+    folder = tmp_path_factory.mktemp("several")
+    world = shapes.WorldConfig(num_train=0, num_val=0, num_test=6, num_twin_groups=0, num_frames=16)
+    shapes.generate(folder / "world", world, num_workers=1, show_progress=False)
+    shapes.export(folder / "world", folder / "msvd", "msvd")
+    split = load_split("msvd", "test", annotations=folder / "msvd", videos=folder / "msvd" / "videos")
+    split.records[0].path.write_bytes(b"")
+    return split
+
+
+def test_each_video_is_encoded_once_and_every_caption_is_a_query(gallery, monkeypatch):
+    config = dataclasses.replace(CONFIG, clip=dataclasses.replace(CLIP, vocab_size=49408))
+    model = HBI(config)
+    params = random_params(model, jax.tree.map(jnp.asarray, make_batch(2)))
+    evaluator = RetrievalEvaluator(
+        model, make_mesh(), batch_size=8, video_block=8, level_rates={"entity": 1.0, "action": 0.5}
+    )
+    source = Source(gallery, Tokenizer(WORDS), SIDE, FRAMES, frames_per_second=4.0, max_unreadable_rate=0.2)
+    asked, video_rows = [], Source.video_rows
+
+    def counted(self, index, *arguments):
+        asked.extend(index[index != FILLING].tolist())
+        return video_rows(self, index, *arguments)
+
+    monkeypatch.setattr(Source, "video_rows", counted)
+    encoded = evaluator.encoder.encode(params, source)
+    assert sorted(asked) == list(range(6))
+    assert list(source.unreadable) == ["video0"]
+    # The captions of the unreadable video are left out with it.
+    np.testing.assert_array_equal(encoded.text_to_video, np.repeat(np.arange(5), 5))
+    np.testing.assert_array_equal(encoded.record_index, np.arange(5, 30))
+
+    similarity = evaluator.similarity(params, encoded)
+    assert similarity.shape == (25, 5)
+    metrics = gallery_metrics(similarity, encoded)
+    texts = [1 + sum(row[video] >= row[text // 5] for video in range(5) if video != text // 5)
+             for text, row in enumerate(similarity)]  # fmt: skip
+    best = similarity.reshape(5, 5, 5).max(axis=1)  # of the captions of a video (row), with every video
+    videos = [1 + sum(best[other, video] >= best[video, video] for other in range(5) if other != video)
+              for video in range(5)]  # fmt: skip
+    assert metrics["t2v"]["MnR"] == pytest.approx(np.mean(texts))
+    assert metrics["v2t"]["MnR"] == pytest.approx(np.mean(videos))
+    assert metrics["t2v"]["R@1"] == pytest.approx(100 * np.mean(np.equal(texts, 1)))
+    assert metrics["v2t"]["R@1"] == pytest.approx(100 * np.mean(np.equal(videos, 1)))
+    assert jax.tree.all(jax.tree.map(np.isfinite, metrics))
