@@ -2,8 +2,10 @@
 
 import atexit
 import collections
+import functools
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -27,24 +29,42 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Grain hands absl's flags to its worker processes.
 flags.FLAGS.mark_as_parsed()
 
-# The whole runs that tests share, the longest first: a worker makes each once for all tests that read it.
+# The whole runs that tests share, the longest first.
 RUNS = ("finished", "captioned", "answered")
 
 
+@functools.cache
+def _group(file: str) -> str:
+    """Names what the tests of a file run with, in one worker: the first of the shared runs they read, or they alone."""
+    text = (pathlib.Path(__file__).parents[1] / file).read_text()
+    return next((run for run in RUNS if re.search(rf"def \w+\([^)]*\b{run}\b", text)), file)
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that read a shared run first: they take the longest."""
+    items.sort(key=lambda item: (*RUNS, _file(item.nodeid)).index(_group(_file(item.nodeid))))
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One a core, and four at most, for folders; none for single files, which are done before workers have started."""
     return min(os.cpu_count() or 1, 4) if all(map(os.path.isdir, config.args)) else 0
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook.
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps together what shares a run, and else the tests of a file; the longest groups first."""
-    groups = {}
-    for item in items:
-        run = next((name for name in RUNS if name in item.fixturenames), None)
-        item.add_marker(pytest.mark.xdist_group(run or item.nodeid.split("::")[0]))
-        groups[item] = RUNS.index(run) if run else len(RUNS)
-    items.sort(key=groups.get)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Every file, and every group of files that read one run, goes to one worker, which then makes it once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(_file(nodeid))
+
+    return Scheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -40,7 +40,10 @@ def init_state(init_params: Callable[[], PyTree], tx: optax.GradientTransformati
       mesh: The devices.
     """
     shardings = state_shardings(abstract_state(init_params, tx, mesh))
-    return jax.jit(lambda: _make(init_params, tx), out_shardings=shardings)()
+    # A program of its own: the one that makes the model before training, for its row in the report.
+    params = jax.jit(init_params, out_shardings=shardings.params)()
+    opt_state = jax.jit(tx.init, out_shardings=shardings.opt_state)(params)
+    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), params, opt_state)
 
 
 def state_shardings(state: TrainState) -> TrainState:
