@@ -1,4 +1,4 @@
-"""Foreign weights in and ours out: CLIP from OpenAI and Hugging Face, published HBI checkpoints, and back.
+"""Converts foreign weights and exports ours: CLIP from OpenAI and Hugging Face, published HBI checkpoints.
 
   python -m hbi_jax.pretrained convert SOURCE DESTINATION
 

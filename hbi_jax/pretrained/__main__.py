@@ -39,7 +39,7 @@ Torch is not needed, and nothing that a file holds is run. ResNet CLIPs are not 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit code, 1 for an error that a message on stderr explains."""
+    """Runs a command and returns the exit code: 1 after an error, which a message on stderr explains."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "show":
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    """Prints at once, so that a full disk or closed pipe is told here."""
+    """Prints and flushes, so that a full disk or a closed pipe is reported here."""
     try:
         print(text, flush=True)
     except OSError as error:
@@ -85,7 +85,7 @@ def _given(options: argparse.Namespace) -> Settings:
 
 
 def _summary(contents: Contents) -> str:
-    """What was found, in a few lines."""
+    """Returns a summary of the weights in a few lines."""
 
     def size(prefix: str) -> str:
         part = contents.part(prefix).values()

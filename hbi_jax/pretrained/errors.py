@@ -1,13 +1,13 @@
-"""The one error of this room, and lists within its messages."""
+"""The error that this package raises, and the lists in its messages."""
 
 from collections.abc import Sequence
 
 
 class PretrainedError(ValueError):
-    """Weights that cannot be read, translated, written or used: says which, why, and what to do."""
+    """Weights that cannot be read, translated, written or used. The message names weights, reason and remedy."""
 
 
 def listed(items: Sequence[str], separator: str = ", ", most: int = 20) -> str:
-    """The items, or the first of them and how many more there are."""
+    """Returns the items as text, or the first few and the number of the others."""
     more = [f"and {len(items) - most} more"] if len(items) > most else []
     return separator.join([*items[:most], *more])

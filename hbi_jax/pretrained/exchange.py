@@ -1,4 +1,4 @@
-"""Foreign weights in, ours out: from file to folder and back."""
+"""Converts files of foreign weights to our folders, and back."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def convert(
     text_head_width: int | None = None,
     pixels: str | None = None,
 ) -> None:
-    """Writes foreign weights as a folder of ours: all of it, or nothing. What had to be assumed is logged.
+    """Converts foreign weights to one of our folders, completely or not at all. Logs every assumption.
 
     Args:
       source: A folder or hub id of Hugging Face's or open_clip's CLIP, or a file: CLIP as OpenAI or open_clip saves it,
@@ -79,7 +79,7 @@ def from_state_dict(
     text_head_width: int | None = None,
     pixels: str | None = None,
 ) -> Pretrained:
-    """The weights of a PyTorch model that is in memory. What had to be assumed is logged.
+    """Returns the weights of a PyTorch model in memory. Logs every assumption.
 
     Args:
       state: As numpy arrays, of OpenAI's, open_clip's or Hugging Face's CLIP, or of a published HBI, answer model or
@@ -101,7 +101,7 @@ def from_state_dict(
 
 
 def to_state_dict(weights: Pretrained) -> dict[str, np.ndarray]:
-    """The weights under their published names, as the PyTorch model's `load_state_dict` takes them.
+    """Returns the weights under their published names, for the PyTorch model's `load_state_dict`.
 
     A CLIP gets OpenAI's names.
     """
@@ -111,7 +111,7 @@ def to_state_dict(weights: Pretrained) -> dict[str, np.ndarray]:
 def export(
     folder: str | os.PathLike, destination: str | os.PathLike, overwrite: bool = False, progress: bool = False
 ) -> None:
-    """Writes a folder of ours for PyTorch: all of it, or nothing.
+    """Exports one of our folders for PyTorch, completely or not at all.
 
     `model.safetensors` and `config.json` are the towers as `transformers.CLIPModel` opens them, with a
     `preprocessor_config.json` where pixels are not normalised as OpenAI's; `hbi.safetensors`, for all but a CLIP, is
@@ -145,13 +145,13 @@ def _write_json(path: pathlib.Path, content: Mapping) -> None:
 
 
 def _log_notes(contents: Contents) -> None:
-    """What was assumed is a warning, as results depend on it."""
+    """Logs assumptions as warnings, because results depend on them."""
     for note in contents.notes:
         _log.log(logging.WARNING if note.startswith(ASSUMED) else logging.INFO, "%s: %s", contents.origin, note)
 
 
 def _log_changes(contents: Contents) -> None:
-    """What in the published code is otherwise than in these weights."""
+    """Returns the settings in which the published code differs from these weights."""
     if contents.kind == "estimator":
         return
     found = settings_of(CLIPConfig(**contents.config["clip"]))

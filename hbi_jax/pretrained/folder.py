@@ -1,4 +1,4 @@
-"""Weights at rest: a folder of `model.safetensors` and `config.json` that says what they are."""
+"""The folder format of weights: `model.safetensors`, and `config.json`, which describes them."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ METADATA = "hbi_jax"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrained:
-    """Weights and what they are weights of.
+    """Weights with the kind and configuration of their model.
 
     Attributes:
       kind: `clip`, `hbi` (retrieval), `answer`, `caption` or `estimator`.
@@ -52,12 +52,12 @@ class Pretrained:
 
     @property
     def model(self) -> nn.Module:
-        """The module that `params` are variables of."""
+        """The module that `params` belong to."""
         return build_model(self.kind, self.config)
 
 
 class Contents(NamedTuple):
-    """What a folder holds or will hold, with tensors that have not been read yet.
+    """The contents of a folder, with tensors that have not been read yet.
 
     Attributes:
       origin: Where the weights come from, in words.
@@ -72,20 +72,20 @@ class Contents(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def part(self, prefix: str) -> dict[str, Entry]:
-        """The entries of `PARAMS`, `ESTIMATOR` or `UNUSED`, without the prefix."""
+        """Returns the entries of `PARAMS`, `ESTIMATOR` or `UNUSED`, without the prefix."""
         return _part(self.entries, prefix)
 
     def shapes(self, prefix: str) -> dict[str, tuple[int, ...]]:
-        """The shapes of a part."""
+        """Returns the shapes of a part."""
         return {name: entry.shape for name, entry in self.part(prefix).items()}
 
     def estimator_config(self) -> dict:
-        """The configuration of the estimator beside the model."""
+        """Returns the configuration of the estimator that accompanies the model."""
         return model_config("estimator", self.shapes(ESTIMATOR))
 
 
 def load(folder: str | os.PathLike, progress: bool = True) -> Pretrained:
-    """Reads a folder that `convert` or `save` wrote.
+    """Loads a folder that `convert` or `save` wrote.
 
     Args:
       folder: On this machine.
@@ -101,7 +101,7 @@ def load(folder: str | os.PathLike, progress: bool = True) -> Pretrained:
 
 
 def save(folder: str | os.PathLike, weights: Pretrained, overwrite: bool = False, progress: bool = False) -> None:
-    """Writes weights as a folder that `load` reads: all of it, or nothing.
+    """Writes weights to a folder that `load` reads, completely or not at all.
 
     Args:
       folder: A new folder.
@@ -116,7 +116,7 @@ def save(folder: str | os.PathLike, weights: Pretrained, overwrite: bool = False
 
 
 def contents_of(weights: Pretrained) -> Contents:
-    """What a folder of these weights will hold."""
+    """Returns the contents of a folder with these weights."""
     arrays = _flatten(PARAMS, weights.params)
     if weights.estimator is not None:
         arrays |= _flatten(ESTIMATOR, weights.estimator.params)
@@ -127,7 +127,7 @@ def contents_of(weights: Pretrained) -> Contents:
 
 
 def read_folder(folder: str | os.PathLike) -> Contents:
-    """What a folder of ours holds.
+    """Reads the contents of one of our folders.
 
     Raises:
       PretrainedError: If it is none, or its weights do not fit its configuration.
@@ -163,7 +163,7 @@ def read_folder(folder: str | os.PathLike) -> Contents:
 
 
 def write_folder(contents: Contents, destination: str | os.PathLike, overwrite: bool, progress: bool) -> None:
-    """Writes what `read_folder` reads.
+    """Writes contents to a folder that `read_folder` reads.
 
     Raises:
       PretrainedError: If the destination exists, or cannot be written.
@@ -175,13 +175,13 @@ def write_folder(contents: Contents, destination: str | os.PathLike, overwrite: 
 
 
 def header(contents: Contents) -> dict[str, Any]:
-    """What a folder says of itself."""
+    """Returns the description that is stored in a folder."""
     notes = {"notes": list(contents.notes)} if contents.notes else {}
     return {"format": FORMAT, "kind": contents.kind, "origin": contents.origin, **notes, "model": contents.config}
 
 
 def materialize(contents: Contents, label: str, progress: bool) -> Pretrained:
-    """Reads every tensor."""
+    """Reads every tensor into memory."""
     arrays = {}
     with Progress(len(contents.entries), label, shown=progress) as bar:
         for name, entry in contents.entries.items():
@@ -193,7 +193,7 @@ def materialize(contents: Contents, label: str, progress: bool) -> Pretrained:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Returns the object in a JSON file.
 
     Raises:
       PretrainedError: If there is none.
@@ -213,12 +213,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def is_converted(about: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is one of ours."""
+    """Returns whether a `config.json` is one of ours."""
     return "kind" in about and "model" in about
 
 
 def local(folder: str | os.PathLike) -> pathlib.Path:
-    """A path on this machine.
+    """Returns a path on this machine.
 
     Raises:
       PretrainedError: If it is in a bucket, or of a user who is not known.
@@ -233,7 +233,7 @@ def local(folder: str | os.PathLike) -> pathlib.Path:
 
 
 def exists(path: pathlib.Path) -> bool:
-    """Whether something is there.
+    """Returns whether the path exists.
 
     Raises:
       PretrainedError: If that cannot be told, as where the name is too long or a folder may not be looked into.
@@ -245,7 +245,7 @@ def exists(path: pathlib.Path) -> bool:
 
 
 def refuse_run(path: pathlib.Path) -> None:
-    """Raises for the work folder of a run or one of its steps: what is there is not read here."""
+    """Raises if the path is the work folder of a run or one of its steps, which this module does not read."""
     if exists(path / "checkpoints") or (path.parent.name == "checkpoints" and exists(path)):
         raise PretrainedError(
             f"{path} holds checkpoints of a run, wanted weights; write them as a folder first, in Python: "
@@ -254,7 +254,7 @@ def refuse_run(path: pathlib.Path) -> None:
 
 
 def check_destination(destination: str | os.PathLike, overwrite: bool, source: str | os.PathLike | None = None) -> None:
-    """Whether a folder may be written there.
+    """Checks that a folder may be written there.
 
     Args:
       destination: The folder.
@@ -299,7 +299,7 @@ def check_destination(destination: str | os.PathLike, overwrite: bool, source: s
 
 @contextlib.contextmanager
 def new_folder(destination: str | os.PathLike, overwrite: bool) -> Iterator[pathlib.Path]:
-    """A folder to write into that takes its place when all is written, and is gone when something fails.
+    """Yields a temporary folder that replaces the destination at the end, and is deleted after an error.
 
     Raises:
       PretrainedError: If the destination exists and is not to be replaced, or cannot be written.

@@ -1,4 +1,4 @@
-"""A pickle machine that executes nothing: it builds plain containers and descriptions of tensors.
+"""A pickle reader that executes nothing: it builds plain containers and descriptions of tensors.
 
 Torch's files hold a pickle, and a pickle may name any function to be called. Here no name is ever looked up: each
 opcode is interpreted below, calls are answered from a short table, and any other name is an error.
@@ -19,7 +19,7 @@ _MAX_ELEMENTS = 4 * 10**6
 
 
 class Storage(NamedTuple):
-    """A run of numbers somewhere in a file."""
+    """A contiguous block of numbers in a file."""
 
     key: str
     dtype: np.dtype
@@ -36,7 +36,7 @@ class Tensor(NamedTuple):
 
 
 class Bag:
-    """What is left of an object: its attributes."""
+    """The attributes of an object whose class is not loaded."""
 
     def __init__(self) -> None:
         self.attributes: dict = {}
@@ -67,7 +67,7 @@ _STORAGES = {
 
 
 def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> Tensor:
-    """A tensor that lies within its storage and has no more elements than it."""
+    """Checks that a tensor lies within its storage and has no more elements than the storage."""
     numbers = [offset, *shape, *strides]
     if not isinstance(storage, Storage) or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
         raise PretrainedError("it holds a tensor whose size, stride or offset is no natural number")
@@ -84,7 +84,7 @@ def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: obj
 
 
 def _keys(items: list) -> list:
-    """Keys or members. The hash of tuples within tuples can take forever, so none of those."""
+    """Checks keys or members: hashing deeply nested tuples can take forever, so they are refused."""
     if not all(isinstance(item, str | int | float | None) for item in items):
         raise PretrainedError("its pickle has keys that are neither text nor number")
     return items
@@ -133,7 +133,7 @@ def _admit(module: object, name: object) -> _Global:
 
 
 def unpickle(data: bytes, find_storage: Callable[[object, np.dtype, object], Storage]) -> object:
-    """What a torch pickle describes.
+    """Returns the object that a torch pickle describes.
 
     Args:
       data: The pickle.

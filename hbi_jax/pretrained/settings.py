@@ -1,6 +1,6 @@
-"""What no shape tells of a CLIP: its activation, the widths of its attention heads, and how it normalises pixels.
+"""Settings of a CLIP that shapes do not reveal: activation, width of attention heads, and normalisation of pixels.
 
-A file beside the weights tells it, or the user does; what neither tells is assumed, and said.
+A file beside the weights or the user gives them. Otherwise they are assumed, and the assumption is reported.
 """
 
 import math
@@ -52,7 +52,7 @@ _OPEN_CLIP_FIELDS: dict[str, dict[str, Any]] = {
 
 
 class Settings(NamedTuple):
-    """What was told of a CLIP; None where nothing was.
+    """The settings of a CLIP that are known; None marks an unknown one.
 
     Attributes:
       activation: A name of `ACTIVATIONS`.
@@ -66,11 +66,11 @@ class Settings(NamedTuple):
     pixels: str | None = None
 
     def over(self, other: "Settings") -> "Settings":
-        """These, and where they are None those of `other`."""
+        """Returns these settings, completed by those of `other`."""
         return Settings(*(theirs if mine is None else mine for mine, theirs in zip(self, other, strict=True)))
 
     def text(self) -> str:
-        """All of them in words."""
+        """Returns all settings as text."""
         return ", ".join(name.format(value) for name, value in zip(_IN_WORDS, self, strict=True))
 
 
@@ -82,13 +82,13 @@ OPENAI = Settings("quick_gelu", _HEAD_FEATURES, _HEAD_FEATURES, "clip")
 
 
 def settings_of(clip: CLIPConfig) -> Settings:
-    """Those of a configuration."""
+    """Returns the settings of a configuration."""
     heads = clip.vision_width // clip.vision_heads, clip.text_width // clip.text_heads
     return Settings(clip.activation, *heads, clip.pixels)
 
 
 def check_given(given: Settings) -> None:
-    """Checks what a user tells.
+    """Checks settings that a user gives.
 
     Raises:
       PretrainedError: If a value is none that there is.
@@ -102,7 +102,7 @@ def check_given(given: Settings) -> None:
 
 
 def hugging_face(config: Mapping[str, Any], preprocessor: Mapping[str, Any], sizes: CLIPConfig, where: str) -> Settings:
-    """What Hugging Face's files tell.
+    """Returns the settings in Hugging Face's files.
 
     Args:
       config: `config.json`.
@@ -144,7 +144,7 @@ def hugging_face(config: Mapping[str, Any], preprocessor: Mapping[str, Any], siz
 
 
 def open_clip(config: Mapping[str, Any], sizes: CLIPConfig, where: str) -> Settings:
-    """What an `open_clip_config.json` tells.
+    """Returns the settings in an `open_clip_config.json`.
 
     Args:
       config: The file's content.
@@ -193,7 +193,7 @@ def open_clip(config: Mapping[str, Any], sizes: CLIPConfig, where: str) -> Setti
 
 
 def settle(given: Settings, told: Settings, by: str, sizes: CLIPConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Decides the fields of `UNTOLD`: what the user gives, or else what a file tells, or else the likeliest.
+    """Decides the fields of `UNTOLD`: by the user, otherwise by a file, otherwise by the likeliest value.
 
     Args:
       given: By the user.
@@ -265,7 +265,7 @@ def _check_equal(activations: list[str], where: str) -> None:
 
 
 def _pixels(section: object, mean: str, std: str, file: str, where: str) -> str:
-    """The key of `PIXELS` with this mean and standard deviation; what is left out is OpenAI's."""
+    """Returns the key of `PIXELS` with this mean and standard deviation, which default to OpenAI's."""
     section = section if isinstance(section, dict) else {}
     told = [section.get(name) or default for name, default in zip((mean, std), PIXELS["clip"], strict=True)]
     for name, known in PIXELS.items():

@@ -1,4 +1,4 @@
-"""From the shapes of parameters to a model's configuration, and from a configuration to the model."""
+"""Derives a model's configuration from the shapes of its parameters, and builds the model of a configuration."""
 
 import dataclasses
 import functools
@@ -65,7 +65,7 @@ TOKENS = {"hbi": (24, 12), "answer": (32, 12)}
 
 
 def kind_of(paths: Sequence[str]) -> str:
-    """The kind of the model whose parameters have these paths.
+    """Returns the kind of the model whose parameters have these paths.
 
     Raises:
       PretrainedError: If none of ours has.
@@ -81,7 +81,7 @@ def kind_of(paths: Sequence[str]) -> str:
 
 
 def model_config(kind: str, shapes: Shapes, first_level: str = "", untold: Mapping[str, Any] | None = None) -> dict:
-    """What the shapes of a model's parameters say of its configuration: all but levels and `settings.UNTOLD`.
+    """Returns the configuration that shapes of parameters imply: all but levels and `settings.UNTOLD`.
 
     Args:
       kind: One of `KINDS`.
@@ -115,13 +115,13 @@ def model_config(kind: str, shapes: Shapes, first_level: str = "", untold: Mappi
 
 
 def _hidden_width(shapes: Shapes, mlp: str) -> int:
-    """Of an MLP of tokens; 0 where it has no parameters."""
+    """Returns the hidden width of a token MLP; 0 if it has no parameters."""
     kernel = f"{mlp}/hidden/kernel"
     return _axes(shapes, kernel, 2)[1] if kernel in shapes else 0
 
 
 def published_levels(kind: str, num_words: int | None, num_frames: int | None) -> list[list]:
-    """The levels of a published model: name, words and frames, counted by its rates of so many tokens.
+    """Returns the levels of a published model: name, words and frames, computed from its merge rates.
 
     Args:
       kind: One of `TOKENS`.
@@ -136,7 +136,7 @@ def published_levels(kind: str, num_words: int | None, num_frames: int | None) -
 
 
 def build_model(kind: str, config: Mapping) -> nn.Module:
-    """The module of a configuration: of `config.model`, or of `config.estimator` for an estimator.
+    """Builds the module of a configuration: of `config.model`, or of `config.estimator` for an estimator.
 
     Raises:
       PretrainedError: If the kind is unknown or a field is missing, unknown or of the wrong sort.
@@ -162,7 +162,7 @@ def build_model(kind: str, config: Mapping) -> nn.Module:
 
 
 def abstract_params(kind: str, config: Mapping) -> dict:
-    """Shapes and types of a model's variables, without computing any.
+    """Returns shapes and types of a model's variables without computing them.
 
     Raises:
       PretrainedError: If the configuration is not one.
@@ -177,7 +177,7 @@ def abstract_params(kind: str, config: Mapping) -> dict:
 
 
 def _inputs(kind: str, model: nn.Module) -> tuple:
-    """Outlines of the longest inputs of a model."""
+    """Returns shapes and types of the longest inputs of a model."""
 
     def zeros(*shape: int, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, *shape), dtype)
@@ -196,7 +196,7 @@ def _inputs(kind: str, model: nn.Module) -> tuple:
 
 
 def leaves_of(params: PyTree) -> dict[str, Any]:
-    """Every leaf of `{"params": ...}` by its path.
+    """Returns every leaf of `{"params": ...}` by its path.
 
     Raises:
       PretrainedError: If it is something else.
@@ -211,12 +211,12 @@ def leaves_of(params: PyTree) -> dict[str, Any]:
 
 
 def shapes_of(params: PyTree) -> dict[str, tuple[int, ...]]:
-    """The shape of every leaf of `{"params": ...}` by its path."""
+    """Returns the shape of every leaf of `{"params": ...}` by its path."""
     return {path: tuple(leaf.shape) for path, leaf in leaves_of(params).items()}
 
 
 def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mapping[str, str] | None = None) -> None:
-    """Checks that parameters are those of the model of a configuration.
+    """Checks that parameters belong to the model of a configuration.
 
     Args:
       kind: One of `KINDS`.
@@ -258,7 +258,7 @@ def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mappin
 
 
 def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
-    """What `model_config` found and another configuration has otherwise, field by field."""
+    """Returns the fields in which the result of `model_config` differs from another configuration."""
     out = []
     for name, value in found.items():
         if isinstance(value, dict):
@@ -269,7 +269,7 @@ def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
 
 
 def describe(kind: str, config: Mapping) -> list[str]:
-    """Lines that say what a model is."""
+    """Returns lines that describe a model."""
     model = build_model(kind, config)
     if kind == "estimator":
         return [f"network {model.kind}, {model.num_features} features"]
@@ -334,14 +334,14 @@ def _clip(shapes: Shapes, untold: Mapping[str, Any]) -> dict:
 
 
 def _mlp_features(shapes: Shapes, tower: str, width: int) -> int:
-    """The hidden width of a tower's MLPs, as it is written: 0 for four times the tower's width."""
+    """Returns the hidden width of a tower's MLPs as the configuration writes it: 0 for four times its width."""
     kernel = f"{tower}/transformer/resblocks_0/mlp_fc/kernel"
     hidden = _axes(shapes, kernel, 2)[1] if kernel in shapes else 0
     return 0 if hidden == 4 * width else hidden
 
 
 def _check_untold(clip: CLIPConfig) -> None:
-    """Raises for settings that no towers of these widths can have."""
+    """Raises if towers of these widths cannot have these settings."""
     heads = clip.head_features, clip.vision_head_features, clip.text_head_features
     if all(type(width) is int for width in heads) and heads[0] > 0 and min(heads) >= 0:
         vision, text = heads[1] or heads[0], heads[2] or heads[0]
@@ -359,7 +359,7 @@ def _check_untold(clip: CLIPConfig) -> None:
 
 
 def _net(shapes: Shapes, prefix: str, kind_field: str, width_field: str) -> dict:
-    """The fields of an interaction network; kind `none` has no parameters, so that its width says nothing."""
+    """Returns the fields of an interaction network. Kind `none` has no parameters, so its width is unknown."""
     if f"{prefix}conv_in/kernel" not in shapes:
         return {kind_field: "none"}
     side, _, _, width = _axes(shapes, f"{prefix}conv_in/kernel", 4)

@@ -1,4 +1,4 @@
-"""Where foreign weights come from: files and folders of several makes, told apart by what is in them."""
+"""Sources of foreign weights: files and folders of several formats, distinguished by their contents."""
 
 import contextlib
 import os
@@ -86,12 +86,12 @@ def open_source(source: str | os.PathLike) -> Source:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file."""
+    """Returns the object in a JSON file, or an empty one if there is no file."""
     return read_json(path) if exists(path) else {}
 
 
 def _configs_beside(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """What lies beside a file of weights and tells of it."""
+    """Returns the descriptions beside a file of weights."""
     configs = {CONFIG: {}, PREPROCESSOR: {}, OPEN_CLIP: _read(path.with_name(OPEN_CLIP))}
     # A config.json may be of another program, and the weights are still what they are.
     with contextlib.suppress(PretrainedError):
@@ -102,7 +102,7 @@ def _configs_beside(path: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def _weights(folder: pathlib.Path) -> tuple[pathlib.Path, tuple[str, ...]]:
-    """The file of a folder's weights, or its index, and what there is to say of the choice."""
+    """Returns the file of a folder's weights, or its index, with notes on the choice."""
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     named = (*_HUGGING_FACE, *_OPEN_CLIP) if CONFIG in files else (*_OPEN_CLIP, *_HUGGING_FACE)
     for name in named:
@@ -131,7 +131,7 @@ def _weights(folder: pathlib.Path) -> tuple[pathlib.Path, tuple[str, ...]]:
 
 
 def _variants(name: str, files: Sequence[str]) -> list[str]:
-    """The files of weights, whole or indices, of that name with a variant in it."""
+    """Returns the files of weights or indices whose name contains a variant."""
     stem, _, ending = name.rpartition(".")
     whole = re.compile(rf"{re.escape(stem)}\.[\w-]+\.{ending}")
     index = re.compile(rf"{re.escape(name)}\.index\.[\w-]+\.json")
@@ -143,7 +143,7 @@ def _is_index(path: pathlib.Path) -> bool:
 
 
 def _index(path: pathlib.Path) -> _Tensors:
-    """The tensors of all shards that an index names."""
+    """Returns the tensors of all shards that an index names."""
     table = read_json(path).get("weight_map")
     good = isinstance(table, dict) and table and all(isinstance(file, str) for file in table.values())
     # An index of a stranger names files: in its own folder, and no others.
@@ -185,7 +185,7 @@ def _file(path: pathlib.Path) -> _Tensors:
 
 
 def _download(name: str) -> pathlib.Path:
-    """The folder of a model of the hub, in the hub's cache."""
+    """Returns the folder of a hub model in the hub's cache."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise PretrainedError(f"{name}: there is no such file or folder; correct the path")
     import huggingface_hub

@@ -1,4 +1,4 @@
-"""A model's parameters from weights of the same model, or from a CLIP."""
+"""Initialises a model's parameters from weights of the same model or of a CLIP."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _TOWERS = (_TEXT, "vision_tower/", "logit_scale")
 
 
 def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None) -> PyTree:
-    """Fresh parameters with those of `source` in their place.
+    """Returns fresh parameters, replaced by those of `source` where it has them.
 
     A source of the parameters' own kind gives every one of them. An HBI gives an HBI with answer head or caption
     decoder all that the two share. A CLIP gives an HBI, with or without these, its towers and logit scale; and, as
@@ -66,7 +66,7 @@ def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None
 
 
 def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
-    """Raises where the weights are of another configuration than the parameters, with the fields that differ."""
+    """Raises if weights and parameters have different configurations; names the fields that differ."""
     levels = [{name.split("/")[0] for name in leaves if name.startswith(_LEVEL)} for leaves in (given, wanted)]
     problems = []
     if levels[0] != levels[1]:
@@ -95,7 +95,7 @@ def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
 
 
 def _check_settings(source: Pretrained, config: Mapping) -> None:
-    """Raises for settings that no shape tells and that differ, or warns where a configuration may mean it so."""
+    """Raises if settings differ that shapes do not reveal; warns if the difference may be intended."""
     theirs = build_model(source.kind, source.config).config
     # Heads for answers and decoders of captions are not compared.
     fields = {name: value for name, value in config.items() if name not in TASK_FIELDS}
@@ -124,7 +124,7 @@ def _check_settings(source: Pretrained, config: Mapping) -> None:
 
 
 def _other_heads(given: CLIPConfig, wanted: CLIPConfig, parts: Sequence[str]) -> list[str]:
-    """The widths of heads that differ, by the field that tells them."""
+    """Returns the head widths that differ, by field."""
     problems = []
     for part in parts:
         own = f"{part}_head_features"
@@ -140,7 +140,7 @@ def _other_heads(given: CLIPConfig, wanted: CLIPConfig, parts: Sequence[str]) ->
 
 
 def _frame_transformer(clip: Leaves, ours: Leaves, config: Mapping | None) -> Leaves:
-    """What a CLIP gives the frame transformer: nothing where its layers are others than those of the text tower."""
+    """Returns a CLIP's parameters for the frame transformer; none if its layers differ from the text tower's."""
     text = {_FRAMES + name.removeprefix(_TEXT): leaf for name, leaf in clip.items() if name.startswith(_TEXT)}
     layers = {name: text[name] for name in ours if name.startswith(f"{_FRAMES}transformer/resblocks_") and name in text}
     position = f"{_FRAMES}positional_embedding"
@@ -168,7 +168,7 @@ def _frame_transformer(clip: Leaves, ours: Leaves, config: Mapping | None) -> Le
 
 
 def stretch(rows: Float[np.ndarray, "n d"], count: int) -> Float[np.ndarray, "count d"]:
-    """The first `count` rows; where there are fewer, as many between the first and the last, linearly interpolated."""
+    """Returns the first `count` rows; if there are fewer, interpolates linearly between the first and the last."""
     if count <= len(rows):
         return rows[:count]
     place = np.linspace(0, len(rows) - 1, count)

@@ -1,4 +1,4 @@
-"""Which of our parameters is which of theirs: one table a source, as data, and the few ways in which layouts differ.
+"""The mapping from foreign names to ours: one table for each source, as data, and the ways in which layouts differ.
 
 Our names are paths in a model's parameters. Rows of a layer are written once and repeated for each layer.
 """
@@ -19,7 +19,7 @@ class Layout(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One parameter of ours, and what it is there."""
+    """One of our parameters and its foreign counterpart."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -65,7 +65,7 @@ def _norm(ours: str, theirs: str) -> list[Row]:
 
 
 def _under(ours: str, theirs: str, rows: Iterable[Row]) -> list[Row]:
-    """The rows, with prefixes to our and to their names."""
+    """Returns the rows with prefixes added to our and to foreign names."""
     return [Row(ours + row.ours, tuple(theirs + name for name in row.theirs), row.layout) for row in rows]
 
 
@@ -173,7 +173,7 @@ def _stack(ours: str, theirs: str, num_layers: int, block: Iterable[Row]) -> lis
 
 
 def openai_clip(text_layers: int, vision_layers: int) -> list[Row]:
-    """CLIP's towers as OpenAI names them."""
+    """Returns the rows of CLIP's towers under OpenAI's names."""
     return [
         *_OPENAI,
         *_stack("text_tower/transformer", "transformer.resblocks", text_layers, _OPENAI_BLOCK),
@@ -182,7 +182,7 @@ def openai_clip(text_layers: int, vision_layers: int) -> list[Row]:
 
 
 def hf_clip(text_layers: int, vision_layers: int) -> list[Row]:
-    """CLIP's towers as Hugging Face names them."""
+    """Returns the rows of CLIP's towers under Hugging Face's names."""
     return [
         *_HF,
         *_stack("text_tower/transformer", "text_model.encoder.layers", text_layers, _HF_BLOCK),
@@ -191,17 +191,17 @@ def hf_clip(text_layers: int, vision_layers: int) -> list[Row]:
 
 
 def interaction_net(attention: bool, prefix: str = "") -> list[Row]:
-    """An estimator or prediction header, with or without attention, and what its names there start with."""
+    """Returns the rows of an estimator or prediction header, with or without attention, under a foreign prefix."""
     return _under("", prefix, [*_NET, *_NET_ATTENTION] if attention else _NET)
 
 
 def level_suffixes(count: int) -> list[str]:
-    """What ends the published names of each level's parts: nothing, then 0, 1, ..."""
+    """Returns the suffixes of the published names of each level's parts: none, then 0, 1, ..."""
     return ["", *map(str, range(count - 1))]
 
 
 def headers(num_levels: int) -> list[str]:
-    """What the published names of each level's prediction header start with."""
+    """Returns the prefixes of the published names of each level's prediction header."""
     return [f"banzhafmodel{suffix}." for suffix in level_suffixes(num_levels)]
 
 
@@ -213,7 +213,7 @@ def published_hbi(
     header: Sequence[Row],
     answers: bool,
 ) -> list[Row]:
-    """A published HBI model.
+    """Returns the rows of a published HBI model.
 
     Args:
       levels: From fine to coarse: name, words and frames; 0 where nothing is merged.

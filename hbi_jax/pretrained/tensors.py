@@ -1,4 +1,4 @@
-"""Named tensors that are read one at a time, and safetensors files of them."""
+"""Named tensors that are read one at a time, and their safetensors files."""
 
 import json
 import math
@@ -37,13 +37,13 @@ _DTYPES = {
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Entry]:
-    """Entries of what is in memory."""
+    """Returns entries of arrays in memory."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     return {name: Entry(array.shape, array.dtype, lambda array=array: array) for name, array in arrays.items()}
 
 
 def read_safetensors(path: pathlib.Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The tensors of a file, and its metadata.
+    """Returns the tensors of a file and its metadata.
 
     Raises:
       PretrainedError: If it is no such file, or a tensor has another type than numpy knows.
@@ -73,7 +73,7 @@ def read_safetensors(path: pathlib.Path) -> tuple[dict[str, Entry], dict[str, st
 def write_safetensors(
     path: pathlib.Path, entries: Mapping[str, Entry], metadata: Mapping[str, str], progress: bool
 ) -> None:
-    """Writes tensors one after the other: no more than one of them is in memory.
+    """Writes tensors one after the other, with at most one of them in memory.
 
     Args:
       path: A new file.

@@ -1,4 +1,4 @@
-"""Torch's own files, read without torch: the zip archives of `torch.save` and of TorchScript.
+"""Reads torch's files without torch: the zip archives of `torch.save` and of TorchScript.
 
 An archive holds `NAME/data.pkl`, which describes the tensors, and `NAME/data/KEY`, their storages, uncompressed.
 """
@@ -22,7 +22,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 
 
 def read_archive(path: pathlib.Path) -> dict[str, Entry]:
-    """The tensors of an archive by their name in the state dict; they are read from the file on demand.
+    """Returns the tensors of an archive by their name in the state dict; they are read from the file on demand.
 
     Raises:
       PretrainedError: If it is no such archive, is damaged, or asks for code to be run.
@@ -79,7 +79,7 @@ class _Archive:
         self._checked: set[str] = set()
 
     def _member(self, name: str) -> np.ndarray:
-        """The bytes of a member that is stored as it is."""
+        """Returns the bytes of an uncompressed member."""
         info = self._members[name]
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise PretrainedError(
@@ -94,7 +94,7 @@ class _Archive:
         raise PretrainedError(f"its member {name} is cut off; copy or download it again")
 
     def _sound(self, name: str) -> np.ndarray:
-        """The bytes of a member, after a look at their checksum the first time."""
+        """Returns the bytes of a member; verifies their checksum the first time."""
         data = self._member(name)
         if name not in self._checked and zlib.crc32(data) != self._members[name].CRC:
             raise PretrainedError(
@@ -105,14 +105,14 @@ class _Archive:
         return data
 
     def pickle(self) -> bytes:
-        """The description of the tensors."""
+        """Returns the description of the tensors."""
         name = f"{self._root}data.pkl"
         if self._members[name].file_size > _MAX_PICKLE:
             raise PretrainedError(f"its data.pkl has {self._members[name].file_size} bytes: that is no state dict")
         return bytes(self._sound(name))
 
     def storage(self, key: object, dtype: np.dtype, length: object) -> Storage:
-        """A storage that is there and has the size it should have."""
+        """Returns a storage after checking that it exists with the right size."""
         # Before either is put into a message: a pickle of a few bytes describes tuples whose text fills any memory.
         if not isinstance(key, str) or type(length) is not int:
             raise PretrainedError("it refers to a storage whose key is no text or whose length is no number")
@@ -125,7 +125,7 @@ class _Archive:
         return Storage(key, dtype, length)
 
     def read(self, tensor: Tensor) -> np.ndarray:
-        """A tensor's numbers: a view of the file."""
+        """Returns a tensor's numbers as a view of the file."""
         dtype, size = tensor.storage.dtype, tensor.storage.dtype.itemsize
         return np.ndarray(
             tensor.shape,
@@ -137,7 +137,7 @@ class _Archive:
 
 
 def _state_dict(content: object) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of a state dict or of a TorchScript archive's modules; and the keys of what wrapped the former."""
+    """Returns the tensors of a state dict or of a TorchScript archive's modules, and the keys of a wrapping dict."""
     keys: list[str] = []
     for _ in range(_MAX_DEPTH):
         inner = _WRAPPERS if isinstance(content, dict) else ()

@@ -1,4 +1,4 @@
-"""Foreign names to ours and back: the tables applied, and every name accounted for."""
+"""Translates foreign names to ours and back; accounts for every name."""
 
 import json
 import re
@@ -49,7 +49,7 @@ _MAKES = {
 def translate(
     source: Source, num_words: int | None = None, num_frames: int | None = None, given: Settings | None = None
 ) -> Contents:
-    """Recognises foreign weights and gives every tensor its name here; none is read yet.
+    """Recognises foreign weights and maps every tensor to our name; reads none yet.
 
     Args:
       source: What was opened.
@@ -114,7 +114,7 @@ def translate(
 
 
 def published(contents: Contents) -> dict[str, Entry]:
-    """The weights under their published names; those of a CLIP under OpenAI's.
+    """Returns the weights under their published names; those of a CLIP under OpenAI's.
 
     Raises:
       PretrainedError: If the published code has no such model.
@@ -147,7 +147,7 @@ def published(contents: Contents) -> dict[str, Entry]:
 
 
 def towers(contents: Contents) -> Contents:
-    """The CLIP within an HBI or answer model."""
+    """Returns the CLIP within an HBI or answer model."""
     if contents.kind == "clip":
         return contents
     parts = ("text_tower/", "vision_tower/", "logit_scale")
@@ -157,12 +157,12 @@ def towers(contents: Contents) -> Contents:
 
 
 def hf_entries(clip: Contents) -> dict[str, Entry]:
-    """A CLIP under Hugging Face's names."""
+    """Returns a CLIP under Hugging Face's names."""
     return _theirs(tables.hf_clip(*_layers(clip.config)), clip.part(PARAMS))
 
 
 def hf_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of Hugging Face's `config.json` for a CLIP of our configuration."""
+    """Returns the fields of Hugging Face's `config.json` for a CLIP of our configuration."""
     clip = CLIPConfig(**config)
     return {
         "architectures": ["CLIPModel"],
@@ -186,7 +186,7 @@ def hf_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hf_preprocessor(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of Hugging Face's `preprocessor_config.json` for a CLIP of our configuration."""
+    """Returns the fields of Hugging Face's `preprocessor_config.json` for a CLIP of our configuration."""
     clip = CLIPConfig(**config)
     mean, std = PIXELS[clip.pixels]
     return {
@@ -200,7 +200,7 @@ def hf_preprocessor(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layers(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Of the text and the vision tower."""
+    """Returns the numbers of layers of the text and the vision tower."""
     clip = CLIPConfig(**config)
     return clip.text_layers, clip.vision_layers
 
@@ -218,7 +218,7 @@ def _hf_transformer(clip: CLIPConfig, width: int, layers: int, heads: int, mlp_f
 
 
 def _unwrap(entries: Mapping[str, Entry]) -> tuple[Mapping[str, Entry], tuple[str, ...]]:
-    """The entries by the names that their model gave them, and in words what was taken off these names.
+    """Returns the entries without prefixes that wrappers added, and a description of these prefixes.
 
     Taken off are the parts that torch's wrappers put anywhere into a name; and whatever all names start with, as those
     of a model that is a part of another.
@@ -252,7 +252,7 @@ def _unwrap(entries: Mapping[str, Entry]) -> tuple[Mapping[str, Entry], tuple[st
 
 
 def _told(source: Source, make: str, entries: Collection[str], sizes: CLIPConfig) -> tuple[Settings, str]:
-    """What is known of the towers beside their shapes, and by what."""
+    """Returns the settings of the towers that shapes do not reveal, with their origin."""
     if make in ("hbi", "answer"):
         return OPENAI, ""
     theirs = OPEN_CLIP if source.open_clip and (make == "openai" or not source.config) else CONFIG
@@ -266,7 +266,7 @@ def _told(source: Source, make: str, entries: Collection[str], sizes: CLIPConfig
 
 
 def _recognise(entries: Mapping[str, Entry], where: str) -> tuple[str, str]:
-    """The make of the weights, and what their names start with where that is not fixed."""
+    """Returns the format of the weights, and the prefix of their names if it varies."""
     if any(re.match(r"(clip\.)?visual\.layer\d", name) for name in entries):
         raise PretrainedError(
             f"{where} holds a CLIP with a ResNet for images, which is not supported; use a ViT, such as ViT-B/32"
@@ -287,7 +287,7 @@ def _recognise(entries: Mapping[str, Entry], where: str) -> tuple[str, str]:
 
 
 def _rows(make: str, prefix: str, names: Collection[str], levels: Sequence) -> tuple[list[Row], list[str]]:
-    """The table of these weights, and the starts of the names of the networks in them."""
+    """Returns the table of these weights, and the prefixes of the networks in them."""
 
     def layers(start: str) -> int:
         return tables.count_layers(names, start)
@@ -306,7 +306,7 @@ def _rows(make: str, prefix: str, names: Collection[str], levels: Sequence) -> t
 
 
 def _account(entries: Collection[str], rows: Sequence[Row], kept: Sequence[str], make: str, where: str) -> None:
-    """Raises unless every entry is used, kept or known to be of no use, and none is missing."""
+    """Raises unless every entry is used, kept or known to be useless, and none is missing."""
     wanted = [name for row in rows for name in row.theirs]
     dropped: set[str] = set()
     if make == "hf":
@@ -329,7 +329,7 @@ def _account(entries: Collection[str], rows: Sequence[Row], kept: Sequence[str],
 
 
 def _check_norms(entries: Mapping[str, Entry], nets: Sequence[str], where: str) -> None:
-    """Raises where a network's batch normalisation is of another width than the network."""
+    """Raises if a network's batch normalisation has another width than the network."""
     for net in nets:
         if f"{net}cnn1.weight" not in entries:
             continue
@@ -344,7 +344,7 @@ def _check_norms(entries: Mapping[str, Entry], nets: Sequence[str], where: str) 
 
 
 def _ours(rows: Sequence[Row], entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Our arrays by their path, made when they are read; float32."""
+    """Returns our arrays by path, as float32; they are computed when they are read."""
     out = {}
     for row in rows:
         parts = [entries[name] for name in row.theirs]
@@ -365,7 +365,7 @@ def _ours(rows: Sequence[Row], entries: Mapping[str, Entry]) -> dict[str, Entry]
 
 
 def _theirs(rows: Sequence[Row], entries: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Their arrays by their name, made when they are read."""
+    """Returns the foreign arrays by name; they are computed when they are read."""
     out = {}
     for row in rows:
         entry = entries[row.ours]
@@ -379,12 +379,12 @@ def _theirs(rows: Sequence[Row], entries: Mapping[str, Entry]) -> dict[str, Entr
 
 
 def _outline(entry: Entry) -> np.ndarray:
-    """An array of an entry's shape that takes no memory."""
+    """Returns an array of an entry's shape that takes no memory."""
     return np.broadcast_to(np.float32(0), entry.shape)
 
 
 def _exported(source: Source, kind: str) -> dict:
-    """The configuration that our own export wrote beside weights of this kind; nothing where it did not."""
+    """Returns the configuration that our export wrote beside weights of this kind, or an empty one."""
     text = source.metadata.get(METADATA)
     if text is None:
         return {}
