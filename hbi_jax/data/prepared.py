@@ -260,9 +260,7 @@ class Prepared:
         folder = next((parent for parent in path.parents if (parent / MANIFEST).exists()), None)
         return folder and Prepared(folder)
 
-    def check(
-        self, split: Split, image_size: int, frames_per_second: float, square_pixels: bool = True
-    ) -> None:
+    def check(self, split: Split, image_size: int, frames_per_second: float, square_pixels: bool = True) -> None:
         """Refuses what the folder was not prepared for.
 
         Args:

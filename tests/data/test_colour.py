@@ -1,4 +1,5 @@
 import fractions
+import itertools
 
 import av
 import numpy as np
@@ -68,7 +69,7 @@ def test_ffmpeg_agrees(transfer):
     source = graph.add_buffer(width=32, height=16, format="gbrp16le", time_base=frame.time_base)
     scale = graph.add("scale", "out_primaries=bt709:out_transfer=bt709:intent=relative_colorimetric")
     nodes = [source, scale, graph.add("format", "rgb24"), graph.add("buffersink")]
-    for one, other in zip(nodes, nodes[1:], strict=False):
+    for one, other in itertools.pairwise(nodes):
         one.link_to(other)
     graph.configure()
     graph.push(frame)

@@ -1,9 +1,6 @@
 import json
 import pathlib
 import pickle
-import sys
-from fractions import Fraction
-from types import SimpleNamespace
 
 import av
 import numpy as np
