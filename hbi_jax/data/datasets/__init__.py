@@ -1,4 +1,4 @@
-"""Data sets, by name: each reads its own annotation layout and gives a `Split`."""
+"""The data sets by name. Each loader reads its own annotation layout and returns a `Split`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ LOADERS: Mapping[str, Callable[..., Split]] = {
     "msvd_qa": msvd_qa.load,
 }
 
-# The galleries that each data set has of its own: name -> file.
+# The default galleries of each data set: gallery name -> file.
 GALLERIES: Mapping[str, Mapping[str, str]] = {
     "activitynet": activitynet.GALLERIES,
     "activitynet_qa": activitynet_qa.GALLERIES,
@@ -37,19 +37,19 @@ GALLERIES: Mapping[str, Mapping[str, str]] = {
 
 
 def load_split(dataset: str, split: str, **options: Any) -> Split:
-    """Reads one split of a data set.
+    """Returns one split of a data set.
 
     Args:
       dataset: A key of `LOADERS`.
-      split: The split's name; which there are depends on the data set.
-      **options: What the data set's own `load` takes: folders, lists, limits. An empty one ("" or {}) is left to
-        the data set: it has its own names of files.
+      split: Name of the split. The valid names depend on the data set.
+      **options: Arguments of the data set's own `load`: folders, lists, limits. An empty value ("" or {}) selects
+        the data set's default.
 
     Returns:
       The split's records.
 
     Raises:
-      DataError: If there is no such data set, or its loader finds something wrong.
+      DataError: If the data set is unknown, or its loader finds an error.
     """
     if dataset not in LOADERS:
         raise DataError("dataset", repr(dataset), f"one of {', '.join(sorted(LOADERS))}", "correct the name")

@@ -1,4 +1,4 @@
-"""ActivityNet Captions, a paragraph for a video: lists of videos and their sentences (JSON), one video file an id."""
+"""ActivityNet Captions: one paragraph per video. Video lists and sentences are JSON; each id has one video file."""
 
 import math
 import pathlib
@@ -12,9 +12,9 @@ from hbi_jax.data.names import compared
 
 GALLERIES: Mapping[str, str] = {"test": "val_ids.json"}
 
-# Ids begin so. Some copies of the videos are named by the id, others by what follows.
+# Prefix of every id. Some copies of the videos have it in their file names, others do not.
 _PREFIX = "v_"
-# In seconds; beyond, a duration is in another unit or damaged.
+# In seconds. A longer duration is damaged or in another unit.
 _LONGEST = 1e6
 
 
@@ -30,26 +30,26 @@ def load(
     train_captions: str = "train.json",
     captions: str = "val_1.json",
 ) -> Split:
-    """Reads one split: a record a video, in the order of its list.
+    """Returns one split: one record per video, in list order.
 
-    The text is the video's sentences, joined; the clip lasts from the beginning to the duration, rounded up to a
-    second. `train` has the videos of the train list that `val` does not take: those of `val_list`, or else the
-    last `num_val_videos` of the train list. Any other split is a gallery. (The published code validates on the
-    test videos.)
+    The text joins the video's sentences. The clip runs from 0 to the duration, rounded up to a full second. `val`
+    contains the videos of `val_list` or, without one, the last `num_val_videos` of the train list; `train` contains
+    the remaining videos of the train list. Any other split is a gallery. (The published code validates on the test
+    videos.)
 
     Args:
       annotations: Folder of the lists and captions.
-      videos: Folder of the video files, `v_<id>` or `<id>`, ending on one of `videos.EXTENSIONS`.
+      videos: Folder of the video files, `v_<id>` or `<id>` with one of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
-      train_list: JSON file, a list of ids.
-      val_list: JSON file, a list of ids; empty for none.
-      num_val_videos: How many videos of the train list are for validation where there is no `val_list`.
-      galleries: JSON file of each gallery, a list of ids.
-      train_captions: JSON file {id: {"duration", "sentences"}} of the videos of the train list.
-      captions: JSON file of the same form, of the videos of all other lists.
+      train_list: JSON file with a list of ids.
+      val_list: JSON file with a list of ids; empty for none.
+      num_val_videos: Number of videos to hold out from the end of the train list if `val_list` is empty.
+      galleries: JSON file of each gallery, with a list of ids.
+      train_captions: JSON file {id: {"duration", "sentences"}} for the videos of the train list.
+      captions: JSON file in the same format for the videos of all other lists.
 
     Returns:
-      The split. Videos without a file are in it, with the path where the file was expected.
+      The split, including videos without a file (with the path at which the file was expected).
 
     Raises:
       DataError: If a folder, file, key or caption is missing or malformed, if an id is not a plain file name, or

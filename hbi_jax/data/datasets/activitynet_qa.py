@@ -1,4 +1,4 @@
-"""ActivityNet-QA as it is distributed: a file of questions and one of answers a split, joined by the question's id."""
+"""ActivityNet-QA as distributed: each split has a question file and an answer file, joined by question id."""
 
 import pathlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from hbi_jax.data.datasets.videos import VideoFiles
 
 GALLERIES: Mapping[str, str] = {"test": "test_q.json"}
 
-# By the number that the files give a type.
+# Indexed by the type number used in the files.
 TYPES = (
     "motion",
     "spatial relationship",
@@ -40,23 +40,24 @@ def load(
     num_val_videos: int = 0,
     galleries: Mapping[str, str] = GALLERIES,
 ) -> Split:
-    """Reads one split: a record a question, in the order of its file.
+    """Returns one split: one record per question, in file order.
 
-    Files of questions are called `<name>_q.json`: a list of objects with the keys question, question_id and video_name
-    (text). Beside each there is a `<name>_a.json`: a list of objects with the keys question_id and answer (text) and
-    type (a number, see `TYPES`). Where instead of `.json` there is a `.jsonl`, that is read: one object a line.
+    A question file `<name>_q.json` is a list of objects with the keys question, question_id and video_name (text).
+    The answer file `<name>_a.json` beside it is a list of objects with the keys question_id and answer (text) and
+    type (a number, see `TYPES`). If a `.json` file is absent, the `.jsonl` file of the same name is read instead, with
+    one object per line.
 
     Args:
       annotations: Folder of the questions and answers.
-      videos: Folder of the video files, `v_<video_name>` or `<video_name>`, ending on one of `videos.EXTENSIONS`.
+      videos: Folder of the video files, `v_<video_name>` or `<video_name>` with one of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
       train_list: File of the training questions.
       val_list: File of the validation questions.
-      num_val_videos: 0: validation has questions of its own.
-      galleries: File of each other set of questions.
+      num_val_videos: Must be 0; the validation questions have a file of their own.
+      galleries: Question file of each gallery.
 
     Returns:
-      The split. Videos without a file are in it, with the path where the file was expected.
+      The split, including videos without a file (with the path at which the file was expected).
 
     Raises:
       DataError: If a folder, file or entry is missing or malformed, if a question has no answer or several, if an
@@ -68,7 +69,7 @@ def load(
 
 
 def _answered(path: pathlib.Path) -> Entries:
-    """Every question together with its answer, as one entry."""
+    """Returns each question merged with its answer into one entry."""
     if not path.stem.endswith(_QUESTIONS):
         wanted = f"a name that ends on {_QUESTIONS}{path.suffix}, beside the answers in {_ANSWERS}{path.suffix}"
         raise DataError("file of questions", repr(path.name), wanted, "rename both")
@@ -82,7 +83,7 @@ def _answered(path: pathlib.Path) -> Entries:
 
 
 def _by_id(path: pathlib.Path) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The entries of a file, with their sources, by the id of the question."""
+    """Returns the entries of a file and their sources, keyed by question id."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for source, entry in read_entries(path):
         match entry:

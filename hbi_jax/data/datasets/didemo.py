@@ -1,4 +1,4 @@
-"""DiDeMo, a paragraph for a video: lists of videos (text), descriptions of their moments (JSON), one file a video."""
+"""DiDeMo: one paragraph per video. Lists of videos are text, descriptions of moments are JSON; one file per video."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from hbi_jax.data.names import compared
 
 GALLERIES: Mapping[str, str] = {"test": "test_list.txt"}
 
-# The videos of a list and their descriptions are in two files, whose names differ in the ending.
+# A list and its descriptions are two files whose names differ only in the suffix.
 _LIST, _DATA = "_list.txt", "_data.json"
-# In seconds: six segments of five seconds were described, and the published code looks at one second more.
+# In seconds. Annotators described six segments of five seconds; the published code reads one second more.
 _END = 31
 
 
@@ -27,23 +27,23 @@ def load(
     num_val_videos: int = 0,
     galleries: Mapping[str, str] = GALLERIES,
 ) -> Split:
-    """Reads one split: a record a video, in the order of its list.
+    """Returns one split: one record per video, in list order.
 
-    The text is the video's descriptions in the order of their file, joined; the clip is its first 31 seconds. A
-    video's name may end on a file extension, in the list, in the descriptions and on disk, or not; an id does not.
+    The text joins the video's descriptions in file order. The clip is the first 31 seconds. Video names in the list,
+    in the descriptions and on disk may have different file extensions or none; `video_id` has none.
 
     Args:
       annotations: Folder of the lists and descriptions.
-      videos: Folder of the video files, of any of `videos.EXTENSIONS`.
+      videos: Folder of the video files, with any of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
-      train_list: Text file `<name>_list.txt`, a video a line. Its descriptions are `<name>_data.json`, a list of
-        objects {"video", "description"}; several are of one video.
-      val_list: The same for validation, val_list.txt as distributed; empty for none.
-      num_val_videos: How many videos of the train list are for validation where there is no `val_list`.
-      galleries: The same for each gallery.
+      train_list: Text file `<name>_list.txt` with one video per line. The descriptions are in `<name>_data.json`, a
+        list of objects {"video", "description"}, several per video.
+      val_list: The validation list in the same format, val_list.txt as distributed; empty for none.
+      num_val_videos: Number of videos to hold out from the end of the train list if `val_list` is empty.
+      galleries: The list of each gallery, in the same format.
 
     Returns:
-      The split. Videos without a file are in it, with the path where the file was expected.
+      The split, including videos without a file (with the path at which the file was expected).
 
     Raises:
       DataError: If a folder, file or description is missing or malformed, if an id is not a plain file name, or if no
@@ -72,7 +72,7 @@ def _ids(path: pathlib.Path) -> Sequence[str]:
 
 
 def _descriptions(path: pathlib.Path, ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """The descriptions of each of the videos."""
+    """Returns the descriptions of each video in `ids`."""
     entries = read_json(path)
     if not isinstance(entries, list):
         remedy = "check that it is the file of descriptions"

@@ -1,4 +1,4 @@
-"""Your own videos: a folder of them, whatever folders are below, and a table of captions (CSV or JSON lines)."""
+"""Your own videos: a folder, with or without subfolders, and a table of captions (CSV or JSON lines)."""
 
 import collections
 import functools
@@ -14,10 +14,10 @@ from hbi_jax.data.datasets.videos import VideoFiles
 
 _log = logging.getLogger(__name__)
 
-# What the column `split` calls the gallery.
+# Value of the column `split` for each gallery.
 GALLERIES: Mapping[str, str] = {"test": "test"}
 
-# In seconds; beyond, a time is in another unit or damaged.
+# In seconds. A greater time is damaged or in another unit.
 _LONGEST = 1e6
 _OPTIONAL = ("start", "end", "split", "group")
 
@@ -36,30 +36,30 @@ def load(
     galleries: Mapping[str, str] = GALLERIES,
     captions: str = "captions.csv",
 ) -> Split:
-    """Reads one split: a record a row, in the order of the table.
+    """Returns one split: one record per row, in table order.
 
-    A row has `video`, a file's path from the folder of the videos or, where no other file has it, its name alone,
-    with or without extension, and `caption`. It may have `start` and `end`, in seconds, of the clip that the
-    caption is about; `group`, where near-twins are to be told apart; and `split`. The values of `split` stand where
-    other data sets have lists. A table without it is a gallery, whatever its name, and cannot be trained on.
+    Required columns are `video` and `caption`. `video` is a path relative to the video folder, or only the file name
+    if it is unique; the extension may be omitted. Optional columns are `start` and `end`, the bounds of the captioned
+    clip in seconds; `group`, which marks near-twins; and `split`, whose values take the place of other data sets'
+    lists. A table without `split` is a gallery, under any name, and cannot be used for training.
 
     Args:
       annotations: Folder of the table.
-      videos: Folder of the video files, which may be in folders below it; any of `videos.EXTENSIONS`.
+      videos: Folder of the video files, searched recursively, with any of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
-      train_list: What the table calls the training split.
-      val_list: What it calls the validation split; empty for none.
-      num_val_videos: How many training videos are for validation where there is no `val_list`.
-      galleries: What it calls each gallery.
-      captions: The table: CSV with a line of names or, ending on .jsonl, a JSON object a line. Where there is no
-        `<name>.csv`, a `<name>.jsonl` is read.
+      train_list: The table's name for the training split.
+      val_list: The table's name for the validation split; empty for none.
+      num_val_videos: Number of training videos to hold out, the last ones, if `val_list` is empty.
+      galleries: The table's name for each gallery.
+      captions: The table: CSV with a header line, or .jsonl with one JSON object per line. If `<name>.csv` is absent,
+        `<name>.jsonl` is read instead.
 
     Returns:
-      The split. Videos without a file are in it, with the path where the file was expected.
+      The split, including videos without a file (with the path at which the file was expected).
 
     Raises:
-      DataError: If a folder, file, column or value is missing or malformed, if a video is no path that stays in its
-        folder, or if no video of the split has a file.
+      DataError: If a folder, file, column or value is missing or malformed, if a video's path is not
+        within the video folder, or if no video of the split has a file.
     """
     path, files = folder("annotations", annotations) / captions, VideoFiles(videos, recursive=True)
     lists, rows = Lists(train_list, val_list, num_val_videos, galleries), _rows(path)
@@ -79,7 +79,7 @@ def load(
 
 
 def _unknown(path: pathlib.Path, rows: Sequence[_Row], known: Collection[str]) -> tuple[str, ...]:
-    """What the table calls splits that no field names, such as "Train", with the number of their rows."""
+    """Returns a note about split names in the table that no field names, such as "Train", with their row counts."""
     counts = collections.Counter(row["split"] for _, row in rows if row["split"] not in known)
     if not counts:
         return ()
@@ -92,12 +92,12 @@ def _unknown(path: pathlib.Path, rows: Sequence[_Row], known: Collection[str]) -
 
 @functools.cache
 def _warn(note: str) -> None:
-    """Logs it once, however many splits are read from the table."""
+    """Logs a note once, even if several splits are read from the same table."""
     _log.warning(note)
 
 
 def _rows(path: pathlib.Path) -> Sequence[_Row]:
-    """The rows; every one has all columns, with `None` where nothing is said."""
+    """Returns the rows with all columns; empty and missing values are `None`."""
     if path.suffix == ".csv" and not path.exists() and path.with_suffix(".jsonl").exists():
         path = path.with_suffix(".jsonl")
     read = read_json_lines(path) if path.suffix == ".jsonl" else read_csv(path, ("video", "caption"))
@@ -118,7 +118,7 @@ def _rows(path: pathlib.Path) -> Sequence[_Row]:
 
 
 def _videos(rows: Sequence[_Row], split: str) -> Sequence[str]:
-    """The videos of a split. Of several clips of one video, either all are held out or none."""
+    """Returns the distinct videos of a split, so that all clips of a video are held out together."""
     return list(dict.fromkeys(row["video"] for _, row in rows if row["split"] == split))
 
 
@@ -127,7 +127,7 @@ def _record(source: str, row: Mapping[str, Any], files: VideoFiles, videos: path
     if end is not None and end <= (start or 0):
         raise DataError(source, f"start {start}, end {end}", "a clip that ends after it starts", "correct the times")
     path = files.find(row["video"], source)
-    # However the table spells it.
+    # The path on disk is the id, so that different spellings in the table name the same video.
     video_id = path.relative_to(videos).as_posix()
     if start is not None or end is not None:
         video_id += f" {start or 0:g}-{'' if end is None else format(end, 'g')} s"
@@ -137,7 +137,7 @@ def _record(source: str, row: Mapping[str, Any], files: VideoFiles, videos: path
 def _seconds(source: str, row: Mapping[str, Any], field: str) -> float | None:
     value = row[field]
     try:
-        # Numbers in CSV are text.
+        # CSV stores numbers as text.
         seconds = float(value) if isinstance(value, str) else value
     except ValueError:
         seconds = value

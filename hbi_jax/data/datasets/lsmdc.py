@@ -1,4 +1,4 @@
-"""LSMDC: a table of clips and sentences a split (tab-separated), one video file a clip in the folder of its movie."""
+"""LSMDC: a tab-separated table of clips and sentences per split, and one video file per clip in its movie's folder."""
 
 import pathlib
 from collections.abc import Collection, Mapping
@@ -11,13 +11,13 @@ from hbi_jax.data.names import compared
 
 GALLERIES: Mapping[str, str] = {"test": "LSMDC16_challenge_1000_publictect.csv"}
 
-# Clips that are damaged as distributed, and that published results leave out.
+# Clips that are damaged as distributed; published results exclude them.
 DAMAGED = (
     "0017_Pianist_00.23.28.872-00.23.34.843",
     "0017_Pianist_00.30.36.767-00.30.38.009",
     "3064_SPARKLE_2012_01.41.07.000-01.41.11.793",
 )
-# The clip's id, its begin and end in the movie, aligned and as it was cut, and the sentence.
+# The clip id; its start and end in the movie, as aligned and as cut; the sentence.
 _NUM_COLUMNS = 6
 
 
@@ -32,20 +32,20 @@ def load(
     galleries: Mapping[str, str] = GALLERIES,
     damaged: Collection[str] = DAMAGED,
 ) -> Split:
-    """Reads one split: a record a line. The times are not needed, because the clips come cut.
+    """Returns one split: one record per line. The times are unused because the clips are distributed already cut.
 
     Args:
       annotations: Folder of the tables.
-      videos: Folder of the video files, `<movie>/<clip>.avi` or any other folders, and any of `videos.EXTENSIONS`.
+      videos: Folder of the video files, `<movie>/<clip>.avi`; any subfolders and any of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
-      train_list: Table of the training clips, without a line of names.
-      val_list: The same for validation, LSMDC16_annos_val.csv as distributed; empty for none.
-      num_val_videos: How many clips of the train list are for validation where there is no `val_list`.
-      galleries: The same for each gallery.
-      damaged: Clips to leave out.
+      train_list: Table of the training clips, without a header line.
+      val_list: Table of the validation clips, LSMDC16_annos_val.csv as distributed; empty for none.
+      num_val_videos: Number of clips to hold out from the end of the train list if `val_list` is empty.
+      galleries: Table of each gallery.
+      damaged: Clips to exclude.
 
     Returns:
-      The split. Clips without a file are in it, with the path where the file was expected.
+      The split, including clips without a file (with the path at which the file was expected).
 
     Raises:
       DataError: If a folder, file or line is missing or malformed, if an id is not a plain file name, or if no clip
@@ -64,7 +64,7 @@ def load(
 
 
 def _rows(path: pathlib.Path) -> list[tuple[str, str, str]]:
-    """Clip, sentence, file and line of each row."""
+    """Returns clip, sentence and source (file and line) of each row."""
     rows = []
     for number, line in read_lines(path):
         source, columns = f"{path}, line {number}", line.split("\t")

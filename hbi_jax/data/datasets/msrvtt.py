@@ -1,7 +1,7 @@
-"""MSR-VTT as it is distributed: lists of videos (CSV), all captions (JSON) and one video file an id.
+"""MSR-VTT as distributed: lists of videos (CSV), all captions (JSON) and one video file per id.
 
-Two data sets are in it: retrieval, by lists and a gallery of one sentence a video, and captioning, by the splits that
-the caption file itself states. The embedded data set is written in this layout.
+It provides two data sets: retrieval, which uses the lists and a gallery with one sentence per video, and captioning,
+which uses the splits stated in the caption file. The embedded data set is written in this layout.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from hbi_jax.data.datasets.videos import VideoFiles
 from hbi_jax.data.names import compared
 
 GALLERIES: Mapping[str, str] = {"test": "MSRVTT_JSFUSION_test.csv"}
-# What the caption file calls its splits.
+# The caption file's name for each gallery.
 CAPTION_GALLERIES: Mapping[str, str] = {"test": "test"}
 
 
@@ -31,26 +31,26 @@ def load(
     captions: str = "MSRVTT_data.json",
     max_captions_per_video: int | None = None,
 ) -> Split:
-    """Reads one split for retrieval.
+    """Returns one split for retrieval.
 
-    `train` has a record for every caption of every video of the train list that `val` does not take. `val`
-    has one record a video, with its first caption: the videos of `val_list`, or else the last
-    `num_val_videos` of the train list. (The published code has no such split: it selects on the test videos.)
-    Any other split is a gallery: one record a row of its CSV file, in the file's order.
+    `val` contains the videos of `val_list` or, without one, the last `num_val_videos` of the train list; it has one
+    record per video, with the first caption. `train` has one record per caption of the remaining videos of the train
+    list. (The published code has no validation split: it selects the checkpoint on the test videos.) Any other split
+    is a gallery with one record per row of its CSV file, in file order.
 
     Args:
       annotations: Folder of the lists and captions.
-      videos: Folder of the video files, `<video_id>.mp4` or another of `videos.EXTENSIONS`.
+      videos: Folder of the video files, `<video_id>.mp4` or any other of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
-      train_list: CSV file with a column video_id; as distributed also MSRVTT_train.7k.csv.
+      train_list: CSV file with a column video_id. MSRVTT_train.7k.csv is distributed, too.
       val_list: CSV file with a column video_id; empty for none.
-      num_val_videos: How many videos of the train list are for validation where there is no `val_list`.
-      galleries: CSV file of each gallery: columns video_id and sentence, and group where it has near-twins.
-      captions: JSON file {"sentences": [{"caption", "video_id", "sen_id"}, ...]}; galleries need none.
-      max_captions_per_video: Keep only that many captions of each train video, the lowest sen_id first.
+      num_val_videos: Number of videos to hold out from the end of the train list if `val_list` is empty.
+      galleries: CSV file of each gallery, with columns video_id and sentence, and group if it has near-twins.
+      captions: JSON file {"sentences": [{"caption", "video_id", "sen_id"}, ...]}; galleries do not need it.
+      max_captions_per_video: Maximum number of captions kept per training video, lowest sen_id first; None keeps all.
 
     Returns:
-      The split. Videos without a file are in it, with the path where the file was expected.
+      The split, including videos without a file (with the path at which the file was expected).
 
     Raises:
       DataError: If a folder, file, column, key or caption is missing or malformed, if an id is not a plain
@@ -79,23 +79,23 @@ def load_captioning(
     galleries: Mapping[str, str] = CAPTION_GALLERIES,
     captions: str = "MSRVTT_data.json",
 ) -> Split:
-    """Reads one split for captioning: a record a caption, those of a video by sen_id.
+    """Returns one split for captioning: one record per caption, sorted by sen_id within each video.
 
-    The caption file says of each video which split it is of: as distributed, 6,513 are "train", 497 "validate" and
-    2,990 "test". These names stand where other data sets have lists.
+    The caption file states the split of each video: as distributed, 6,513 are "train", 497 "validate" and 2,990
+    "test". These names take the place of other data sets' lists.
 
     Args:
       annotations: Folder of the captions.
-      videos: Folder of the video files, `<video_id>.mp4` or another of `videos.EXTENSIONS`.
+      videos: Folder of the video files, `<video_id>.mp4` or any other of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
-      train_list: What the file calls the training split.
-      val_list: What it calls the validation split, "validate"; empty for none.
-      num_val_videos: How many training videos are for validation where there is no `val_list`.
-      galleries: What it calls each gallery.
-      captions: JSON file {"videos": [{"video_id", "split"}, ...], "sentences": [...]}, sentences as in `load`.
+      train_list: The file's name for the training split.
+      val_list: The file's name for the validation split, "validate" as distributed; empty for none.
+      num_val_videos: Number of training videos to hold out, the last ones, if `val_list` is empty.
+      galleries: The file's name for each gallery.
+      captions: JSON file {"videos": [{"video_id", "split"}, ...], "sentences": [...]} with sentences as in `load`.
 
     Returns:
-      The split. Videos without a file are in it, with the path where the file was expected.
+      The split, including videos without a file (with the path at which the file was expected).
 
     Raises:
       DataError: If a folder, file, key or caption is missing or malformed, if an id is not a plain file name, or if
@@ -114,7 +114,7 @@ def _ids(path: pathlib.Path) -> Sequence[str]:
 
 
 def _ids_of_split(path: pathlib.Path, data: Any, name: str) -> Sequence[str]:
-    """The videos that the caption file says are of a split."""
+    """Returns the videos that the caption file assigns to a split."""
     ids = []
     for number, video in enumerate(_list(path, data, "videos")):
         match video:
@@ -137,7 +137,7 @@ def _gallery(path: pathlib.Path, files: VideoFiles) -> list[Record]:
 def _captions(
     path: pathlib.Path, sentences: Sequence[Any], ids: Iterable[str], limit: int | None, files: VideoFiles
 ) -> list[Record]:
-    """The first `limit` captions by sen_id of each video, in the order of `ids`."""
+    """Returns the first `limit` captions (by sen_id) of each video, in the order of `ids`."""
     if limit is not None and limit < 1:
         raise DataError("max_captions_per_video", str(limit), "at least 1, or None for all", "raise it")
     captions: dict[str, list[tuple[int, str]]] = {video_id: [] for video_id in ids}
@@ -160,7 +160,7 @@ def _captions(
 
 
 def _list(path: pathlib.Path, data: Any, key: str) -> Sequence[Any]:
-    """What the caption file has under a key."""
+    """Returns the list stored under a key of the caption file."""
     found = data.get(key) if isinstance(data, dict) else None
     if not isinstance(found, list):
         got = f"the keys {shown(sorted(data))}" if isinstance(data, dict) else f"a {type(data).__name__}"

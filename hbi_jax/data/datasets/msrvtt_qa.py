@@ -1,4 +1,4 @@
-"""MSRVTT-QA as it is distributed: a file of questions a split (JSON lines) about the videos of MSR-VTT."""
+"""MSRVTT-QA as distributed: one question file per split (JSON lines) about the videos of MSR-VTT."""
 
 import pathlib
 from collections.abc import Mapping
@@ -25,23 +25,23 @@ def load(
     num_val_videos: int = 0,
     galleries: Mapping[str, str] = GALLERIES,
 ) -> Split:
-    """Reads one split: a record a question, in the order of its file.
+    """Returns one split: one record per question, in file order.
 
-    A file has one object a line with the keys answer, question, video_id and answer_type, all of them text. Where
-    instead of `<name>.jsonl` there is a `<name>.json`, that is read: a list of the same objects. Without an
-    answer_type it is `question_type` of the question.
+    A file has one object per line with the keys answer, question, video_id and answer_type (all text). If
+    `<name>.jsonl` is absent, `<name>.json` is read instead, a list of the same objects. If answer_type is missing,
+    `question_type` derives it from the question.
 
     Args:
       annotations: Folder of the questions.
-      videos: Folder of the video files, `<video_id>.mp4` or another of `videos.EXTENSIONS`.
+      videos: Folder of the video files, `<video_id>.mp4` or any other of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
       train_list: File of the training questions.
       val_list: File of the validation questions.
-      num_val_videos: 0: validation has questions of its own.
-      galleries: File of each other set of questions.
+      num_val_videos: Must be 0; the validation questions have a file of their own.
+      galleries: Question file of each gallery.
 
     Returns:
-      The split. Videos without a file are in it, with the path where the file was expected.
+      The split, including videos without a file (with the path at which the file was expected).
 
     Raises:
       DataError: If a folder, file or line is missing or malformed, if an answer is empty, if an id is not a plain

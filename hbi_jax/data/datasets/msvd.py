@@ -1,4 +1,4 @@
-"""MSVD: lists of videos (text), the captions as lists of words (a pickle), one video file an id."""
+"""MSVD: lists of videos (text), a pickle with the captions as lists of words, and one video file per id."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -24,22 +24,22 @@ def load(
     galleries: Mapping[str, str] = GALLERIES,
     captions: str = "raw-captions.pkl",
 ) -> Split:
-    """Reads one split: a record a caption, those of a video in the file's order, the videos in that of their list.
+    """Returns one split: one record per caption, with videos in list order and captions in file order.
 
-    In a gallery, too, every caption is a query: as distributed, about 40 a video.
+    Galleries also use every caption as a query, about 40 per video as distributed.
 
     Args:
       annotations: Folder of the lists and captions.
-      videos: Folder of the video files, `<id>.avi` or another of `videos.EXTENSIONS`.
+      videos: Folder of the video files, `<id>.avi` or any other of `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
-      train_list: Text file, an id a line.
-      val_list: The same for validation, val_list.txt as distributed; empty for none.
-      num_val_videos: How many videos of the train list are for validation where there is no `val_list`.
-      galleries: The same for each gallery.
-      captions: Pickle {id: [[word, ...], ...]}, of which nothing is executed.
+      train_list: Text file with one id per line.
+      val_list: The validation list in the same format, val_list.txt as distributed; empty for none.
+      num_val_videos: Number of videos to hold out from the end of the train list if `val_list` is empty.
+      galleries: The list of each gallery, in the same format.
+      captions: Pickle {id: [[word, ...], ...]}. No code in it is executed.
 
     Returns:
-      The split. Videos without a file are in it, with the path where the file was expected.
+      The split, including videos without a file (with the path at which the file was expected).
 
     Raises:
       DataError: If a folder, file or caption is missing or malformed, if the pickle holds anything but lists, dicts

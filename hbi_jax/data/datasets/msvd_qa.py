@@ -1,4 +1,4 @@
-"""MSVD-QA as it is distributed: a file of questions a split, and what the clips that they number are called."""
+"""MSVD-QA as distributed: one question file per split, and a mapping from clip numbers to file names."""
 
 import functools
 import pathlib
@@ -28,25 +28,25 @@ def load(
     galleries: Mapping[str, str] = GALLERIES,
     mapping: str = "youtube_mapping.txt",
 ) -> Split:
-    """Reads one split: a record a question, in the order of its file.
+    """Returns one split: one record per question, in file order.
 
-    A file is a list of objects with the keys answer and question (text) and video_id: the number k of the clip
-    `vid<k>`, or a name as text. Where instead of `<name>.json` there is a `<name>.jsonl`, that is read: the same
-    objects, one a line. A question's type is its `question_type`.
+    A file is a list of objects with the keys answer and question (text) and video_id (the number k of the clip
+    `vid<k>`, or a name as text). If `<name>.json` is absent, `<name>.jsonl` is read instead, with the same objects one
+    per line. `question_type` derives each answer type from the question.
 
     Args:
       annotations: Folder of the questions and of the mapping.
-      videos: Folder of the video files: `vid<k>.avi`, or the name that the mapping gives `vid<k>`, or another of
+      videos: Folder of the video files, named `vid<k>` or by the mapped name of `vid<k>`, with .avi or any other of
         `videos.EXTENSIONS`.
       split: "train", "val" or a key of `galleries`.
       train_list: File of the training questions.
       val_list: File of the validation questions.
-      num_val_videos: 0: validation has questions of its own.
-      galleries: File of each other set of questions.
-      mapping: File with a line `<name> vid<k>` for each clip; it need not be there where files are called `vid<k>`.
+      num_val_videos: Must be 0; the validation questions have a file of their own.
+      galleries: Question file of each gallery.
+      mapping: File with a line `<name> vid<k>` for each clip; optional if the files are named `vid<k>`.
 
     Returns:
-      The split. Videos without a file are in it, with the path where the file was expected.
+      The split, including videos without a file (with the path at which the file was expected).
 
     Raises:
       DataError: If a folder, file or entry is missing or malformed, if an answer is empty, if an id is not a plain file
@@ -76,7 +76,7 @@ def _parse(entry: Any) -> Question | None:
 
 
 def _other_names(path: pathlib.Path) -> dict[str, str]:
-    """The two names of every clip, each by the other; nothing where there is no such file."""
+    """Returns a map from each of a clip's two names to the other; empty if the mapping file is absent."""
     names: dict[str, str] = {}
     for number, line in read_lines(path) if path.exists() else ():
         field = f"{path}, line {number}"

@@ -1,4 +1,4 @@
-"""Pickles of lists, dicts, text and numbers alone. Nothing of a pickle is executed, and no name in it is looked up."""
+"""A safe reader for pickles of lists, dicts, text and numbers. It executes no code and resolves no names."""
 
 import pathlib
 import pickletools
@@ -16,12 +16,12 @@ _VALUES = frozenset((
 _REMEMBER = frozenset(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"))
 _RECALL = frozenset(("GET", "BINGET", "LONG_BINGET"))
 _IGNORED = frozenset(("PROTO", "FRAME", "STOP"))
-# A few bytes can recall a long text again and again.
+# Guards against a small file that expands by recalling a long text many times.
 _MAX_RECALLED = 10**8
 
 
 def read_plain_pickle(path: pathlib.Path) -> Any:
-    """The content of a pickle that holds plain values, each list and dict once.
+    """Returns the content of a pickle of plain values in which each list and dict occurs once.
 
     Raises:
       DataError: If the file cannot be read, is damaged, or holds anything else.

@@ -1,4 +1,4 @@
-"""What data sets of questions share: files of questions, entry by entry, become splits."""
+"""Shared code of the question-answering data sets: turns the entries of question files into splits."""
 
 import pathlib
 import re
@@ -11,7 +11,7 @@ from hbi_jax.data.datasets.splits import Lists
 from hbi_jax.data.datasets.videos import VideoFiles
 from hbi_jax.data.names import compared
 
-# An entry of a file, with the file and row that it comes from.
+# Pairs of a source (file and row) and the entry found there.
 Entries = Iterable[tuple[str, Any]]
 
 _QUESTION_WORDS = ("what", "who", "how", "when", "where", "which", "why")
@@ -19,7 +19,7 @@ _OTHER_SUFFIX = {".json": ".jsonl", ".jsonl": ".json"}
 
 
 class Question(NamedTuple):
-    """What an entry says."""
+    """The fields of a question entry."""
 
     text: str
     answer: str
@@ -36,19 +36,19 @@ def split_of_questions(
     files: VideoFiles,
     find: Callable[[str, str], pathlib.Path] | None = None,
 ) -> Split:
-    """A record for each question, in the order of their file.
+    """Returns a split with one record per question, in file order.
 
     Args:
       split: Name of the split.
-      lists: The files of questions.
-      read: The entries of a file, by its name.
-      parse: What an entry says; None where it is not what it should be.
-      wanted: What an entry should be, for messages.
-      files: The videos.
-      find: The file of a video, by its id and the source that names it, where it is not just `files.find`.
+      lists: The question files.
+      read: Returns the entries of a file, given its name.
+      parse: Returns the fields of an entry, or None if the entry is malformed.
+      wanted: The expected form of an entry, for error messages.
+      files: The video files.
+      find: Returns the file of a video, given its id and source; defaults to `files.find`.
 
     Raises:
-      DataError: If there is no such split, if an entry is malformed or an answer empty, or if no video has a file.
+      DataError: If the split is unknown, an entry is malformed, an answer is empty, or no video has a file.
     """
     if lists.num_val_videos:
         remedy = "set it to 0 and name the file of validation questions in val_list"
@@ -67,9 +67,9 @@ def split_of_questions(
 
 
 def read_entries(path: pathlib.Path) -> Entries:
-    """The entries of a file that has one a line (`.jsonl`), or of a list in a file (`.json`).
+    """Returns the entries of a `.jsonl` file (one per line) or a `.json` file (a list).
 
-    Where there is only the other of the two, that is read.
+    If the file is absent, the file of the same name with the other of the two extensions is read instead.
 
     Raises:
       DataError: If the file is malformed.
@@ -87,6 +87,6 @@ def read_entries(path: pathlib.Path) -> Entries:
 
 
 def question_type(question: str) -> str:
-    """The kind of a question as MSRVTT-QA names it: its first word if that asks for something, or else "other"."""
+    """Returns the MSRVTT-QA type of a question: its first word if that is a question word, otherwise "other"."""
     first = re.search(r"\w+", question.lower())
     return first[0] if first and first[0] in _QUESTION_WORDS else "other"

@@ -1,4 +1,4 @@
-"""Annotation files: text, CSV, JSON and JSON lines; what is wrong with one is a `DataError` that says where."""
+"""Readers for annotation files: text, CSV, JSON and JSON lines. Every `DataError` names the file and place."""
 
 import codecs
 import collections
@@ -15,10 +15,10 @@ from hbi_jax.data.datasets.records import DataError
 
 
 def folder(field: str, path: str | pathlib.Path) -> pathlib.Path:
-    """The folder that the option `field` names.
+    """Returns `path`, the value of the option `field`, if it is a folder.
 
     Raises:
-      DataError: If there is none.
+      DataError: If it is not a folder.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -26,21 +26,21 @@ def folder(field: str, path: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
-# Enough of a value to find it in its file.
+# Limits that keep enough of a value to find it in its file.
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxstring, _REPR.maxother = 3, 12, 12, 160, 160
 
 
 def shown(value: Any) -> str:
-    """A value of an annotation file as messages show it: cut where it is long or deep."""
+    """Returns the repr of an annotation value for messages, cut if it is long or deep."""
     return _REPR.repr(value)
 
 
 def content(path: os.PathLike[str]) -> bytes:
-    """The bytes of a file.
+    """Returns the bytes of a file.
 
     Raises:
-      DataError: If it cannot be read.
+      DataError: If the file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -50,20 +50,20 @@ def content(path: os.PathLike[str]) -> bytes:
 
 
 def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, without the space around them, each with its number.
+    """Returns the non-blank lines of a text file, stripped, each with its line number.
 
     Raises:
       DataError: If the file cannot be read.
     """
-    # Not `splitlines`: that also cuts at separators that may stand within a JSON string or a sentence.
+    # `splitlines` would also split at Unicode separators inside a JSON string or a sentence.
     return [(number, line.strip()) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
 
 
 def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file that has at least these columns, each with its line number; values without blanks around.
+    """Returns the rows of a CSV file with at least these columns, stripped, each with its line number.
 
     Raises:
-      DataError: If the file cannot be read, lacks a column, or has a row of another length.
+      DataError: If the file cannot be read, lacks a column, or has a row of the wrong length.
     """
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
     rows = []
@@ -85,16 +85,16 @@ def read_csv(path: pathlib.Path, columns: Sequence[str]) -> list[tuple[int, dict
 
 
 def read_json(path: os.PathLike[str]) -> Any:
-    """The content of a JSON file, in which no object may have a key twice.
+    """Returns the content of a JSON file.
 
     Raises:
-      DataError: If the file cannot be read.
+      DataError: If the file cannot be read, or an object has a duplicate key.
     """
     return _parse(_text(path), f"{path}", "a JSON file", "get the file again")
 
 
 def read_json_lines(path: pathlib.Path) -> list[tuple[int, Any]]:
-    """The JSON values of a file that has one a line, each with its line number; blank lines have none.
+    """Returns the JSON values of a file with one value per line, each with its line number; skips blank lines.
 
     Raises:
       DataError: If the file or one of its lines cannot be read.
@@ -121,7 +121,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# Marks of byte order, as spreadsheets write them; the longer ones first, because the shorter ones begin them.
+# Byte order marks, as spreadsheets write them. UTF-32 comes before UTF-16 because its mark starts with UTF-16's.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",

@@ -1,4 +1,4 @@
-"""What every data set becomes: a named split of records, each a text with its video."""
+"""The common form of all data sets: a named split of records, each a text with its video."""
 
 import dataclasses
 import functools
@@ -10,20 +10,20 @@ from jaxtyping import Int
 
 from hbi_jax.data.text import clean
 
-# Of an id or value that goes on and on, this many characters are enough to find it.
+# Error messages cut ids and values to this many characters, enough to find them.
 _SHOWN = 600
-# Half of a character beyond the first 65,536, such as an emoji; no file can be written with it.
+# An unpaired surrogate: half of a character such as an emoji. It cannot be encoded, so it cannot be written to a file.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DataError(ValueError):
-    """Annotations or videos that are not what a data set needs.
+    """An error in the annotations or videos of a data set.
 
     Attributes:
-      field: What is wrong: a file and row, a folder, an option.
-      got: What was found there.
-      wanted: What should be there.
-      remedy: What to do about it.
+      field: The place of the error: a file and row, a folder or an option.
+      got: The value found.
+      wanted: The value expected.
+      remedy: How to correct the error.
     """
 
     def __init__(self, field: str, got: str, wanted: str, remedy: str):
@@ -41,17 +41,17 @@ def _cut(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A text that describes a video or a part of it, or asks about it.
+    """A caption or question about a video or a clip of it.
 
     Attributes:
       text: The caption or question as annotated, not cleaned.
-      video_id: The video's name in the annotations; two clips of one file need two names.
+      video_id: The video's name in the annotations. Two clips of one file need different names.
       path: The video file. It need not exist: a missing file counts as an unreadable video.
-      start, end: The clip, in seconds; `None` means the beginning and the end of the file.
-      group: Records of one group are near-twins that an evaluation tells apart; `None` where there are none.
-      source: File and row that the record comes from, for messages.
+      start, end: Bounds of the clip in seconds; `None` means the start or end of the file.
+      group: Group of near-twins that the record belongs to; `None` if it has no near-twins.
+      source: File and row of the record, for messages.
       answer: The answer to a question; `None` for captions.
-      answer_type: The kind of the question, by which results are told apart; `None` for captions.
+      answer_type: Type of the question, by which results are broken down; `None` for captions.
     """
 
     text: str
@@ -67,16 +67,16 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The records of one split, checked.
+    """The validated records of one split.
 
     Attributes:
       name: The split's name, for messages.
-      records: At least one; record `i` is row `i` of everything that is computed from the split.
-      notes: What is odd about the annotations, and yet no error.
+      records: At least one record. Record `i` is row `i` of every array computed from the split.
+      notes: Warnings about the annotations.
 
     Raises:
-      DataError: If there is no record, a text is empty or has half a character, or one video id stands for different
-        clips.
+      DataError: If there are no records, a text is empty or contains half a character, or one video id stands for
+        different clips.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Split:
 
     @functools.cached_property
     def videos(self) -> tuple[Record, ...]:
-        """The first record of each distinct video, in order of appearance."""
+        """Returns the first record of each distinct video, in order of appearance."""
         first: dict[str, Record] = {}
         for record in self.records:
             first.setdefault(record.video_id, record)
@@ -110,11 +110,11 @@ class Split:
 
     @functools.cached_property
     def video_index(self) -> Int[np.ndarray, " n"]:
-        """For each record, the position of its video in `videos`."""
+        """Returns the index into `videos` of each record's video."""
         positions = {record.video_id: position for position, record in enumerate(self.videos)}
         return np.asarray([positions[record.video_id] for record in self.records], np.int32)
 
     @property
     def num_videos(self) -> int:
-        """How many distinct videos the records have."""
+        """Returns the number of distinct videos."""
         return len(self.videos)

@@ -1,4 +1,4 @@
-"""Which videos a split has, for data sets that list them: training, held-out validation, galleries."""
+"""Selects the videos of a split for data sets with video lists: training, held-out validation and galleries."""
 
 import collections
 import dataclasses
@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hbi_jax.data.datasets.records import DataError
 from hbi_jax.data.names import compared
 
-# Reads the ids of a list of videos, given its name.
+# Returns the ids in a list of videos, given the list's name.
 ReadIds = Callable[[str], Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """The lists of videos that the splits of a data set are made of.
+    """The video lists that define the splits of a data set.
 
-    `train` has the videos of the train list that `val` does not take, `val` those of `val_list`, or else the last
-    `num_val_videos` of the train list; any other split is a gallery with a list of its own.
+    `val` contains the videos of `val_list` or, without one, the last `num_val_videos` of the train list. `train`
+    contains the remaining videos of the train list. Any other split is a gallery with a list of its own.
 
     Attributes:
       train_list: Name of the train list.
       val_list: Name of the validation list; empty for none.
-      num_val_videos: How many videos of the train list are for validation where there is no `val_list`.
+      num_val_videos: Number of videos to hold out from the end of the train list if `val_list` is empty.
       galleries: Name of the list of each gallery.
     """
 
@@ -32,21 +32,21 @@ class Lists:
     galleries: Mapping[str, str]
 
     def name(self, split: str) -> str:
-        """The list that the videos of a split are taken from.
+        """Returns the name of the list that a split is taken from.
 
         Raises:
-          DataError: If there is no such split.
+          DataError: If the split is unknown.
         """
         if split == "train" or (split == "val" and not self.val_list):
             return self.train_list
         return self.val_list if split == "val" else gallery_file(split, self.galleries)
 
     def ids(self, split: str, read_ids: ReadIds) -> Sequence[str]:
-        """The videos of a split.
+        """Returns the video ids of a split.
 
         Raises:
-          DataError: If there is no such split, or if `num_val_videos`, where it is needed, leaves nothing for
-            validation or for training.
+          DataError: If the split is unknown, or if `num_val_videos` is needed but leaves no videos for validation or
+            training.
         """
         ids = read_ids(self.name(split))
         if split == "train" and (self.val_list or self.num_val_videos):
@@ -61,10 +61,10 @@ class Lists:
 
 
 def gallery_file(split: str, galleries: Mapping[str, str]) -> str:
-    """The file of a gallery.
+    """Returns the file of a gallery.
 
     Raises:
-      DataError: If there is no such gallery.
+      DataError: If the gallery is unknown.
     """
     if split not in galleries:
         choices = ", ".join(["train", "val", *galleries])
@@ -73,10 +73,10 @@ def gallery_file(split: str, galleries: Mapping[str, str]) -> str:
 
 
 def distinct(path: pathlib.Path, ids: Iterable[str]) -> Sequence[str]:
-    """The ids of a list of videos, in which each may stand once, as they are compared (`names.compared`).
+    """Returns the ids of a list of videos, normalised by `names.compared`.
 
     Raises:
-      DataError: If one stands there more often.
+      DataError: If an id occurs more than once.
     """
     counts = collections.Counter(map(compared, ids))
     for video_id, count in counts.items():

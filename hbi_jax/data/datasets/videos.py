@@ -1,4 +1,4 @@
-"""The video files of a data set, found by the id that the annotations use."""
+"""Finds the video files of a data set by the ids used in the annotations."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ from hbi_jax.data.datasets.readers import folder, shown
 from hbi_jax.data.datasets.records import DataError, Record
 from hbi_jax.data.names import compared, with_other_ending
 
-# Where an id has several files, the first of these wins; a missing file is expected to have the first.
+# If an id has several files, the one whose extension comes first wins. Missing files are expected to have the first.
 # fmt: off
 EXTENSIONS = (
     ".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".3gp", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
@@ -16,24 +16,25 @@ EXTENSIONS = (
     ".mpe", ".divx", ".gif",
 )
 # fmt: on
-# Longer names than this are those of no file.
+# File systems limit names to about this length.
 _LONGEST_NAME = 250
-# Of missing videos, for so many it is looked whether they are there with another ending.
+# Number of missing videos for which files with other extensions are looked up.
 _LOOKED_AT = 100
 _RANK = {extension: number for number, extension in enumerate(EXTENSIONS)}
 
 
 def list_videos(videos: str | pathlib.Path, recursive: bool = True) -> list[pathlib.Path]:
-    """The video files of a folder, those with the first of `EXTENSIONS` first.
+    """Returns the video files of a folder, sorted by the order of `EXTENSIONS`, then by path.
 
-    Links to files are followed. Links to folders are not: they could lead out of the folder, or in circles.
+    Symbolic links to files are followed. Links to folders are not, because they could lead out of the folder or form a
+    cycle.
 
     Args:
       videos: The folder.
-      recursive: Also those in folders below it.
+      recursive: Whether to include subfolders.
 
     Raises:
-      DataError: If there is no such folder.
+      DataError: If the folder does not exist.
     """
     top = folder("videos", videos)
     found = []
@@ -52,12 +53,12 @@ class VideoFiles:
 
         Args:
           videos: The folder.
-          prefix: The beginning of an id that the names of the files may lack.
-          recursive: Also lists the folders below; an id may then be a path within the folder, "film/clip", or the
-            name alone where only one of those folders has it.
+          prefix: Prefix of ids that file names may omit.
+          recursive: Whether to include subfolders. An id may then be a path within the folder, such as "film/clip", or
+            only the name if it is unique.
 
         Raises:
-          DataError: If there is no such folder.
+          DataError: If the folder does not exist.
         """
         self._folder, self._prefix, self._recursive = pathlib.Path(videos), prefix, recursive
         self._files: dict[str, pathlib.Path] = {}
@@ -70,18 +71,18 @@ class VideoFiles:
                 self._names.setdefault(video_id.rpartition("/")[2], {}).setdefault(path.parent, path)
 
     def find(self, video_id: str, source: str) -> pathlib.Path:
-        """The file of a video or, where there is none, the path where it was expected.
+        """Returns the file of a video or, if there is none, the path at which it was expected.
 
         Args:
-          video_id: The id, which may end on one of `EXTENSIONS`: the file need not have the same. Blanks around it,
-            and how accents are encoded (NFC or NFD), do not matter where the file's exact name is not there.
+          video_id: The id. It may end in one of `EXTENSIONS`, which need not be the file's. If there is no file with
+            exactly this name, surrounding blanks and the encoding of accents (NFC or NFD) are ignored.
           source: File and row of the id, for messages.
 
         Raises:
-          DataError: If the id is not a plain file name (where folders below are listed: a path within the folder), or
-            if several of those folders have it.
+          DataError: If the id is not a plain file name (with `recursive`, a path within the folder), or if it is
+            ambiguous because several subfolders have such a file.
         """
-        # An id becomes a part of a path: it must be one that can be, and must not lead out of the folder.
+        # An id becomes part of a path, so it must be a valid file name and must not lead out of the folder.
         parts = video_id.split("/") if self._recursive else [video_id]
         if any(part in ("", ".", "..") or _unfit(part) for part in parts):
             wanted = "a path within the folder of the videos" if self._recursive else "a plain file name"
@@ -98,10 +99,12 @@ class VideoFiles:
         return self._folder / (video_id if _extension(video_id) else video_id + EXTENSIONS[0])
 
     def check(self, records: Sequence[Record]) -> None:
-        """Refuses records of which no video has a file: then it is the folder that is wrong. And links to folders.
+        """Raises an error if no record has a video file, or if a file is behind a link to a folder.
+
+        If no video has a file, the folder is probably wrong.
 
         Raises:
-          DataError: If none has, or if the way to one leads through a link to a folder.
+          DataError: In either case.
         """
         found = set(self._files.values())
         if records and not any(record.path in found for record in records):
@@ -114,25 +117,25 @@ class VideoFiles:
                 )
             raise DataError(f"videos {self._folder}", got, wanted, "correct the path")
         for record in records:
-            # It is there but was not listed, so the way to it is not one of folders.
+            # The file exists but was not listed, so its path goes through a link to a folder.
             if record.path not in found and record.path.parent != self._folder and record.path.exists():
                 got, wanted = f"{record.path}, through a link", "a file below the folder of the videos"
                 raise DataError(f"{record.source}, video_id", got, wanted, "copy the folder that the link is to")
 
 
 def without_extension(name: str) -> str:
-    """What the endings of a video's name do not change: "clip.mov", "clip.mov.mp4" and "clip" are one video."""
+    """Returns a video's name without extensions: "clip.mov", "clip.mov.mp4" and "clip" are the same video."""
     return _stems(name)[-1]
 
 
 def _extension(name: str) -> str:
-    """The ending of a name if it is one of `EXTENSIONS`."""
+    """Returns the extension of a name if it is one of `EXTENSIONS`, otherwise ""."""
     extension = os.path.splitext(name)[1]
     return extension if extension.lower() in _RANK else ""
 
 
 def _stems(name: str) -> list[str]:
-    """What a file or an id may be called: without its ending; converted copies have two, "clip.mov.mp4"."""
+    """Returns a name without its extension and, for converted copies ("clip.mov.mp4"), without both extensions."""
     stems = []
     while len(stems) < 2 and (extension := _extension(name)):
         name = name.removesuffix(extension)
