@@ -104,7 +104,7 @@ def generate(
             label = "render videos" if len(missing) == len(scenes) else "render missing videos"
             with Progress(len(missing), label, shown=show_progress) as progress:
                 _render(videos, missing, config, num_workers, progress)
-        write_atomically(folder / MANIFEST_FILE, manifest_bytes(config, finished=True))  # last: it marks the rest complete
+        write_atomically(folder / MANIFEST_FILE, manifest_bytes(config, finished=True))  # last: marks the end
     return Summary(folder, len(scenes), len(missing), time.monotonic() - begin, already_there=False)
 
 
