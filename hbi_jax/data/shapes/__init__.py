@@ -2,9 +2,9 @@
 
     from hbi_jax.data import shapes
     shapes.generate("world")                     # mp4 files and annotations in MSR-VTT's layout
-    truth = shapes.load_ground_truth("world")    # which frames and which box each word speaks of
+    truth = shapes.load_ground_truth("world")    # the frames and the box that each word refers to
 
-docs/shapes.md describes the world and its files. Nothing here imports JAX.
+docs/shapes.md describes the world and its files. This package does not import JAX.
 """
 
 from hbi_jax.data.shapes.config import ShapesError, WorldConfig

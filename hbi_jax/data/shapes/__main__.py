@@ -9,7 +9,7 @@ from hbi_jax.data.shapes.exports import LAYOUTS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit code, 1 for an error that a message on stderr explains."""
+    """Runs a command and returns its exit code: 0, 1 for an error (explained on stderr) or 130 if interrupted."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "generate":
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("\ninterrupted; run the same command to resume", file=sys.stderr)
         return 130
     return 0
 
@@ -47,13 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     generation = commands.add_parser(
         "generate",
         formatter_class=formatter,
-        help="render a world into a folder, or what is missing of it",
-        description="Renders videos and annotation files in MSR-VTT's layout. Started again it goes on where "
-        "it stopped; a folder with other settings is refused.",
+        help="render a world, or its missing files, into a folder",
+        description="Renders videos and annotation files in MSR-VTT's layout. Running the command again resumes an "
+        "interrupted run. A folder with different settings is refused.",
     )
-    generation.add_argument("folder", help="where the world goes; made if absent")
+    generation.add_argument("folder", help="folder of the world; created if absent")
     generation.add_argument(
-        "--num_workers", type=int, default=None, help="processes that render; None is one for each core"
+        "--num_workers", type=int, default=None, help="rendering processes; None means one per core"
     )
     for field in dataclasses.fields(WorldConfig):
         generation.add_argument(
@@ -62,20 +62,20 @@ def _parser() -> argparse.ArgumentParser:
     exporting = commands.add_parser(
         "export",
         help="write a world in the layout of another data set",
-        description="Writes annotation files into a folder and video files into its `videos`.",
+        description="Writes annotation files into a folder and video files into its subfolder `videos`.",
     )
     exporting.add_argument("world", help="a finished world")
-    exporting.add_argument("folder", help="where it goes; made if absent")
-    exporting.add_argument("--layout", required=True, choices=LAYOUTS, help="the data set")
+    exporting.add_argument("folder", help="output folder; created if absent")
+    exporting.add_argument("--layout", required=True, choices=LAYOUTS, help="data set whose layout to write")
     sheet = commands.add_parser(
         "preview",
         formatter_class=formatter,
-        help="save a picture of some videos with their captions",
-        description="Saves a contact sheet: a row of frames a video with its caption, near-twins together.",
+        help="save a contact sheet of some videos with their captions",
+        description="Saves a contact sheet with a row of frames and the caption per video; near-twins are adjacent.",
     )
     sheet.add_argument("folder", nargs="?", default=None, help="a finished world; None renders a few videos")
-    sheet.add_argument("--out", default="shapes.png", help="the picture; its ending chooses the format")
-    sheet.add_argument("--num_videos", type=int, default=12, help="rows; from 8 on, half of them near-twins")
+    sheet.add_argument("--out", default="shapes.png", help="output image; the extension selects the format")
+    sheet.add_argument("--num_videos", type=int, default=12, help="rows; with 8 or more, half are near-twins")
     sheet.add_argument("--boxes", action="store_true", help="draw the ground-truth boxes")
     return parser
 

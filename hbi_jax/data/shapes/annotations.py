@@ -1,4 +1,4 @@
-"""The annotation files of a world, in the layout of MSR-VTT and MSRVTT-QA (docs/shapes.md lists them)."""
+"""Builds the annotation files of a world in the layouts of MSR-VTT and MSRVTT-QA, listed in docs/shapes.md."""
 
 import csv
 import io
@@ -24,17 +24,17 @@ ANNOTATION_FILES = (
     *(f"{split}.jsonl" for split in SPLITS),
     "train_ans2label.json",
 )
-# MSR-VTT says "validate" where this package says "val"; the near-twins are ours alone.
+# MSR-VTT calls "val" "validate". It has no near-twins.
 _MSRVTT_SPLITS = {"train": "train", "val": "validate", "test": "test", "twins": "twins"}
 
 
 def describe(scene: Scene, config: WorldConfig) -> tuple[Sentence, ...]:
-    """A scene's paraphrases; the first mentions everything and is the one that retrieval is tested with."""
+    """Returns a scene's paraphrases. The first mentions everything and is the query in retrieval tests."""
     return draw_paraphrases(scene.events, scene.rng("captions", config), config.captions_per_video)
 
 
 def annotation_files(scenes: tuple[Scene, ...], config: WorldConfig) -> dict[str, bytes]:
-    """Content of each of `ANNOTATION_FILES`, by name."""
+    """Returns the content of each of `ANNOTATION_FILES`, keyed by name."""
     captions = {scene.video_id: describe(scene, config) for scene in scenes}
     by_split = {split: [scene for scene in scenes if scene.split == split] for split in SPLITS}
     train_questions, question_files = _question_files(by_split, config)

@@ -1,11 +1,11 @@
-"""What a world of moving shapes is made of, declared once, and the one error its functions raise."""
+"""The settings of a world of moving shapes, and the error type of this package."""
 
 import dataclasses
 from typing import Any
 
 
 class ShapesError(ValueError):
-    """A world that cannot be made or read as asked; the message names field, got, wanted and remedy."""
+    """An error in generating or reading a world. The message names field, got, wanted and remedy."""
 
 
 def _setting(default: Any, help_text: str) -> Any:
@@ -14,33 +14,34 @@ def _setting(default: Any, help_text: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """Every setting of a world; what each means stands beside it and in `generate --help`.
+    """The settings of a world. Each field's help text below is also shown by `generate --help`.
 
-    Two equal configurations give byte-equal folders, whatever the number of processes.
+    Equal configurations give byte-identical folders, for any number of processes.
 
     Raises:
-      ShapesError: A value out of its range, or more held-out videos than the grammar has events for.
+      ShapesError: If a value has the wrong type, is out of range or odd where it must be even, or if there are no
+        videos.
     """
 
     num_train: int = _setting(4000, "training videos")
     num_val: int = _setting(200, "validation videos")
     num_test: int = _setting(256, "test videos; no two show the same events")
     num_twin_groups: int = _setting(50, "groups of four near-twins that share entities (the twin gallery)")
-    captions_per_video: int = _setting(5, "paraphrases a video, 1 to 8; the first one mentions everything")
+    captions_per_video: int = _setting(5, "paraphrases per video, 1 to 8; the first one mentions everything")
     two_event_share: float = _setting(0.6, "share of videos with two events, 0 to 1; the rest show one")
     near_twin_share: float = _setting(
-        0.5, "share of training videos drawn as groups of near-twins, 0 to 1; the rest are independent"
+        0.5, "share of training videos drawn in groups of near-twins, 0 to 1; the rest are independent"
     )
     groups_per_family: int = _setting(
-        3, "two-event groups of near-twins in training that share one pair of entities; more: harder batches"
+        3, "two-event near-twin groups in training that share a pair of entities; higher values give harder batches"
     )
-    distractor_share: float = _setting(0.5, "share of videos with one more shape that does nothing, 0 to 1")
+    distractor_share: float = _setting(0.5, "share of videos with an additional shape that does nothing, 0 to 1")
     image_size: int = _setting(64, "height and width in pixels; even, 32 to 512")
-    num_frames: int = _setting(24, "frames a video, 16 to 480")
-    fps: int = _setting(8, "frames a second, 1 to 60")
+    num_frames: int = _setting(24, "frames per video, 16 to 480")
+    fps: int = _setting(8, "frames per second, 1 to 60")
     crf: int = _setting(18, "H.264 quality, 0 (best) to 40")
     gop: int = _setting(8, "frames between key frames, at least 1")
-    seed: int = _setting(0, "everything drawn at random follows from it; not negative")
+    seed: int = _setting(0, "seed of all random draws; not negative")
 
     def __post_init__(self):
         ranges = {
@@ -65,12 +66,12 @@ class WorldConfig:
             wanted = int if isinstance(low, int) else (int, float)
             if isinstance(value, bool) or not isinstance(value, wanted):
                 kind = "whole number" if wanted is int else "number"
-                raise ShapesError(f"WorldConfig.{name}={value!r} is no {kind}; give one from {low} to {high}.")
+                raise ShapesError(f"WorldConfig.{name}={value!r} is not a {kind}; give one from {low} to {high}.")
             if not low <= value <= high:
                 raise ShapesError(f"WorldConfig.{name}={value} is out of range; choose a value from {low} to {high}.")
         if self.image_size % 2:
             raise ShapesError(
-                f"WorldConfig.image_size={self.image_size} is odd; H.264 with halved colour planes needs an "
+                f"WorldConfig.image_size={self.image_size} is odd; H.264 with 4:2:0 chroma subsampling needs an "
                 f"even size, such as {self.image_size + 1}."
             )
         if self.num_videos == 0:
@@ -80,5 +81,5 @@ class WorldConfig:
 
     @property
     def num_videos(self) -> int:
-        """Videos of all splits together."""
+        """Returns the number of videos in all splits together."""
         return self.num_train + self.num_val + self.num_test + 4 * self.num_twin_groups

@@ -1,4 +1,4 @@
-"""A picture with the frames of some videos and their captions, for a person to compare."""
+"""Contact sheets: images of video frames with their captions, for visual inspection."""
 
 import math
 from pathlib import Path
@@ -26,22 +26,22 @@ _PAPER, _INK, _FAINT, _BOX = (255, 255, 255), (20, 20, 20), (120, 120, 120), (25
 
 
 def preview(folder: str | Path | None, path: str | Path, num_videos: int = 12, show_boxes: bool = False) -> Path:
-    """Saves a contact sheet: a row of frames a video, its caption beneath; near-twins stand together.
+    """Saves a contact sheet with a row of frames per video and its caption beneath. Near-twins are adjacent.
 
-    From eight rows on half are near-twins; the others come from the test split, or from what there is. Frames
-    are decoded from the compressed file, so that what is seen is what a model sees.
+    With at least eight rows, about half are near-twins. The others come from the test split first, then from the other
+    splits. Frames are decoded from the compressed file, so the sheet shows what a model sees.
 
     Args:
-      folder: A finished world; None renders a few videos of the default world in memory.
-      path: Where the picture goes; the ending chooses the format, such as .png.
-      num_videos: Rows, at least 1.
-      show_boxes: Whether to draw the ground-truth boxes of what is visible.
+      folder: Folder of a finished world; None renders a few videos with default settings in memory.
+      path: Output image. The extension, such as .png, selects the format.
+      num_videos: Number of rows, at least 1.
+      show_boxes: Whether to draw the ground-truth boxes of visible shapes.
 
     Returns:
       `path`.
 
     Raises:
-      ShapesError: No finished world in the folder, a missing video, or a path that cannot be written.
+      ShapesError: If the folder holds no finished world, a video is missing, or the image cannot be written.
     """
     if num_videos < 1:
         raise ShapesError(f"num_videos={num_videos} must be at least 1.")

@@ -1,4 +1,4 @@
-"""Frames to the bytes of an mp4 file and back, and such a file to another container."""
+"""Encodes frames to mp4 files, decodes them, and converts videos to other containers."""
 
 import io
 import shutil
@@ -13,9 +13,9 @@ from hbi_jax.data.shapes.files import cannot_write, write_atomically
 
 
 def encode_video(frames: UInt8[np.ndarray, "f h w 3"], config: WorldConfig) -> bytes:
-    """Compresses RGB frames to an H.264 mp4 file, in memory.
+    """Encodes RGB frames to an H.264 mp4 file in memory.
 
-    One thread and a fixed preset: equal frames give equal bytes.
+    With one thread and a fixed preset, equal frames give equal bytes.
     """
     options = {"preset": "superfast", "crf": str(config.crf), "g": str(config.gop), "bf": "0", "threads": "1"}
     file = io.BytesIO()
@@ -29,14 +29,14 @@ def encode_video(frames: UInt8[np.ndarray, "f h w 3"], config: WorldConfig) -> b
 
 
 def convert_video(source: Path, target: Path) -> None:
-    """Copies a video; into another container than its own it is compressed anew, as MPEG-4, as old collections are.
+    """Copies a video, re-encoding it as MPEG-4 (as in old collections) if the extension differs.
 
     Args:
-      source: The video.
-      target: The copy, whose extension tells the container. Its folder is made if absent.
+      source: The video file.
+      target: The copy. Its extension selects the container; its folder is created if absent.
 
     Raises:
-      ShapesError: If it cannot be written.
+      ShapesError: If the copy cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +58,6 @@ def convert_video(source: Path, target: Path) -> None:
 
 
 def decode_video(source: Path | bytes) -> UInt8[np.ndarray, "f h w 3"]:
-    """All frames of a file that `encode_video` made."""
+    """Returns all RGB frames of a file made by `encode_video`."""
     with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

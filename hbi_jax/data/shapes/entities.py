@@ -1,4 +1,4 @@
-"""The nouns of the world: who can be there, what can happen, and the pictures' colours."""
+"""The vocabulary of the world: shapes, sizes, colors with their RGB values, and actions."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ ACTIONS = (
     "vanish",
     "appear",
 )
-# What the shuffled, or time-reversed, frames of an action look like most: near-twins swap within a pair.
+# The action that an action's shuffled or time-reversed frames resemble most. Near-twins swap within such a pair.
 OPPOSITE = {
     "slide left": "slide right",
     "slide right": "slide left",
@@ -45,29 +45,29 @@ OPPOSITE = {
 
 @dataclasses.dataclass(frozen=True)
 class Entity:
-    """A shape of a colour and a size; `size` is None where a sentence leaves it out."""
+    """A shape with a color and a size. `size` is None if a sentence omits it."""
 
     color: str
     shape: str
     size: str | None
 
     def resembles(self, other: "Entity") -> bool:
-        """True where color and shape agree: two such entities never meet in one video."""
+        """Returns whether color and shape are equal. Two such entities never occur in the same video."""
         return (self.color, self.shape) == (other.color, other.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """One entity doing one of `ACTIONS`."""
+    """An entity that performs one of `ACTIONS`."""
 
     entity: Entity
     action: str
 
     def agrees(self, other: "Event") -> bool:
-        """True where nothing contradicts: a size that is left out agrees with both sizes."""
+        """Returns whether two events are consistent. An omitted size is consistent with both sizes."""
         sizes = {self.entity.size, other.entity.size} - {None}
         return self.entity.resembles(other.entity) and self.action == other.action and len(sizes) <= 1
 
 
-# One or two events, in the order in which they happen.
+# One or two events, in chronological order.
 Events = tuple[Event, ...]

@@ -1,4 +1,4 @@
-"""A finished world once more, in the layouts of other data sets: for what reads those (docs/data.md)."""
+"""Exports a finished world in the layouts of other data sets, to test and try their loaders (docs/data.md)."""
 
 import csv
 import functools
@@ -22,10 +22,10 @@ from hbi_jax.data.shapes.scenes import Scene, stage_world
 
 # The scenes of a split, each with its paraphrases.
 _Split = Sequence[tuple[Scene, Sequence[str]]]
-# Content of annotation files by name, and of every video the name of its file.
+# The content of each annotation file by name, and the file name of each video by id.
 _Layout = tuple[Mapping[str, bytes], Mapping[str, str]]
 
-# Videos of DiDeMo end on any of these.
+# DiDeMo's videos have these extensions.
 _DIDEMO_EXTENSIONS = (".avi", ".mov", ".mp4", ".m4v", ".3gp")
 _DIDEMO_SEGMENT = 5  # seconds
 _LSMDC_FILES = {
@@ -38,19 +38,19 @@ _LSMDC_CLIPS_PER_MOVIE = 10
 
 
 def export(world: str | Path, folder: str | Path, layout: str) -> None:
-    """Writes a world in another layout: annotation files into a folder, video files into its `videos`.
+    """Writes a world in another layout: annotation files into a folder, video files into its subfolder `videos`.
 
     Args:
-      world: A finished world.
-      folder: Made if absent. Files of the same names are replaced.
+      world: Folder of a finished world.
+      folder: Output folder, created if absent. Files of the same names are replaced.
       layout: A key of `LAYOUTS`.
 
     Raises:
-      ShapesError: If there is no such layout or world, or the folder cannot be written.
+      ShapesError: If the layout is unknown, the world is not finished, or the folder cannot be written.
     """
     if layout not in LAYOUTS:
         raise ShapesError(f"layout={layout!r} is unknown; choose one of {', '.join(LAYOUTS)}.")
-    read_config(world)  # raises where there is no finished world
+    read_config(world)  # raises an error if the world is not finished
     LAYOUTS[layout](Path(world), Path(folder))
 
 
@@ -66,15 +66,15 @@ def _export(make: Callable[[Mapping[str, _Split]], _Layout], world: Path, folder
 
 
 def _msvd(splits: Mapping[str, _Split]) -> _Layout:
-    """Lists, all captions as lists of words in a pickle, `<id>.avi`."""
+    """Returns MSVD's layout: lists, a pickle with all captions as lists of words, and `<id>.avi`."""
     words = {scene.video_id: [text.split() for text in texts] for split in splits.values() for scene, texts in split}
     files = {f"{split}_list.txt": _lines(scene.video_id for scene, _ in scenes) for split, scenes in splits.items()}
-    # The protocol of the distributed file.
+    # The distributed file uses protocol 2.
     return {**files, "raw-captions.pkl": pickle.dumps(words, protocol=2)}, {name: f"{name}.avi" for name in words}
 
 
 def _lsmdc(splits: Mapping[str, _Split]) -> _Layout:
-    """A table a split, `<movie>/<clip>.avi`; the clips of a movie follow one another."""
+    """Returns LSMDC's layout: one table per split and `<movie>/<clip>.avi`, with consecutive clips in a movie."""
     files, videos = {}, {}
     for number, (split, scenes) in enumerate(splits.items()):
         rows = []
@@ -90,14 +90,14 @@ def _lsmdc(splits: Mapping[str, _Split]) -> _Layout:
 
 
 def _didemo(splits: Mapping[str, _Split]) -> _Layout:
-    """A list and descriptions a split; names have extensions, not always that of the file."""
+    """Returns DiDeMo's layout: a list and descriptions per split. Extensions in names may differ from the file's."""
     files, videos = {}, {}
     for split, scenes in splits.items():
         names, entries = [], []
         for row, (scene, texts) in enumerate(scenes):
             extension = _DIDEMO_EXTENSIONS[row % len(_DIDEMO_EXTENSIONS)]
             videos[scene.video_id] = scene.video_id + extension
-            # Some collections were converted and kept the names of the annotations.
+            # In some collections the files were converted and the annotations kept the old names.
             names.append(scene.video_id + (".mov" if extension == ".mp4" else extension))
             segment = int(scene.num_frames / scene.fps // _DIDEMO_SEGMENT)
             for text in texts:
@@ -109,7 +109,7 @@ def _didemo(splits: Mapping[str, _Split]) -> _Layout:
 
 
 def _activitynet(splits: Mapping[str, _Split]) -> _Layout:
-    """Two lists and their paragraphs, `v_<id>.mp4`. There is no validation split: its videos end the training list."""
+    """Returns ActivityNet's layout: two lists, paragraphs and `v_<id>.mp4`. The val videos end the training list."""
     paragraphs = {
         split: {
             f"v_{scene.video_id}": {
@@ -133,7 +133,7 @@ def _activitynet(splits: Mapping[str, _Split]) -> _Layout:
 
 
 def _folder(splits: Mapping[str, _Split]) -> _Layout:
-    """One table with splits and groups; the videos of a split in a folder of their own."""
+    """Returns the `folder` layout: one table with splits and groups, and a video folder per split."""
     text, videos = io.StringIO(), {}
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("video", "caption", "start", "end", "split", "group"))
@@ -141,14 +141,14 @@ def _folder(splits: Mapping[str, _Split]) -> _Layout:
         for scene, texts in scenes:
             videos[scene.video_id] = f"{split}/{scene.video_id}.mp4"
             group = f"group{scene.group}" if split == "twins" else ""
-            # Galleries have one caption a video, the one that mentions everything.
+            # Galleries have one caption per video, the one that mentions everything.
             for caption in texts if split == "train" else texts[:1]:
                 end = scene.num_frames / scene.fps
                 writer.writerow((videos[scene.video_id], caption, 0, end, split, group))
     return {"captions.csv": text.getvalue().encode()}, videos
 
 
-# Each writes a world (a folder) in its layout (to a folder).
+# Each function takes the world's folder and the output folder.
 LAYOUTS: Mapping[str, Callable[[Path, Path], None]] = MappingProxyType(
     {
         "activitynet": functools.partial(_export, _activitynet),
@@ -171,6 +171,6 @@ def _json(content: Any) -> bytes:
 
 
 def _clock(seconds: float) -> str:
-    """Hours, minutes and seconds as LSMDC writes them."""
+    """Returns a time in LSMDC's format, HH.MM.SS.mmm."""
     minutes, rest = divmod(round(seconds * 1000), 60_000)
     return f"{minutes // 60:02}.{minutes % 60:02}.{rest // 1000:02}.{rest % 1000:03}"

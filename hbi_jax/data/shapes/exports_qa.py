@@ -1,4 +1,4 @@
-"""A finished world once more, in the layouts of other data sets of questions: for what reads those."""
+"""Exports a finished world in the layouts of other question-answering data sets, to test and try their loaders."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,16 +10,16 @@ from hbi_jax.data.shapes.files import write_atomically
 from hbi_jax.data.shapes.generator import VIDEO_FOLDER
 from hbi_jax.data.shapes.plan import SPLITS
 
-# The number that ActivityNet-QA gives what comes nearest to each of the world's types.
+# ActivityNet-QA's number of the type closest to each of the world's types.
 _ACTIVITYNET_TYPES = {"what": 0, "where": 1, "order": 2, "which": 5, "how many": 7}
 
 
 def export_msvd_qa(world: Path, folder: Path) -> None:
-    """MSVD-QA's: `<split>_qa.json`, `youtube_mapping.txt`, and the videos, numbered and as AVI, in `videos`.
+    """Writes MSVD-QA's layout: `<split>_qa.json`, `youtube_mapping.txt` and `videos/vid<k>.avi`.
 
     Args:
-      world: The world.
-      folder: Made if absent.
+      world: Folder of a finished world.
+      folder: Output folder, created if absent.
     """
     names = [path.stem for path in _videos(world)]
     numbers = {name: number for number, name in enumerate(names, 1)}
@@ -36,11 +36,11 @@ def export_msvd_qa(world: Path, folder: Path) -> None:
 
 
 def export_activitynet_qa(world: Path, folder: Path) -> None:
-    """ActivityNet-QA's: `<split>_q.json` and `<split>_a.json`, and the videos, `v_<id>.mp4`, in `videos`.
+    """Writes ActivityNet-QA's layout: `<split>_q.json`, `<split>_a.json` and `videos/v_<id>.mp4`.
 
     Args:
-      world: The world.
-      folder: Made if absent.
+      world: Folder of a finished world.
+      folder: Output folder, created if absent.
     """
     for path in _videos(world):
         convert_video(path, folder / VIDEO_FOLDER / f"v_{path.name}")
@@ -55,7 +55,7 @@ def export_activitynet_qa(world: Path, folder: Path) -> None:
             for number, entry in zip(ids, questions, strict=True)
         ]
         _write_json(folder / f"{split}_q.json", asked)
-        # Their order is nothing to go by.
+        # Reversed, so that a reader that joins by order instead of id fails.
         _write_json(folder / f"{split}_a.json", answered[::-1])
 
 

@@ -1,4 +1,4 @@
-"""Judges what captions say of the world's videos by what happens in them."""
+"""Scores captions of the world's videos against the ground truth."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from hbi_jax.data.shapes.grammar import parse_caption
 
 
 class Judgement(NamedTuple):
-    """How many captions are right, in percent.
+    """Caption accuracy, in percent of all captions.
 
     Attributes:
-      first_event: They say what happens first: colour, shape and action, and size where they speak of it.
-      all_events: They say all that happens, in the right order, and nothing else.
-      readable: They are sentences of the grammar; others are wrong.
+      first_event: Captions with the right first event: color, shape, action and, if mentioned, size.
+      all_events: Captions with exactly the right events in the right order.
+      readable: Captions that the grammar can parse. All others count as wrong.
     """
 
     first_event: float
@@ -23,21 +23,21 @@ class Judgement(NamedTuple):
 
 
 def judge(captions: Mapping[str, str], events: Mapping[str, Events]) -> Judgement:
-    """Reads captions by the world's own grammar and compares them with the truth.
+    """Returns the accuracy of captions, parsed with the world's grammar.
 
     Args:
-      captions: By video.
-      events: What happens in each of these videos, in order; other videos may be there, too.
+      captions: Caption by video id.
+      events: Ground-truth events by video id, in chronological order. It may contain other videos.
 
     Raises:
-      ValueError: There is no caption.
-      ShapesError: There is no truth about a video.
+      ValueError: If there are no captions.
+      ShapesError: If a video has no ground truth.
     """
     if not captions:
         raise ValueError("there are 0 captions, wanted at least 1; caption some videos before judging them")
     if unknown := sorted(captions.keys() - events.keys()):
         raise ShapesError(
-            f"there is no ground truth of video {unknown[0]!r}; read that of the world which the videos are of."
+            f"there is no ground truth of video {unknown[0]!r}; load the ground truth of the world that has this video."
         )
     first = every = readable = 0
     for video, caption in captions.items():

@@ -1,4 +1,4 @@
-"""The manifest of a world: which settings a folder was made with, and whether it is whole."""
+"""The manifest of a world, which records its settings and whether it is complete."""
 
 import dataclasses
 import json
@@ -8,12 +8,12 @@ from typing import Any
 from hbi_jax.data.shapes.config import ShapesError, WorldConfig
 
 MANIFEST_FILE = "manifest.json"
-# Raise it with any change of what equal configurations render, write or ask.
+# Increment it when equal configurations would give different videos, annotations or questions.
 WORLD_VERSION = 1
 
 
 def manifest_bytes(config: WorldConfig, *, finished: bool) -> bytes:
-    """Content of the manifest of a world that is whole, or being made."""
+    """Returns the content of the manifest of a finished or unfinished world."""
     manifest = {
         "version": WORLD_VERSION,
         "config": dataclasses.asdict(config),
@@ -24,10 +24,10 @@ def manifest_bytes(config: WorldConfig, *, finished: bool) -> bytes:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, None where there is none.
+    """Returns the manifest of a folder, or None if it has none.
 
     Raises:
-      ShapesError: It is damaged, or something else by that name.
+      ShapesError: If the file is damaged or not a manifest of a world.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -43,10 +43,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def check_same_world(folder: Path, found: dict[str, Any] | None, config: WorldConfig) -> None:
-    """Never mixes two worlds, nor a world with somebody's data of the same layout.
+    """Raises an error if generating a world would overwrite another world or the user's own data.
 
     Raises:
-      ShapesError: The folder holds another world, or such data and no manifest.
+      ShapesError: If the folder holds another world, or data in this layout without a manifest.
     """
     if found is None:
         strange = [name for name in ("videos", "MSRVTT_data.json") if (folder / name).exists()]
@@ -65,21 +65,21 @@ def check_same_world(folder: Path, found: dict[str, Any] | None, config: WorldCo
     ]
     if changed:
         raise ShapesError(
-            f"{folder} holds a world of other settings ({'; '.join(changed)}); choose another folder, ask "
+            f"{folder} holds a world with other settings ({'; '.join(changed)}); choose another folder, ask "
             "for the same settings, or delete this folder."
         )
 
 
 def read_config(folder: str | Path) -> WorldConfig:
-    """The configuration that a finished world was made with.
+    """Returns the configuration of a finished world.
 
     Raises:
-      ShapesError: There is no finished world of this version in the folder.
+      ShapesError: If the folder holds no finished world of this version.
     """
     found = read_manifest(Path(folder))
     if not found or not found["finished"] or found["version"] != WORLD_VERSION:
         raise ShapesError(
-            f"{folder} holds no finished world of moving shapes (version {WORLD_VERSION}); make it: "
+            f"{folder} holds no finished world of moving shapes (version {WORLD_VERSION}); generate it: "
             f"python -m hbi_jax.data.shapes generate {folder}"
         )
     return WorldConfig(**found["config"])

@@ -1,4 +1,4 @@
-"""Which events every video shows: splits that share none, random galleries, groups of near-twins."""
+"""Plans the events of every video: disjoint splits, random galleries and groups of near-twins."""
 
 import dataclasses
 import random
@@ -14,14 +14,14 @@ _NUM_SINGLE = len(COLORS) * len(SHAPES) * len(SIZES) * len(ACTIONS)
 
 @dataclasses.dataclass(frozen=True)
 class PlannedVideo:
-    """A video before anybody knows where in the picture things stand.
+    """A video's events, before entities are placed in the picture.
 
     Attributes:
-      video_id: "video<n>", n counting through all splits.
+      video_id: "video<n>", numbered through all splits.
       split: One of `SPLITS`.
       index: Number within the split.
-      events: What happens, in order.
-      group: Number within the split of the group of near-twins it belongs to; None for an independent video.
+      events: The events, in chronological order.
+      group: Number, within the split, of the video's group of near-twins; None for an independent video.
     """
 
     video_id: str
@@ -32,14 +32,14 @@ class PlannedVideo:
 
 
 def plan_world(config: WorldConfig) -> tuple[PlannedVideo, ...]:
-    """Draws the events of every video of a world, in the order of `SPLITS`.
+    """Returns the plan of every video of a world, in the order of `SPLITS`.
 
-    Held-out events are drawn first and training avoids them: no exact combination of events is in two splits.
-    Within val, test and twins none occurs twice. In train a combination may, because there are only 1,056
-    different single events.
+    Held-out events are drawn first and excluded from training, so no exact combination of events is in two splits.
+    Within val, test and twins, no combination occurs twice. Within train it may, because there are only 1,056 distinct
+    single events.
 
     Raises:
-      ShapesError: More single events would be held out than half of those that exist.
+      ShapesError: If more than half of all single events would be held out.
     """
     single_share = 1 - config.two_event_share
     held_single = (config.num_val + config.num_test + GROUP_SIZE * config.num_twin_groups) * single_share
@@ -56,7 +56,7 @@ def plan_world(config: WorldConfig) -> tuple[PlannedVideo, ...]:
     num_groups = round(config.num_train * config.near_twin_share) // GROUP_SIZE
     train = _groups(config, "train", num_groups, taken, reserve=False)
     train += _independent(config, "train", config.num_train - len(train), taken, reserve=False)
-    random.Random(f"{config.seed}/train/order").shuffle(train)  # no run of numbers is all of one kind
+    random.Random(f"{config.seed}/train/order").shuffle(train)  # to mix groups with independent videos
     rows = [
         (split, index, events, group)
         for split, videos in zip(SPLITS, (train, val, test, twins), strict=True)
@@ -66,12 +66,12 @@ def plan_world(config: WorldConfig) -> tuple[PlannedVideo, ...]:
 
 
 def video_ids(config: WorldConfig) -> tuple[str, ...]:
-    """The ids of a world's videos, in the order of `plan_world`."""
+    """Returns the ids of a world's videos, in the order of `plan_world`."""
     return tuple(f"video{number}" for number in range(config.num_videos))
 
 
 def draw_entity(rng: random.Random, unlike: tuple[Entity, ...] = (), sizes: tuple[str, ...] = SIZES) -> Entity:
-    """Draws an entity that differs in color or shape from each of `unlike`."""
+    """Returns a random entity that differs in color or shape from each of `unlike`."""
     while True:
         entity = Entity(rng.choice(tuple(COLORS)), rng.choice(SHAPES), rng.choice(sizes))
         if not any(entity.resembles(other) for other in unlike):
@@ -97,7 +97,7 @@ def _groups(config: WorldConfig, split: str, count: int, taken: set[Events], res
             members = _draw_free(lambda: _single_group(rng), taken, reserve)
         else:
             if reserve or not pair or uses == config.groups_per_family:
-                # A training family speaks of one pair of entities, so that a random batch meets near-twins often.
+                # Groups of a training family share a pair of entities, so that random batches often contain near-twins.
                 first = draw_entity(rng)
                 pair, uses = (first, draw_entity(rng, unlike=(first,))), 0
             draw_group = (_action_group, _binding_group, _contrast_group)[kind % 3]
@@ -108,7 +108,7 @@ def _groups(config: WorldConfig, split: str, count: int, taken: set[Events], res
 
 
 def _spread(count: int, share: float, rng: random.Random) -> list[bool]:
-    """`count` flags, the rounded share of them True, in random order."""
+    """Returns `count` flags in random order, with `share` of them (rounded) True."""
     num_true = round(count * share)
     flags = [True] * num_true + [False] * (count - num_true)
     rng.shuffle(flags)
@@ -116,7 +116,7 @@ def _spread(count: int, share: float, rng: random.Random) -> list[bool]:
 
 
 def _draw_free(draw: Callable[[], tuple[Events, ...]], taken: set[Events], reserve: bool) -> tuple[Events, ...]:
-    """Draws until nothing drawn is held out; `reserve` holds the result out from then on."""
+    """Draws until no combination of events is in `taken`; with `reserve`, adds the result to `taken`."""
     while True:
         drawn = draw()
         if not taken.intersection(drawn):
@@ -134,7 +134,7 @@ def _draw_events(rng: random.Random, has_two: bool) -> Events:
 
 
 def _four_actions(rng: random.Random) -> tuple[str, ...]:
-    """Two actions that look alike when shuffled, and two more that do."""
+    """Returns two pairs of actions; each pair looks alike if its frames are shuffled."""
     first = rng.choice(ACTIONS)
     rest = [action for action in ACTIONS if action not in (first, OPPOSITE[first])]
     second = rng.choice([action for action in rest if OPPOSITE[action] in rest])
@@ -142,13 +142,13 @@ def _four_actions(rng: random.Random) -> tuple[str, ...]:
 
 
 def _single_group(rng: random.Random) -> tuple[Events, ...]:
-    """One entity, four actions."""
+    """Returns a group with one entity and four actions."""
     entity = draw_entity(rng)
     return tuple((Event(entity, action),) for action in _four_actions(rng))
 
 
 def _action_group(rng: random.Random, one: Entity, other: Entity) -> tuple[Events, ...]:
-    """Two entities, of which one does the same in all and the other takes four actions."""
+    """Returns a group in which one entity's action is fixed and the other's takes four values."""
     same, first_varies = rng.choice(ACTIONS), rng.random() < 0.5
     return tuple(
         (Event(one, action), Event(other, same)) if first_varies else (Event(one, same), Event(other, action))
@@ -157,7 +157,7 @@ def _action_group(rng: random.Random, one: Entity, other: Entity) -> tuple[Event
 
 
 def _binding_group(rng: random.Random, one: Entity, other: Entity) -> tuple[Events, ...]:
-    """Two entities, two actions: who does which, and who is first. The four captions can share all words."""
+    """Returns a group that varies which entity does which action, and the order. The captions can share all words."""
     a, b = rng.sample(ACTIONS, 2)
     return (
         (Event(one, a), Event(other, b)),
@@ -168,7 +168,7 @@ def _binding_group(rng: random.Random, one: Entity, other: Entity) -> tuple[Even
 
 
 def _contrast_group(rng: random.Random, one: Entity, other: Entity) -> tuple[Events, ...]:
-    """Two entities, one action against its look-alike, in both orders."""
+    """Returns a group that varies one action (itself or its look-alike) and the order."""
     a, b = rng.choice(ACTIONS), rng.choice(ACTIONS)
     return (
         (Event(one, a), Event(other, b)),

@@ -1,4 +1,4 @@
-"""Questions about scenes with answers of five kinds, in the layout of MSRVTT-QA.
+"""Generates questions of five types about scenes, in the layout of MSRVTT-QA.
 
 | answer_type | example | answers |
 |---|---|---|
@@ -8,7 +8,7 @@
 | where | where does the red square slide to, left or right? | left, right, top, bottom |
 | order | what happens last? does the red square act before the blue circle? | action, shape, color, yes, no |
 
-As in captions, small and large speak of the size at the start.
+As in captions, small and large refer to the size at the start.
 """
 
 import collections
@@ -23,15 +23,15 @@ from hbi_jax.data.shapes.scenes import Actor, Scene
 
 _NUMBERS = ("zero", "one", "two", "three")
 _SIDES = (("left", "right"), ("top", "bottom"))
-_NO_SIDE = 0.06  # so near the middle that a person might disagree
-_NOTHING_SHARE = 0.2  # of the distractors that get a "what" question
-# No answer of a template may be more frequent than this many times an even share of them.
+_NO_SIDE = 0.06  # a position this close to the middle is ambiguous
+_NOTHING_SHARE = 0.2  # the share of scenes with a distractor whose "what" question is about it
+# An answer may be at most this many times as frequent as if the template's answers were uniform.
 _MAX_SKEW = 1.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question, its answer, and the template it was made from, within which answers are balanced."""
+    """A question, its answer and its template. Answers are balanced within each template."""
 
     video_id: str
     question: str
@@ -40,7 +40,7 @@ class Question:
     template: str
 
     def record(self) -> dict[str, str]:
-        """The line of `<split>.jsonl`."""
+        """Returns the question as an entry of `<split>.jsonl`."""
         return {
             "answer": self.answer,
             "question": self.question,
@@ -50,7 +50,7 @@ class Question:
 
 
 def ask_about(scene: Scene, config: WorldConfig) -> tuple[Question, ...]:
-    """Draws a video's questions: one or two of each kind that makes sense for it, all of them different."""
+    """Returns random questions about a video: one of each applicable type, two of type "order", all distinct."""
     rng = scene.rng("questions", config)
     drawn = [_what(scene, rng)]
     if which := _which(scene, rng):
@@ -64,9 +64,9 @@ def ask_about(scene: Scene, config: WorldConfig) -> tuple[Question, ...]:
 
 
 def balance(questions: tuple[Question, ...], rng: random.Random) -> tuple[Question, ...]:
-    """Drops, at random, what makes an answer of a template much more frequent than the template's others.
+    """Drops random questions so that no answer of a template is much more frequent than the others.
 
-    After it, an answer fills at most 1.25 times its even share of what its template had.
+    Each answer keeps at most 1.25 times its uniform share of the template's questions (counted before any are dropped).
     """
     by_template = collections.defaultdict(lambda: collections.defaultdict(list))
     for number, question in enumerate(questions):
@@ -84,7 +84,7 @@ def _noun(entity: Entity) -> str:
 
 
 def _what(scene: Scene, rng: random.Random) -> list[Question]:
-    """One about somebody; rarely about the distractor, lest "nothing" be the best guess."""
+    """Returns a "what" question. Few are about distractors, so that "nothing" is not the best guess."""
     acting = [actor for actor in scene.actors if actor.action]
     still = [actor for actor in scene.actors if not actor.action]
     actor = still[0] if still and rng.random() < _NOTHING_SHARE else rng.choice(acting)
@@ -93,7 +93,7 @@ def _what(scene: Scene, rng: random.Random) -> list[Question]:
 
 
 def _which(scene: Scene, rng: random.Random) -> list[Question]:
-    """About the one that does something no other does."""
+    """Returns "which" questions about entities whose action is unique in the scene."""
     questions = []
     for event in scene.events:
         if sum(other.action == event.action for other in scene.events) == 1:
@@ -119,7 +119,7 @@ def _how_many(scene: Scene, rng: random.Random) -> list[Question]:
 
 
 def _where(scene: Scene) -> list[Question]:
-    """About the places where things begin and end, asked along both axes, unless they are near the middle."""
+    """Returns "where" questions about positions, one per axis, omitting positions near the middle."""
     questions = []
     for actor in scene.actors:
         for when, place in _places(actor, scene):

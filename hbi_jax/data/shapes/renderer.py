@@ -1,4 +1,4 @@
-"""Draws scenes: frames as arrays, and the exact box of everything in them."""
+"""Renders scenes to frames and computes the exact bounding boxes of their shapes."""
 
 import math
 
@@ -12,8 +12,9 @@ from hbi_jax.data.shapes.scenes import NUM_BACKGROUNDS, Pose, Scene
 BACKGROUNDS = ((58, 62, 72), (78, 72, 66), (60, 76, 68), (88, 88, 94), (72, 62, 80))
 assert len(BACKGROUNDS) == NUM_BACKGROUNDS
 _SUPERSAMPLING = 4
-_RING_HOLE = 0.5  # inner diameter of a ring, as a share of the outer
-# A bar from the centre upwards makes every rotation visible; it stays inside, only the ring is cut by it.
+_RING_HOLE = 0.5  # inner diameter of a ring, relative to the outer
+# The hand, a bar from the centre upwards, makes every rotation visible. It cuts through rings and stays
+# inside all other shapes.
 _HAND_WIDTH = 0.15
 _HAND_LENGTH, _RING_HAND_LENGTH = 0.32, 0.6
 _LUMA = (0.299, 0.587, 0.114)
@@ -27,8 +28,8 @@ def _star() -> tuple[tuple[float, float], ...]:
     return tuple(corners)
 
 
-# Corners around the centre for a diameter of 1; None for what is drawn with arcs. scenes.Actor.reach counts
-# on every corner being inside the unit square, and so within sqrt(1/2) of the centre however it turns.
+# Corners relative to the centre for a diameter of 1; None for shapes drawn with arcs. scenes.Actor.reach relies on
+# every corner being inside the unit square, and therefore within sqrt(1/2) of the centre at any rotation.
 OUTLINES: dict[str, tuple[tuple[float, float], ...] | None] = {
     "circle": None,
     "ring": None,
@@ -56,17 +57,17 @@ OUTLINES: dict[str, tuple[tuple[float, float], ...] | None] = {
 
 
 def render(scene: Scene, size: int) -> UInt8[np.ndarray, "f size size 3"]:
-    """Draws every frame of a scene.
+    """Returns every frame of a scene.
 
     Args:
-      scene: What to draw.
+      scene: The scene.
       size: Height and width in pixels.
 
     Returns:
       RGB frames, 0..255, antialiased.
     """
     frames = np.empty((scene.num_frames, size, size, 3), np.uint8)
-    sprites: dict[tuple[str, Pose], tuple[Image.Image, Image.Image]] = {}  # things at rest are drawn once
+    sprites: dict[tuple[str, Pose], tuple[Image.Image, Image.Image]] = {}  # cache for shapes at rest
     for number in range(scene.num_frames):
         image = Image.new("RGB", (size, size), BACKGROUNDS[scene.background])
         for actor in scene.actors:
@@ -86,7 +87,7 @@ def render(scene: Scene, size: int) -> UInt8[np.ndarray, "f size size 3"]:
 
 
 def pose_box(shape: str, pose: Pose) -> tuple[float, float, float, float]:
-    """The smallest box around a shape: x0, y0, x1, y1 in shares of the side, whether seen or not."""
+    """Returns the bounding box x0, y0, x1, y1 of a shape, visible or not, as fractions of the picture's side."""
     outline = OUTLINES[shape]
     if outline is None:
         radius = pose.diameter / 2
@@ -101,7 +102,7 @@ def pose_box(shape: str, pose: Pose) -> tuple[float, float, float, float]:
 
 
 def scene_boxes(scene: Scene) -> Float[np.ndarray, "actors f 4"]:
-    """Boxes of every actor at every frame, as `pose_box` gives them."""
+    """Returns the `pose_box` of every actor at every frame."""
     return np.asarray(
         [
             [pose_box(actor.entity.shape, actor.pose(f, scene.fps)) for f in range(scene.num_frames)]
@@ -122,7 +123,7 @@ def _hand_color(color: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _half(pose: Pose, size: int) -> int:
-    """Half the width of the canvas of a sprite, in pixels, with room for any rotation and one pixel more."""
+    """Returns half the width of a sprite's canvas in pixels, with room for any rotation and a margin."""
     return math.ceil(pose.diameter * size * math.sqrt(0.5)) + 2
 
 
@@ -132,14 +133,14 @@ def _corner(pose: Pose, size: int) -> tuple[int, int]:
 
 
 def _draw_sprite(shape: str, pose: Pose, size: int) -> tuple[Image.Image, Image.Image]:
-    """Coverage, 0..255, of the shape and of its hand on a small canvas around it."""
+    """Returns the coverage masks (0..255) of a shape and its hand on a small canvas."""
     width = 2 * _half(pose, size) * _SUPERSAMPLING
     left, top = _corner(pose, size)
     center = ((pose.x * size - left) * _SUPERSAMPLING, (pose.y * size - top) * _SUPERSAMPLING)
     scale = pose.diameter * size * _SUPERSAMPLING
 
     def points(outline) -> list[tuple[float, float]]:
-        # Half a sample back: PIL counts from the middle of a sample, boxes from its edge.
+        # Subtract half a sample: PIL's coordinates refer to sample centres, boxes to sample edges.
         turned = _turned(outline, pose.angle)
         return [(center[0] + scale * x - 0.5, center[1] + scale * y - 0.5) for x, y in turned]
 

@@ -1,4 +1,4 @@
-"""Where and when things stand and move: a planned video becomes a scene whose every frame is determined."""
+"""Turns planned videos into scenes: places entities in space and time so that every frame is determined."""
 
 import dataclasses
 import math
@@ -8,15 +8,15 @@ from hbi_jax.data.shapes.config import WorldConfig
 from hbi_jax.data.shapes.entities import Entity, Events
 from hbi_jax.data.shapes.plan import PlannedVideo, draw_entity, plan_world
 
-# Lengths are shares of the picture's side, times are shares of an event unless they say otherwise.
+# Lengths are fractions of the picture's side. Times are fractions of an event unless the name states a unit.
 DIAMETER = {"small": 0.19, "large": 0.33}
 GROWTH = 0.135  # added to the diameter
-SHRINK = 0.5  # the diameter is multiplied by it
+SHRINK = 0.5  # factor of the diameter
 HOP = 0.16
 TRAVEL = (0.25, 0.4)
-MOMENT = (0.4, 0.6)  # when a thing vanishes or appears
+MOMENT = (0.4, 0.6)  # range of the time at which a shape vanishes or appears
 SECONDS_PER_TURN, SECONDS_PER_HOP, SECONDS_PER_BLINK = 1.5, 0.75, 0.75
-EDGE, GAP = 0.015, 0.03  # kept free around the picture and between two things
+EDGE, GAP = 0.015, 0.03  # margins at the picture's edge and between two shapes
 DIRECTIONS = {"slide left": (-1, 0), "slide right": (1, 0), "slide up": (0, -1), "slide down": (0, 1)}
 NUM_BACKGROUNDS = 5
 _LAYOUT_TRIES = 300
@@ -24,7 +24,7 @@ _LAYOUT_TRIES = 300
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """An actor at one frame: centre and diameter in shares of the side, angle in radians, whether seen."""
+    """An actor at one frame: centre and diameter as fractions of the side, angle in radians, and visibility."""
 
     x: float
     y: float
@@ -38,13 +38,13 @@ class Actor:
     """An entity in a scene.
 
     Attributes:
-      entity: What it looks like.
-      action: What it does; None for a distractor, which only stands there.
-      span: First frame and frame after the last of its event; (0, 0) for a distractor.
-      start: Centre at the beginning, in shares of the picture's side; y grows downwards.
-      travel: Length of a slide.
-      moment: Share of the event after which it vanishes or appears.
-      turn: Sense of rotation, 1 or -1.
+      entity: Shape, color and size.
+      action: One of `ACTIONS`; None for a distractor, which does nothing.
+      span: First frame of the event and the frame after its last; (0, 0) for a distractor.
+      start: Initial centre, as fractions of the picture's side; y points down.
+      travel: Length of a slide, as a fraction of the side.
+      moment: Fraction of the event after which the entity vanishes or appears.
+      turn: Direction of rotation, 1 or -1.
     """
 
     entity: Entity
@@ -56,12 +56,12 @@ class Actor:
     turn: int = 1
 
     def progress(self, frame: int) -> float:
-        """0 before the event, 1 at its last frame and after."""
+        """Returns the elapsed fraction of the event: 0 before it, 1 from its last frame on."""
         first, end = self.span
         return min(max((frame + 1 - first) / max(end - first, 1), 0.0), 1.0)
 
     def pose(self, frame: int, fps: int) -> Pose:
-        """Where the actor is at a frame."""
+        """Returns the actor's pose at a frame."""
         u, seconds = self.progress(frame), (self.span[1] - self.span[0]) / fps
         x, y = self.start
         diameter, angle, visible = DIAMETER[self.entity.size], 0.0, True
@@ -76,7 +76,7 @@ class Actor:
                 y -= HOP * abs(math.sin(math.pi * u * max(2, round(seconds / SECONDS_PER_HOP))))
             case "blink":
                 blinks = max(2, round(seconds / SECONDS_PER_BLINK))
-                # Off for three frames in a row at 8 fps, which every third frame cannot miss.
+                # Off for three consecutive frames at 8 fps, so sampling every third frame cannot miss it.
                 visible = not 0.25 < u * blinks % 1 < 0.85
             case "vanish":
                 visible = u <= self.moment
@@ -88,7 +88,7 @@ class Actor:
         return Pose(x, y, diameter, angle, visible)
 
     def reach(self) -> tuple[float, float, float, float]:
-        """How far anything of it ever gets from `start`: left, up, right, down."""
+        """Returns the actor's maximum extent from `start` over time: left, up, right, down."""
         diameter = DIAMETER[self.entity.size]
         radius = diameter / 2
         if self.action == "grow":
@@ -107,13 +107,13 @@ class Actor:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """All that is needed to draw a video, describe it and ask about it.
+    """A fully determined video, from which frames, captions and questions are made.
 
     Attributes:
-      video_id, split, index, group: As planned.
+      video_id, split, index, group, events: As in `PlannedVideo`.
       num_frames, fps: Length and frame rate of the video.
-      background: Number of the background, below `NUM_BACKGROUNDS`.
-      actors: The entities of the events, in their order, then the distractor if there is one.
+      background: Index of the background, below `NUM_BACKGROUNDS`.
+      actors: One actor per event, in the same order, then the distractor if there is one.
     """
 
     video_id: str
@@ -127,20 +127,20 @@ class Scene:
     actors: tuple[Actor, ...]
 
     def rng(self, purpose: str, config: WorldConfig) -> random.Random:
-        """Randomness of this video's own for one purpose, whatever the sizes of the splits."""
+        """Returns this video's random generator for one purpose, which does not depend on the sizes of the splits."""
         return random.Random(f"{config.seed}/{self.split}/{self.index}/{purpose}")
 
 
 def stage(video: PlannedVideo, config: WorldConfig) -> Scene:
-    """Places a planned video's entities in space and time.
+    """Returns the scene of a planned video, with its entities placed in space and time.
 
-    Near-twins share background and distractor; positions and times are each video's own. A distractor that
-    finds no room in 300 tries is left out.
+    Near-twins share background and distractor but have independent positions and times. The distractor is omitted if
+    300 random layouts leave no room for it.
     """
     shared = f"group{video.group}" if video.group is not None else f"video{video.index}"
     rng = random.Random(f"{config.seed}/{video.split}/{shared}/look")
     background = rng.randrange(NUM_BACKGROUNDS)
-    # Sorted, because near-twins name the same entities in different orders and must draw the same distractor.
+    # Sorted, because near-twins have the same entities in different orders and must draw the same distractor.
     entities = tuple(sorted((event.entity for event in video.events), key=repr))
     others = (draw_entity(rng, entities, sizes=("small",)),) if rng.random() < config.distractor_share else ()
 
@@ -173,12 +173,12 @@ def stage(video: PlannedVideo, config: WorldConfig) -> Scene:
 
 
 def stage_world(config: WorldConfig) -> tuple[Scene, ...]:
-    """Every scene of a world, in the order of the video numbers."""
+    """Returns every scene of a world, in the order of video numbers."""
     return tuple(stage(video, config) for video in plan_world(config))
 
 
 def _spans(num_events: int, num_frames: int, rng: random.Random) -> list[tuple[int, int]]:
-    """Frames of each event: all but the ends for one, a half each, with a still frame between, for two."""
+    """Returns each event's frame span: all but the ends for one event, about half each, a frame apart, for two."""
     slack = num_frames // 12
     first, end = rng.randint(1, slack), num_frames - rng.randint(0, slack)
     if num_events == 1:
@@ -188,7 +188,7 @@ def _spans(num_events: int, num_frames: int, rng: random.Random) -> list[tuple[i
 
 
 def _place(actors: list[Actor], still: list[Actor], rng: random.Random) -> list[Actor]:
-    """Gives every actor a start from which nothing it does leaves the picture or touches another."""
+    """Returns the actors with starts from which none ever leaves the picture or touches another."""
     for _ in range(_LAYOUT_TRIES if still else 1):
         placed = _place_alone(actors[0], rng) if len(actors) == 1 else _place_pair(actors, rng)
         if not still:
@@ -206,13 +206,13 @@ def _place_alone(actor: Actor, rng: random.Random) -> list[Actor]:
 
 
 def _place_pair(actors: list[Actor], rng: random.Random) -> list[Actor]:
-    """Two boxes that do not touch are apart along x or y: choose which, then share out the room left."""
+    """Separates two actors along a random axis and distributes the remaining room at random."""
     room = [_room(actors, axis) for axis in (0, 1)]
-    if max(room) < 0:  # two long slides: the shortest always fit
+    if max(room) < 0:  # two long slides do not fit, but the shortest ones do
         actors = [dataclasses.replace(actor, travel=min(actor.travel, TRAVEL[0])) for actor in actors]
         room = [_room(actors, axis) for axis in (0, 1)]
     axis = rng.choices((0, 1), weights=[max(r, 1e-6) if r >= 0 else 0 for r in room])[0]
-    near = rng.randrange(2)  # which of the two is on the left, or above
+    near = rng.randrange(2)  # the actor on the left or on top
     before, between = sorted((rng.uniform(0, room[axis]), rng.uniform(0, room[axis])))
     edge = EDGE + before
     placed = [_place_alone(actor, rng)[0] for actor in actors]

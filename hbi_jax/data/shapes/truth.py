@@ -1,4 +1,4 @@
-"""Ground truth: for every word of a video's first caption, the frames and the box that it speaks of."""
+"""Ground truth: the frames and boxes that each word of a video's first caption refers to."""
 
 import dataclasses
 import json
@@ -15,22 +15,22 @@ from hbi_jax.data.shapes.renderer import scene_boxes
 from hbi_jax.data.shapes.scenes import Scene
 
 TRUTH_FILE = "ground_truth.jsonl"
-_DECIMALS = 4  # of a box coordinate: 1/100 of a pixel at 64 pixels
+_DECIMALS = 4  # precision of box coordinates: below 1/100 pixel at 64 pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-    """What is where, and when, in one video.
+    """The entities, events, visibility and boxes of one video.
 
     Attributes:
-      video_id, split, group: Which video; `group` is None outside the groups of near-twins.
-      caption: The first caption, which mentions everything: the test sentence.
-      words: Its words, without punctuation, with what each speaks of.
-      entities: Who is there: the entities of the events in their order, then a distractor if there is one.
-      actions: What each does; None for the distractor.
-      spans: First frame and frame after the last of each event, (0, 0) for the distractor.
-      visible: Whether an entity is seen in a rendered frame.
-      boxes: Smallest box x0, y0, x1, y1 in shares of the picture's side; where it would be while unseen.
+      video_id, split, group: Identify the video; `group` is None for videos without near-twins.
+      caption: The first caption. It mentions everything and is the test query.
+      words: The caption's words, without punctuation, each with the event that it refers to.
+      entities: The entities of the events, in chronological order, then the distractor if there is one.
+      actions: Each entity's action; None for the distractor.
+      spans: First frame of each event and the frame after its last; (0, 0) for the distractor.
+      visible: Whether each entity is visible in each rendered frame.
+      boxes: Bounding box x0, y0, x1, y1 as fractions of the picture's side, also given while the entity is invisible.
     """
 
     video_id: str
@@ -46,15 +46,15 @@ class GroundTruth:
 
     @property
     def events(self) -> Events:
-        """What happens, in order."""
+        """Returns the events, in chronological order."""
         pairs = zip(self.entities, self.actions, strict=True)
         return tuple(Event(entity, action) for entity, action in pairs if action is not None)
 
     def word_frames(self) -> Bool[np.ndarray, "words f"]:
-        """The frames that each word speaks of.
+        """Returns a mask of the frames that each word refers to.
 
-        A size, color or shape: every frame in which its entity is seen. A word of an action: every frame of
-        the event, seen or not. Any other word: none.
+        A size, color or shape refers to every frame in which its entity is visible. A word of an action refers to every
+        frame of the event, visible or not. Other words refer to no frame.
         """
         frames = np.zeros((len(self.words), self.visible.shape[1]), bool)
         for row, word in enumerate(self.words):
@@ -67,7 +67,7 @@ class GroundTruth:
         return frames
 
     def word_boxes(self) -> Float[np.ndarray, "words f 4"]:
-        """The box that each word speaks of at each frame; zero wherever `word_frames` is False."""
+        """Returns the box that each word refers to at each frame; zeros if `word_frames` is False."""
         boxes = np.zeros((len(self.words), self.visible.shape[1], 4), self.boxes.dtype)
         for row, word in enumerate(self.words):
             if word.event is not None:
@@ -76,7 +76,7 @@ class GroundTruth:
 
 
 def scene_truth(scene: Scene, sentence: Sentence) -> GroundTruth:
-    """The ground truth of a scene for a sentence about its events."""
+    """Returns the ground truth of a scene and a sentence about its events."""
     frames = range(scene.num_frames)
     return GroundTruth(
         video_id=scene.video_id,
@@ -93,7 +93,7 @@ def scene_truth(scene: Scene, sentence: Sentence) -> GroundTruth:
 
 
 def to_record(truth: GroundTruth) -> dict[str, Any]:
-    """The line of `ground_truth.jsonl` for a video (docs/shapes.md)."""
+    """Returns a video's entry in `ground_truth.jsonl`, in the format of docs/shapes.md."""
     actors = [
         {
             **dataclasses.asdict(entity),
@@ -122,7 +122,7 @@ def to_record(truth: GroundTruth) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> GroundTruth:
-    """The way back from `to_record`."""
+    """Returns the ground truth of an entry; the inverse of `to_record`."""
     actors, num_frames = record["actors"], record["num_frames"]
     visible = np.zeros((len(actors), num_frames), bool)
     boxes = np.zeros((len(actors), num_frames, 4))
@@ -146,10 +146,10 @@ def from_record(record: dict[str, Any]) -> GroundTruth:
 
 
 def load_ground_truth(folder: str | Path) -> dict[str, GroundTruth]:
-    """Reads the ground truth of a generated world, keyed by video id.
+    """Returns the ground truth of a generated world, keyed by video id.
 
     Raises:
-      ShapesError: The folder holds no ground truth, or a line of it cannot be read.
+      ShapesError: If the folder holds no ground truth, or a line is damaged.
     """
     path = Path(folder) / TRUTH_FILE
     try:
@@ -172,6 +172,6 @@ def load_ground_truth(folder: str | Path) -> dict[str, GroundTruth]:
 
 
 def _runs(flags: Bool[np.ndarray, " f"]) -> list[list[int]]:
-    """Spans [first, end) of the True stretches."""
+    """Returns the spans [first, end) of consecutive True flags."""
     edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
     return edges.reshape(-1, 2).tolist()

@@ -1,9 +1,9 @@
-"""Renders one share of the videos, in this process or as a process of its own.
+"""Renders one worker's share of the videos, in this process or in a process of its own.
 
-The parent does not fork, because it may run JAX's threads, and does not use multiprocessing's fresh
-processes, because those import the parent's main module again, JAX with it. A worker is a Python that calls
-`main`: a pickled `Share` comes in on stdin, and a line goes out on stdout for every video that is on disk
-("done") or for what went wrong ("failed <message>").
+The parent does not fork, because it may run JAX's threads. It does not use multiprocessing's spawn method, because
+that imports the parent's main module again, and JAX with it. A worker is a Python process that calls `main`: it reads a
+pickled `Share` from stdin and writes one line to stdout for each video on disk ("done") or for an error ("failed
+<message>").
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from hbi_jax.data.shapes.scenes import Scene
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The scenes that one worker renders, and the folder that its videos go to."""
+    """The scenes that one worker renders, and the output folder."""
 
     folder: Path
     scenes: tuple[Scene, ...]
@@ -30,10 +30,10 @@ class Share:
 
 
 def render_share(share: Share) -> Iterator[str]:
-    """Renders and writes one video after the other; yields the id of each that is on disk.
+    """Renders and writes videos one by one; yields each video's id once it is on disk.
 
     Raises:
-      ShapesError: A file cannot be written.
+      ShapesError: If a file cannot be written.
     """
     for scene in share.scenes:
         video = encode_video(render(scene, share.config.image_size), share.config)
@@ -42,8 +42,8 @@ def render_share(share: Share) -> Iterator[str]:
 
 
 def main() -> int:
-    """Entry of a worker process; the exit code is 1 where a message was sent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it stops its workers
+    """Runs a worker process and returns its exit code: 1 after an error or if the parent has ended, otherwise 0."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and stops its workers
     share = pickle.load(sys.stdin.buffer)
     try:
         for _ in render_share(share):
@@ -51,6 +51,6 @@ def main() -> int:
     except ShapesError as error:
         print(f"failed {error}", flush=True)
         return 1
-    except BrokenPipeError:  # the parent is gone; what was written is whole
+    except BrokenPipeError:  # the parent has ended; all written files are complete
         return 1
     return 0

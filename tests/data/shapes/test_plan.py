@@ -119,9 +119,9 @@ for field, value in (("num_test", "9"), ("fps", 2.5), ("two_event_share", True))
     root = pathlib.Path(__file__).parents[3]
     lines = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     numbers, rates, shares = lines.stdout.splitlines()
-    assert numbers.startswith("WorldConfig.num_test='9' is no whole number")
-    assert rates.startswith("WorldConfig.fps=2.5 is no whole number")
-    assert shares.startswith("WorldConfig.two_event_share=True is no number")
+    assert numbers.startswith("WorldConfig.num_test='9' is not a whole number")
+    assert rates.startswith("WorldConfig.fps=2.5 is not a whole number")
+    assert shares.startswith("WorldConfig.two_event_share=True is not a number")
 
 
 def test_an_empty_world_is_refused():
