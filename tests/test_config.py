@@ -144,7 +144,7 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ),
         (
             {"data__augmentation": "crop_flip", "data__cache_gib": 1.0},
-            "config.data.cache_gib=1.0: wanted 0 where config.data.augmentation is set",
+            "config.data.cache_gib=1.0: wanted 0 if config.data.augmentation is set",
         ),
         (
             {"task": "answers", "eval__best_metric": "accuracy"},

@@ -1,13 +1,13 @@
-"""Looks at a data set before it is trained on.
+"""Checks and prepares a data set before training.
 
   python -m hbi_jax.data check --config=configs/msrvtt.py --config.data.annotations=FOLDER --config.data.videos=FOLDER
 
-check: decodes every video as training would and says what is wrong with which; exits with 1 where that is too many.
+check: decodes every video as training would and reports the bad ones; exits with 1 if there are too many.
 
   python -m hbi_jax.data prepare --config=configs/msrvtt.py ... --out=FOLDER
 
-prepare: writes the frames of all videos into a folder that is faster to read, by --config.data.prepared=FOLDER. A pass
-that was broken off goes on where it was.
+prepare: writes the frames of all videos to a folder that is faster to read; train from it with
+--config.data.prepared=FOLDER. An interrupted pass resumes when the same command is run again.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ from hbi_jax.data.config import DataConfig
 if TYPE_CHECKING:
     from hbi_jax.data.dataset import Dataset
 
-_SPLITS = flags.DEFINE_list("splits", None, "Splits and galleries, such as train,val,test. By default all there are.")
-_OUT = flags.DEFINE_string("out", None, "Folder that the results go to; made where it is missing.")
+_SPLITS = flags.DEFINE_list("splits", None, "Splits and galleries, such as train,val,test. The default is all of them.")
+_OUT = flags.DEFINE_string("out", None, "Folder for the results; created if missing.")
 _THRESHOLD = flags.DEFINE_float(
     "threshold",
     None,
-    "Share of bad videos above which check exits with 1; by default config.data.max_unreadable_rate.",
+    "Share of bad videos above which check exits with 1; the default is config.data.max_unreadable_rate.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
 
 
 def _config() -> DataConfig:
-    """Returns the data section of the configuration, checked."""
+    """Returns the data section of the configuration after checking it."""
     cli.wanted((cli.CONFIG, "quickstart"))
     config = fields.parse(DataConfig, cli.CONFIG.value.data.to_dict(), "config.data")
     fields.check(config, "config.data")
@@ -48,9 +48,9 @@ def _config() -> DataConfig:
 
 
 def _dataset(config: DataConfig) -> "Dataset":
-    """Returns the data, after rendering the embedded world if there is one.
+    """Returns the data set; renders the embedded world first if the configuration asks for one.
 
-    Prepared videos are left out: these commands look at the files that they were made of.
+    `config.data.prepared` is ignored, because these commands read the original video files.
     """
     from hbi_jax.data.dataset import Dataset
 
@@ -61,7 +61,7 @@ def _dataset(config: DataConfig) -> "Dataset":
 
 
 def _check() -> int | None:
-    """Checks the videos and texts of a configuration's data set."""
+    """Checks the videos and texts of the configured data set and returns the exit status."""
     config = _config()
     dataset = _dataset(config)
 
@@ -88,7 +88,7 @@ def _check() -> int | None:
             config.frames_per_second,
             others=[split for name, split in splits.items() if name not in wanted],
             broken={name: message for name, message in broken.items() if name in wanted},
-            # If annotations cannot be read, the files that they mention are unknown.
+            # If some annotations cannot be read, we do not know which files they mention.
             videos=None if broken else dataset.folder("videos"),
             timeout=config.video_timeout,
             square_pixels=config.square_pixels,
@@ -106,14 +106,14 @@ def _check() -> int | None:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
+    """Writes a file atomically."""
     unfinished = path.with_name(f".{path.name}-{os.getpid()}")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
 def _prepare() -> int | None:
-    """Writes the frames of the videos of a configuration's data set."""
+    """Writes the frames of the configured data set's videos and returns the exit status."""
     config = _config()
     if not (_OUT.value or config.prepared):
         cli.wanted((_OUT, "prepared"))
@@ -122,7 +122,7 @@ def _prepare() -> int | None:
 
     from hbi_jax.data.prepare import prepare
 
-    # The published protocol's `val` is a gallery.
+    # In the published protocol `val` is the first gallery, which is already in the list.
     held_out = config.has_validation and config.protocol != "published"
     names = _SPLITS.value or ("train", *(("val",) if held_out else ()), *dataset.galleries)
     try:
@@ -136,14 +136,14 @@ def _prepare() -> int | None:
             config=cli.CONFIG.value.to_dict(),
         )
     except KeyboardInterrupt:
-        print("interrupted; finished shards stay, and the same command goes on with the others", file=sys.stderr)
+        print("interrupted; finished shards are kept, and the same command resumes with the others", file=sys.stderr)
         return 130
     for name, unreadable in summary.unreadable.items():
         for reason in unreadable.values():
-            print(f"not readable, of {name}: {reason}")
+            print(f"unreadable in split {name}: {reason}")
     print(
         f"{summary.clips} clips, {summary.frames} frames, {summary.size / 2**20:.1f} MiB in {summary.shards} shards of "
-        f"{folder} ({summary.kept} were there); to read them: --config.data.prepared={folder}"
+        f"{folder} ({summary.kept} were already there); to read them: --config.data.prepared={folder}"
     )
     return 0
 
@@ -152,7 +152,7 @@ COMMANDS: Mapping[str, cli.Command] = {"check": _check, "prepare": _prepare}
 
 
 def run() -> None:
-    """The console entry point."""
+    """Runs the console entry point."""
     cli.run(COMMANDS, __name__, __doc__)
 
 

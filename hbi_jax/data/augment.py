@@ -1,7 +1,7 @@
-"""Random changes to the frames of a training clip: drawn once for a clip, the same for all its frames.
+"""Augmentation of training clips: one random transform per clip, applied to all its frames.
 
-Drawing takes the caption and random numbers and gives a function of one picture, so that frames are changed one
-by one as they are decoded, before they are resized.
+An augmentation takes a clip's caption and a random generator and returns a function of one picture. Each frame is
+transformed as soon as it is decoded, before it is resized.
 """
 
 import dataclasses
@@ -16,24 +16,24 @@ from PIL import Image, ImageEnhance, ImageOps
 from hbi_jax.data.config import CropFlipConfig, RandAugmentConfig
 from hbi_jax.fields import check
 
-# What is done to one RGB picture.
+# Changes one RGB picture.
 Transform = Callable[[Image.Image], Image.Image]
-# Draws it for a clip, from its caption and random numbers.
+# Draws the transform of a clip from its caption and a random generator.
 Augmentation = Callable[[str, np.random.Generator], Transform]
 
 _BICUBIC = Image.Resampling.BICUBIC
-# What shows where a picture was moved away.
+# Fills the area that a shifted or rotated picture leaves empty.
 _GREY = (128, 128, 128)
-# What these words say is no longer true in a mirror.
+# A caption with one of these words would be wrong for a mirrored clip.
 _SIDED = re.compile(r"\b(left|right)|clockwise", re.IGNORECASE)
 
 
 class Operation(NamedTuple):
-    """One of RandAugment's operations.
+    """An operation of RandAugment.
 
     Attributes:
       apply: Changes an RGB picture by a strength in [0, 1].
-      signed: The strength has a random sign.
+      signed: Whether the strength gets a random sign.
     """
 
     apply: Callable[[Image.Image, float], Image.Image]
@@ -41,7 +41,10 @@ class Operation(NamedTuple):
 
 
 def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Operation:
-    """Takes pixel (x, y) from (a x + b y + c, d x + e y + f), for the matrix (a, ..., f) of a strength."""
+    """Returns an affine operation: output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f).
+
+    `matrix` returns (a, ..., f) for a picture and a strength.
+    """
 
     def apply(picture: Image.Image, strength: float) -> Image.Image:
         return picture.transform(
@@ -52,7 +55,7 @@ def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Operat
 
 
 def _enhance(enhancer: type) -> Operation:
-    """Moves a property away from what it is: a factor of 1 changes nothing."""
+    """Returns an operation that enhances one property by a factor; a factor of 1 changes nothing."""
     return Operation(lambda picture, strength: enhancer(picture).enhance(1 + 0.9 * strength), signed=True)
 
 
@@ -61,8 +64,8 @@ def _add_to_dark(picture: Image.Image, amount: int) -> Image.Image:
     return picture.point(table * 3)
 
 
-# Fractions of bits and grey levels are cut off before they are subtracted, as in the published code; that keeps 0
-# bits at strength 1, a black picture, where here one bit is left.
+# As in the published code, bits and grey levels are truncated to integers before they are subtracted. At strength 1 the
+# published code keeps 0 bits, which gives a black picture; here one bit is kept.
 OPERATIONS = {
     "AutoContrast": Operation(lambda picture, _: ImageOps.autocontrast(picture)),
     "Equalize": Operation(lambda picture, _: ImageOps.equalize(picture)),
@@ -88,12 +91,12 @@ OPERATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Operations one after the other: names in `OPERATIONS`, each with its strength."""
+    """A sequence of operations: names in `OPERATIONS`, each with its strength."""
 
     steps: tuple[tuple[str, float], ...]
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        """Changes an RGB picture; its size stays."""
+        """Applies the operations to an RGB picture; its size does not change."""
         for name, strength in self.steps:
             picture = OPERATIONS[name].apply(picture, strength)
         return picture
@@ -101,10 +104,10 @@ class Chain:
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment(RandAugmentConfig):
-    """RandAugment as the published HBI code trains MSR-VTT with it: "rand-m7-n4-mstd0.5-inc1", bicubic.
+    """RandAugment with the published HBI code's settings for MSR-VTT: "rand-m7-n4-mstd0.5-inc1", bicubic.
 
-    Operations are drawn uniformly and may repeat; each is applied with probability 1/2, at a magnitude of its own
-    from a normal distribution, clipped to 0..10. A magnitude of 10 is a strength of 1.
+    Operations are drawn uniformly and may repeat. Each is applied with probability 1/2. Its magnitude is drawn from a
+    normal distribution and clipped to 0..10; a magnitude of 10 is a strength of 1.
 
     Raises:
       ConfigError: If a field is out of range.
@@ -114,7 +117,7 @@ class RandAugment(RandAugmentConfig):
         check(self, "rand_augment")
 
     def __call__(self, text: str, rng: np.random.Generator) -> Chain:
-        """Draws the operations of a clip, whatever its caption."""
+        """Draws the operations of a clip; the caption is ignored."""
         steps = []
         for name in rng.choice(list(OPERATIONS), self.num_ops).tolist():
             strength = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), 10.0) / 10
@@ -126,12 +129,12 @@ class RandAugment(RandAugmentConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """A square of a picture, perhaps mirrored.
+    """A crop to a square, with an optional horizontal flip.
 
     Attributes:
-      side: Its side as a share of the picture's short side, in (0, 1].
-      left, top: Where it lies, in [0, 1]: at 0 and 1 it touches an edge.
-      mirrored: Left and right change places.
+      side: Side of the square as a share of the picture's short side, in (0, 1].
+      left, top: Position of the square, in [0, 1]; at 0 and 1 it touches an edge of the picture.
+      mirrored: Whether left and right are swapped.
     """
 
     side: float
@@ -140,7 +143,7 @@ class Crop:
     mirrored: bool
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        """Cuts the square out."""
+        """Returns the square of a picture."""
         side = max(1, round(self.side * min(picture.size)))
         left, top = round(self.left * (picture.width - side)), round(self.top * (picture.height - side))
         square = picture.crop((left, top, left + side, top + side))
@@ -149,7 +152,7 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class CropFlip(CropFlipConfig):
-    """A random square of the frames, mirrored at random unless the caption tells left from right.
+    """A random square crop with a random horizontal flip; captions that mention left or right prevent the flip.
 
     Raises:
       ConfigError: If a field is out of range.
@@ -159,7 +162,7 @@ class CropFlip(CropFlipConfig):
         check(self, "crop_flip")
 
     def __call__(self, text: str, rng: np.random.Generator) -> Crop:
-        """Draws a square, and whether a clip with this caption is mirrored."""
+        """Draws the square and the flip of a clip with this caption."""
         side = math.sqrt(rng.uniform(self.min_area, 1))
         left, top, coin = rng.random(3).tolist()
         return Crop(side, left, top, coin < self.flip_rate and not _SIDED.search(text))

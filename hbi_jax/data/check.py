@@ -1,4 +1,4 @@
-"""What is wrong with the videos and texts of a data set, found before they are trained on."""
+"""Finds problems in the videos and texts of a data set before training."""
 
 import collections
 import dataclasses
@@ -24,31 +24,31 @@ from hbi_jax.data.text import Tokenizer, clean
 from hbi_jax.data.timeline import Timeline
 from hbi_jax.data.video import Window, map_windows, sample_indices
 
-# What is found, and what it means. Of the videos, those with one of the first are bad: training leaves them out, or
-# learns nothing from them. The others are used as they are.
+# Kinds of problems and their meaning. Videos with a problem in BAD are bad: training skips them or learns nothing from
+# them. Videos with a problem in NOTED are used as they are.
 BAD = {
-    "missing": "there is no such file",
-    "unreadable": "damaged, truncated or no video",
-    "no video": "a file without video stream",
-    "no frame rate": "states no frames a second, nor times to tell them from",
-    "too short": "ends before the clip begins, or begins after it ends",
+    "missing": "the file does not exist",
+    "unreadable": "damaged, truncated or not a video",
+    "no video": "the file has no video stream",
+    "no frame rate": "the file states neither a frame rate nor the times of its frames",
+    "too short": "the video ends before the clip begins, or begins after the clip ends",
     "black": "all sampled frames are (nearly) black",
 }
 NOTED = {
-    "annotations": "a split that cannot be read",
-    "short": "fewer frames than the clip promises",
-    "duplicated": "one video under several ids",
-    "shared": "videos that are in several splits",
-    "repeated": "the same text of the same video more than once",
+    "annotations": "the annotations of a split cannot be read",
+    "short": "the clip has fewer frames than its start and end promise",
+    "duplicated": "the same video under several ids",
+    "shared": "videos that occur in several splits",
+    "repeated": "the same text occurs more than once for the same video",
     "unreferenced": "video files that no annotation mentions",
-    "unnamed": "splits of a table that no field names, so that nothing reads them",
-    "unusual": "read as players show them, but no plain files",
+    "unnamed": "splits of a table that no configuration field names and that are therefore never read",
+    "unusual": "files with uncommon properties, read the way a player shows them",
 }
 KINDS = {**BAD, **NOTED}
 
-# A picture is black if fewer than this share of its values are above this one.
+# A picture is black if less than this share of its values exceeds this value.
 _DARK_SHARE, _DARK_VALUE = 0.001, 16
-# The end that annotations state is rounded up: so many seconds may be missing.
+# Annotations round the end of a clip up, so the video may end this many seconds earlier.
 _ROUNDED = 1.0
 _NAMED_AT_MOST = 20
 
@@ -59,9 +59,9 @@ class Problem:
 
     Attributes:
       kind: A key of `KINDS`.
-      subject: The video's id, the file or the split.
-      reason: What is wrong with it.
-      splits: Names of the splits that have it.
+      subject: The id of the video, the path of the file or the name of the split.
+      reason: The cause.
+      splits: Names of the splits that contain the subject.
     """
 
     kind: str
@@ -72,7 +72,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class SplitFacts:
-    """The size of a split: texts, distinct videos, and how many of the texts are cut at the token limit."""
+    """The size of a split: the numbers of texts, of distinct videos, and of texts cut at the token limit."""
 
     texts: int
     videos: int
@@ -81,13 +81,13 @@ class SplitFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-      splits: The facts of each split that was walked.
-      num_videos: Distinct videos of all of them.
-      problems: The findings, by kind in the order of `KINDS`.
-      files: What each file is like that can be read; by its path.
+      splits: The size of each checked split, by name.
+      num_videos: Number of distinct videos in these splits.
+      problems: The problems, sorted by kind in the order of `KINDS`.
+      files: The properties of each readable file, by path.
     """
 
     splits: Mapping[str, SplitFacts]
@@ -97,20 +97,20 @@ class Findings:
 
     @property
     def num_bad(self) -> int:
-        """How many of the videos are bad."""
+        """The number of bad videos."""
         return sum(problem.kind in BAD for problem in self.problems)
 
     def is_acceptable(self, threshold: float) -> bool:
-        """Whether every split can be read, and at most this share of the videos is bad."""
+        """Returns whether every split can be read and at most this share of the videos is bad."""
         broken = any(problem.kind == "annotations" for problem in self.problems)
         return not broken and self.num_bad <= threshold * self.num_videos
 
     def json(self) -> str:
-        """Everything, for programs."""
+        """Returns all findings as JSON, for programs."""
         return json.dumps({**dataclasses.asdict(self), "num_bad": self.num_bad}, indent=2) + "\n"
 
     def markdown(self) -> str:
-        """A summary for people, which names the first of each kind."""
+        """Returns a summary in Markdown, which lists the first problems of each kind."""
         share = f" ({self.num_bad / self.num_videos:.2%})" if self.num_videos else ""
         lines = ["# Check of the data", "", f"{self.num_bad} of {self.num_videos} videos are bad{share}.", ""]
         lines += ["| split | texts | videos | texts cut |", "|---|---|---|---|"]
@@ -147,20 +147,21 @@ def check(
     """Decodes every video of some splits as training would, and compares files and splits.
 
     Args:
-      splits: What is walked.
-      tokenizer: Cuts texts at its length.
-      max_frames: Frames of a video at most.
+      splits: The splits to check.
+      tokenizer: The tokenizer; its length determines which texts are cut.
+      max_frames: Maximum number of frames per video.
       frames_per_second: Density of the grid that frames are sampled from.
-      others: Splits that are not walked, but whose videos count as mentioned.
-      broken: Why other splits, which should have been walked, cannot be read.
-      videos: Folder in which no file should be that no split mentions. `None`: that is not looked at.
-      timeout: Processor time that one video may take, in seconds; 0: any.
-      square_pixels: As `map_windows`.
-      num_processes: How many processes decode; 1: this one. `None`: one for each core, where videos are many.
+      others: Splits that are not checked, but whose videos count as mentioned.
+      broken: For each split that was to be checked but cannot be read, by name, the reason.
+      videos: Folder whose files should all be mentioned by a split; `None` skips this check.
+      timeout: Maximum processor time per video, in seconds; 0 means no limit.
+      square_pixels: As in `map_windows`.
+      num_processes: Number of decoding processes; 1 decodes in this process. `None` uses one per core if there are
+        many videos.
       show_progress: Whether to report progress and remaining time on stderr.
 
     Returns:
-      What was found.
+      The findings.
     """
     names: dict[str, list[str]] = {}  # video id -> splits
     clips: dict[pathlib.Path, dict[str, Window]] = {}  # file -> video id -> clip
@@ -174,7 +175,7 @@ def check(
     problems, sizes, files = [Problem("annotations", name, reason) for name, reason in broken.items()], {}, {}
     for (path, windows), result in zip(clips.items(), seen, strict=True):
         if result is None:
-            result = Inspection(None, [Verdict("unreadable", "decoding it killed the process")] * len(windows))
+            result = Inspection(None, [Verdict("unreadable", "decoding the file killed the process")] * len(windows))
         if result.size:
             sizes[path] = result.size
         if result.facts:
@@ -204,14 +205,20 @@ def check(
 
 
 class Verdict(NamedTuple):
-    """What is wrong with a clip: a key of `KINDS`, and the reason."""
+    """The problem of a clip: a key of `KINDS`, and the reason."""
 
     kind: str
     reason: str
 
 
 class Inspection(NamedTuple):
-    """The size of a file, in bytes, or `None`; what is wrong with each of its clips, or `None`; what it is like."""
+    """The result for one file.
+
+    Attributes:
+      size: Size of the file in bytes; `None` if it is missing.
+      verdicts: The problem of each clip; `None` for a good clip.
+      facts: The properties of the file; `None` if it cannot be read.
+    """
 
     size: int | None
     verdicts: Sequence[Verdict | None]
@@ -226,7 +233,7 @@ def inspect(
     timeout: float | int,
     square_pixels: bool = True,
 ) -> Inspection:
-    """Looks at the clips of one file; arguments as those of `map_windows`."""
+    """Inspects the clips of one file; the arguments are those of `map_windows`."""
     try:
         size = os.stat(path).st_size
     except OSError as error:
@@ -236,7 +243,7 @@ def inspect(
     try:
         found, timeline = facts(path, timeout)
     except VideoError:
-        found, timeline = None, None  # why, the clips say
+        found, timeline = None, None  # the verdicts of the clips give the reason
     judge = functools.partial(_judge, path, timeline, max_frames, frames_per_second)
     return Inspection(size, [judge(window, clip) for window, clip in zip(windows, clips, strict=True)], found)
 
@@ -253,7 +260,7 @@ def _judge(
         kinds = {NO_VIDEO: "no video", NO_FRAME_RATE: "no frame rate", TOO_SHORT: "too short", TOO_LATE: "too short"}
         return Verdict(kinds.get(clip.reason, "unreadable"), str(clip))
     if max(clip) < _DARK_SHARE:
-        return Verdict("black", f"{path}: {len(clip)} frames without light")
+        return Verdict("black", f"{path}: all {len(clip)} frames are black")
     start, end = window
     if end is not None and timeline is not None:
         certain = max(start or 0, end - _ROUNDED - timeline.interval)
@@ -265,18 +272,21 @@ def _judge(
 
 
 def _light(picture: Image.Image) -> float:
-    """The share of values that are not dark."""
+    """Returns the share of values that are not dark."""
     return float((np.asarray(picture) > _DARK_VALUE).mean())
 
 
 def _same_files(
     paths: Iterable[pathlib.Path], sizes: Mapping[pathlib.Path, int], num_processes: int | None, show_progress: bool
 ) -> dict[pathlib.Path, pathlib.Path]:
-    """For each file the first one of the same content. Only files of one size need to be read for that."""
+    """Returns, for each file, the first file with the same content.
+
+    Only files that share their size with another file are read.
+    """
     counts = collections.Counter(sizes.values())
     suspects = [path for path, size in sizes.items() if counts[size] > 1]
     jobs = [(path,) for path in suspects]
-    hashes = spread(_content, jobs, "compare files of one size", num_processes, show_progress and bool(jobs))
+    hashes = spread(_content, jobs, "compare files of equal size", num_processes, show_progress and bool(jobs))
     first: dict[tuple[int, str], pathlib.Path] = {}
     same = {path: path for path in paths}
     for path, content in zip(suspects, hashes, strict=True):
@@ -294,7 +304,7 @@ def _duplicated(
     same: Mapping[pathlib.Path, pathlib.Path],
     names: Mapping[str, Sequence[str]],
 ) -> list[Problem]:
-    """Clips that are the same part of the same content."""
+    """Returns a problem for each group of clips that show the same part of the same content."""
     found: dict[tuple[pathlib.Path, Window], list[str]] = {}
     for path, windows in clips.items():
         for video_id, window in windows.items():
@@ -303,7 +313,7 @@ def _duplicated(
         Problem(
             "duplicated",
             ids[0],
-            f"the same as {', '.join(ids[1:])}",
+            f"same clip as {', '.join(ids[1:])}",
             list(dict.fromkeys(name for video_id in ids for name in names[video_id])),
         )
         for ids in found.values()
@@ -312,7 +322,7 @@ def _duplicated(
 
 
 def _shared(splits: Sequence[Split], same: Mapping[pathlib.Path, pathlib.Path]) -> list[Problem]:
-    """Files that two splits have in common."""
+    """Returns a problem for each pair of splits that share files."""
     files = {split.name: {same[record.path] for record in split.videos} for split in splits}
     pairs = [(one, other) for place, one in enumerate(files) for other in list(files)[place + 1 :]]
     problems = []

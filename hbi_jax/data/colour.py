@@ -1,9 +1,9 @@
-"""HDR and wide-gamut pictures as an ordinary screen shows them: HLG, PQ and BT.2020 to BT.709.
+"""Maps HDR and wide-gamut pictures (HLG, PQ, BT.2020) to an ordinary screen (BT.709).
 
-The constants are those of ITU-R BT.2100 (HLG and PQ) and BT.2020. Reference white, 203 cd/m2 by ITU-R BT.2408, becomes
-white, so that what was graded for ordinary screens comes out as it went in; what is brighter keeps its hue. FFmpeg's
-filter `scale` with `intent=relative_colorimetric` does the same (a test compares them), but needs ten seconds of
-preparation for every file, and its `tonemap` wants linear light, which no filter of PyAV's build makes.
+The constants are those of ITU-R BT.2100 (HLG and PQ) and BT.2020. Reference white, 203 cd/m2 by ITU-R BT.2408, maps to
+white, so content graded for ordinary screens is unchanged; brighter colours keep their hue. FFmpeg's filter `scale`
+with `intent=relative_colorimetric` does the same (a test compares them), but needs ten seconds of setup for every file.
+FFmpeg's filter `tonemap` needs linear light, which no filter in PyAV's build produces.
 """
 
 import functools
@@ -11,38 +11,38 @@ import functools
 import numpy as np
 from jaxtyping import Float, Float32, UInt8, UInt16
 
-# FFmpeg's (and ITU-T H.273's) numbers of transfer curves and primaries.
+# Codes of transfer curves and primaries in FFmpeg and ITU-T H.273.
 PQ, HLG, BT2020 = 16, 18, 9
 NAMES = {PQ: "PQ", HLG: "HLG"}
 
 _WHITE = 203.0
-# Of HLG: the brightest that a screen of 1,000 cd/m2 shows, and the exponent that goes with it.
+# HLG: peak luminance of a screen of 1,000 cd/m2, and the system gamma for such a screen.
 _HLG_PEAK, _HLG_GAMMA = 1000.0, 1.2
 _SCREEN_GAMMA = 2.4
 _LUMINANCE = np.asarray([0.2627, 0.6780, 0.0593], np.float32)
 _TO_BT709 = np.asarray([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
-# Entries of the tables of the picture's curve and, by the square root of the light, of the screen's.
+# Sizes of the two lookup tables: the picture's curve, and the screen's curve indexed by the square root of the light.
 _VALUES, _STEPS = 2**16, 2**12
-# Pixels that are mapped at once.
+# Number of pixels that are mapped at once.
 _STRIP = 2**16
 
 
 def is_mapped(transfer: int, primaries: int) -> bool:
-    """Whether pictures of these colours have to be mapped."""
+    """Returns whether pictures with this transfer curve and these primaries have to be mapped."""
     return transfer in NAMES or primaries == BT2020
 
 
 def to_bt709(pixels: UInt16[np.ndarray, "h w 3"], transfer: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Maps a picture in BT.2020 primaries.
+    """Maps a picture in BT.2020 primaries to BT.709.
 
     Args:
-      pixels: R'G'B' on the picture's own curve, 0..65535.
-      transfer: Its curve; one that is neither `PQ` nor `HLG` is that of an ordinary screen.
+      pixels: R'G'B' on the picture's own transfer curve, 0..65535.
+      transfer: The transfer curve; any value but `PQ` and `HLG` means the curve of an ordinary screen.
 
     Returns:
       R'G'B' in 0..255 for an ordinary screen.
     """
-    # In strips, because numbers of light take many times the room of the picture.
+    # Work in strips, because the linear-light floats take many times the memory of the picture.
     rows = max(1, _STRIP // pixels.shape[1])
     strips = [_mapped(pixels[top : top + rows], transfer) for top in range(0, len(pixels), rows)]
     return np.concatenate(strips)
@@ -51,17 +51,17 @@ def to_bt709(pixels: UInt16[np.ndarray, "h w 3"], transfer: int) -> UInt8[np.nda
 def _mapped(pixels: UInt16[np.ndarray, "h w 3"], transfer: int) -> UInt8[np.ndarray, "h w 3"]:
     light = _table(transfer)[pixels]
     if transfer == HLG:
-        # The screen's part of the curve: it depends on the luminance, not on each colour for itself.
+        # The opto-optical transfer function (OOTF) scales all channels by a function of the luminance.
         light *= (light @ _LUMINANCE)[..., None] ** np.float32(_HLG_GAMMA - 1) * np.float32(_HLG_PEAK / _WHITE)
     light = np.maximum(light @ _TO_BT709.T, 0)
-    # Scaled down as a whole, a bright colour keeps its hue.
+    # Scale all channels of a bright colour by the same factor, which keeps its hue.
     light /= np.maximum(light.max(-1, keepdims=True), 1)
     return _screen()[np.rint(np.sqrt(light) * (_STEPS - 1)).astype(np.uint16)]
 
 
 @functools.cache
 def _table(transfer: int) -> Float32[np.ndarray, " {_VALUES}"]:
-    """Light in shares of reference white (of HLG: of the scene's peak) for each value."""
+    """Returns the light of each value, relative to reference white (for HLG: to the peak of the scene)."""
     return _light(np.linspace(0, 1, _VALUES), transfer).astype(np.float32)
 
 
@@ -78,5 +78,5 @@ def _light(signal: Float[np.ndarray, " n"], transfer: int) -> Float[np.ndarray, 
 
 @functools.cache
 def _screen() -> UInt8[np.ndarray, " {_STEPS}"]:
-    """The screen's values, 0..255, by the square root of the light."""
+    """Returns the screen's values, 0..255, indexed by the square root of the light."""
     return np.rint(255 * np.linspace(0, 1, _STEPS) ** (2 / _SCREEN_GAMMA)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The data of a run: from `config.data` to splits, sources and galleries."""
+"""The data set of a run: makes splits, sources and galleries from `config.data`."""
 
 import dataclasses
 import pathlib
@@ -15,29 +15,29 @@ from hbi_jax.fields import ConfigError
 
 
 class Dataset:
-    """What `config.data` describes.
+    """The data set that `config.data` describes.
 
     Attributes:
       config: The fields.
-      tokenizer: CLIP's, at the configured length.
+      tokenizer: CLIP's tokenizer with the configured length.
     """
 
     def __init__(self, config: DataConfig, image_size: int, workdir: str = ""):
-        """Reads nothing yet.
+        """Stores the settings; reads no file.
 
         Args:
           config: The fields.
           image_size: Side of the square frames, in pixels.
-          workdir: What `{workdir}` stands for in the names of folders.
+          workdir: The folder that replaces `{workdir}` in the names of folders.
         """
         self.config, self._image_size, self._workdir = config, image_size, workdir
         self.tokenizer = Tokenizer(config.num_words)
 
     def folder(self, field: str) -> pathlib.Path:
-        """The folder that a field names: `annotations`, `videos` or `prepared`.
+        """Returns the folder that a field names: `annotations`, `videos` or `prepared`.
 
         Raises:
-          ConfigError: If it is not set.
+          ConfigError: If the field is not set.
         """
         value = getattr(self.config, field)
         if not value:
@@ -48,17 +48,17 @@ class Dataset:
 
     @property
     def galleries(self) -> tuple[str, ...]:
-        """Names of the galleries: those of the configuration, or else the data set's own."""
+        """Names of the galleries: the configured ones, or the data set's default."""
         return tuple(self.config.galleries or GALLERIES[self.config.dataset])
 
     def split(self, name: str) -> Split:
-        """Reads the annotations of a split or gallery; `val` of the published protocol is the first gallery.
+        """Reads the annotations of a split or gallery; in the published protocol `val` is the first gallery.
 
-        Where `prepared` is set, the video files are those of that folder.
+        If `prepared` is set, the paths of the videos point into the prepared folder.
 
         Raises:
-          ConfigError: If the folders are not set.
-          DataError: If the annotations are not what they should be.
+          ConfigError: If a folder is not set.
+          DataError: If the annotations are missing or malformed.
         """
         config = self.config
         published = name == "val" and config.protocol == "published"
@@ -76,10 +76,10 @@ class Dataset:
         return relocated(records, videos, self.folder("prepared")) if config.prepared else records
 
     def source(self, records: Split) -> Source:
-        """The rows of a split.
+        """Returns the source of a split's rows.
 
         Raises:
-          DataError: If the records are in a prepared folder that lacks what they or the configuration need.
+          DataError: If the prepared folder lacks clips of the split or does not match the configuration.
         """
         config = self.config
         return Source(
@@ -98,13 +98,13 @@ class Dataset:
 
     @property
     def augmentation(self) -> Augmentation | None:
-        """What is done to the frames of training clips."""
+        """The augmentation of training clips; `None` for no augmentation."""
         name = self.config.augmentation
         return None if name == "none" else AUGMENTATIONS[name](**fields.plain(getattr(self.config, name)))
 
     @property
     def prepare_settings(self) -> Settings:
-        """How `python -m hbi_jax.data prepare` writes frames."""
+        """The settings of `python -m hbi_jax.data prepare`."""
         config = self.config
         return Settings(
             **fields.plain(config.prepare),
@@ -114,7 +114,7 @@ class Dataset:
 
     @property
     def world(self) -> shapes.WorldConfig:
-        """The embedded world that is rendered.
+        """The settings of the embedded world to render.
 
         Raises:
           ConfigError: If `config.data.world` has an unknown field.
@@ -129,10 +129,10 @@ class Dataset:
         return shapes.WorldConfig(**self.config.world)
 
     def render(self) -> None:
-        """Renders the embedded world into the annotation folder, where `render` asks for one.
+        """Renders the embedded world into the annotation folder if `config.data.render` asks for one.
 
         Raises:
-          ShapesError: If it cannot be rendered.
+          ShapesError: If the world cannot be rendered.
         """
         if self.config.render == "shapes":
             shapes.generate(self.folder("annotations"), self.world)

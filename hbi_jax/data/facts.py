@@ -1,4 +1,4 @@
-"""What a video file is like: container, codec, size, rate, colours, orientation, streams; and what of it is unusual."""
+"""Properties of a video file (container, codec, size, rate, colours, orientation, streams), and the unusual ones."""
 
 import dataclasses
 import pathlib
@@ -9,30 +9,30 @@ from hbi_jax.data.decode import TIMEOUT, OpenVideo
 from hbi_jax.data.picture import pixel_aspect, square_size, turn
 from hbi_jax.data.timeline import Timeline
 
-# Rates that differ by less than this share are one.
+# Rates that differ by less than this share count as equal.
 _SAME_RATE = 0.01
-# Seconds by which pictures may start later than sound without being noticed.
+# Pictures may start this many seconds after the sound without being reported.
 _NOTICED = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a video file is like.
+    """The properties of a video file.
 
     Attributes:
-      container, codec: FFmpeg's names; a container has several names, separated by commas.
-      width, height: Of the pictures as they are stored, in pixels.
-      frames: How many pictures are shown.
-      seconds: When the last one ends, from the beginning of the presentation.
-      starts: When the first one is shown, in seconds.
-      stated_rate, measured_rate: Frames a second, of the header and of the pictures' times; `None` where nothing tells.
-      variable: Whether the pictures are shown for different times.
-      hdr: "HLG", "PQ" or "BT.2020" (an ordinary curve in wide-gamut colours), which are mapped; otherwise empty.
-      rotation: By how many degrees the stored picture is turned counter-clockwise to be shown; `None` for other than
-        right angles, which are not turned.
-      mirrored: Whether left and right are exchanged before that.
-      pixel_aspect: Width of a pixel over its height, as "16:11".
-      streams: All streams; the first is the one that is read.
+      container, codec: FFmpeg's names; a container can have several names, separated by commas.
+      width, height: Size of the stored pictures, in pixels.
+      frames: Number of pictures that are shown.
+      seconds: End of the last picture, in seconds from the beginning of the presentation.
+      starts: Time at which the first picture is shown, in seconds.
+      stated_rate, measured_rate: Frames per second by the header and by the times of the pictures; `None` if unknown.
+      variable: Whether the frame rate varies.
+      hdr: "HLG", "PQ" or "BT.2020" (an ordinary curve in wide-gamut colours) if colours are mapped; otherwise empty.
+      rotation: Degrees by which a player turns the stored picture counter-clockwise; `None` for an angle that is not a
+        multiple of 90 degrees, in which case the picture is not turned.
+      mirrored: Whether left and right are swapped before the rotation.
+      pixel_aspect: Width of a pixel over its height, such as "16:11".
+      streams: Descriptions of all streams; the first stream is the one that is read.
     """
 
     container: str
@@ -52,12 +52,12 @@ class Facts:
     streams: Sequence[str]
 
     def unusual(self) -> list[str]:
-        """What sets it apart from a plain file, in words."""
+        """Returns a description of each property that sets the file apart from an ordinary one."""
         found, stated, measured = [], self.stated_rate, self.measured_rate
         if self.variable:
-            found.append(f"its frame rate varies ({measured:.4g} a second on average)")
+            found.append(f"its frame rate varies ({measured:.4g} frames per second on average)")
         if stated and measured and abs(stated - measured) > _SAME_RATE * measured and not self.variable:
-            found.append(f"it states {stated:.4g} frames a second and has {measured:.4g}")
+            found.append(f"it states {stated:.4g} frames per second but has {measured:.4g}")
         if not stated:
             found.append("it states no frame rate")
         if self.starts > _NOTICED:
@@ -67,30 +67,33 @@ class Facts:
         if self.mirrored:
             found.append("it is shown mirrored")
         if self.rotation is None:
-            found.append("it is to be turned by another than a right angle, and is not")
+            found.append("it asks for a rotation that is not a multiple of 90 degrees, which is ignored")
         elif self.rotation:
             found.append(f"it is shown turned by {self.rotation} degrees")
         if self.pixel_aspect != "1:1":
             found.append(f"its pixels are not square ({self.pixel_aspect})")
         videos = [stream for stream in self.streams if stream.startswith("video")]
         if len(videos) > 1:
-            found.append(f"of its {len(videos)} video streams, {videos[0].removeprefix('video ')} is read")
+            found.append(f"it has {len(videos)} video streams; {videos[0].removeprefix('video ')} is read")
         return found
 
 
 def facts(path: str | pathlib.Path, timeout: float | int = TIMEOUT) -> tuple[Facts, Timeline]:
-    """Reads what a file is like, and when its frames are shown.
+    """Reads the properties of a file and the times of its frames.
 
     Args:
       path: The file.
-      timeout: Processor time that it may take, in seconds; 0: any.
+      timeout: Maximum processor time, in seconds; 0 means no limit.
+
+    Returns:
+      The properties, and the timeline of the frames.
 
     Raises:
-      VideoError: If it cannot be read.
+      VideoError: If the file cannot be read.
     """
     with OpenVideo(path, timeout) as video:
         timeline, frame = video.timeline(), video.first_frame()
-        stream = video.stream  # what was one before is gone: each reading opens the file again
+        stream = video.stream  # every read reopens the file and replaces the stream
         aspect, turned = pixel_aspect(stream.sample_aspect_ratio), turn(frame)
         if square_size(frame.width, frame.height, aspect) == (frame.width, frame.height):
             aspect = pixel_aspect(None)

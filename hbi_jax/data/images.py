@@ -1,7 +1,7 @@
-"""CLIP's geometric preprocessing of one picture: short side by bicubic interpolation, then the centre.
+"""CLIP's geometric preprocessing of one picture: bicubic resize of the short side, then centre crop.
 
-Pixel values stay uint8: normalisation is part of the model, because moving bytes to the device costs a
-quarter of moving floats.
+Pixel values stay uint8. Normalisation is part of the model, because moving bytes to the device costs a quarter of
+moving floats.
 """
 
 import numpy as np
@@ -12,15 +12,15 @@ from PIL import Image
 def resize_and_crop(
     picture: Image.Image | UInt8[np.ndarray, "h w 3"], size: int
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Scales the short side of a picture to `size` and cuts out its centre, as CLIP does.
+    """Scales the short side of a picture to `size` and crops the centre, as CLIP does.
 
-    Interpolation is Pillow's bicubic one, whose kernel widens when it shrinks (antialiasing): the "bicubic"
-    of other libraries gives different pixels. The long side is rounded down, and half of an odd margin
-    is rounded to even, as in torchvision, which CLIP uses.
+    The resize uses Pillow's bicubic filter, whose kernel widens when it shrinks a picture (antialiasing); the "bicubic"
+    filters of other libraries give different pixels. As in torchvision, which CLIP uses, the long side is rounded down
+    and half of an odd margin is rounded to even.
 
     Args:
       picture: A Pillow picture of any mode, or RGB pixels in 0..255.
-      size: Side of the square that comes out, in pixels.
+      size: Side of the returned square, in pixels.
 
     Returns:
       RGB pixels in 0..255.

@@ -1,4 +1,4 @@
-"""Names of files: how they are compared, and files that have a name with another ending."""
+"""File names: normalises them for comparison and finds files that differ in their extension."""
 
 import glob
 import pathlib
@@ -6,14 +6,14 @@ import unicodedata
 
 
 def compared(name: str) -> str:
-    """A name as it is compared: without blanks around it, and accents encoded in one way.
+    """Returns a name in the form used for comparison: stripped of surrounding blanks, accents in NFC form.
 
-    Systems differ in whether "é" is one character (NFC) or two (NFD); what is copied to another keeps its form.
+    Systems differ in whether "é" is one character (NFC) or two (NFD), and a copied file keeps its form.
     """
     return unicodedata.normalize("NFC", name.strip())
 
 
 def with_other_ending(path: str | pathlib.Path) -> list[pathlib.Path]:
-    """Files that differ from one in their ending alone."""
+    """Returns the files whose path differs from `path` only in the extension."""
     path = pathlib.Path(path)
     return sorted(other for other in path.parent.glob(glob.escape(path.stem) + ".*") if other.suffix != path.suffix)

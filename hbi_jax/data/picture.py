@@ -1,4 +1,4 @@
-"""A decoded frame as a player shows it: turned and mirrored as the file says, pixels square, colours for a screen."""
+"""Converts a decoded frame to the picture a player shows: oriented, with square pixels and the colours of a screen."""
 
 from fractions import Fraction
 from typing import NamedTuple
@@ -10,14 +10,20 @@ from jaxtyping import UInt8
 
 from hbi_jax.data import colour
 
-# Pixels that are said to be longer than this, in either direction, are a damaged header.
+# A larger stated aspect ratio of the pixels, in either direction, means a damaged header.
 _LONGEST_PIXEL = 8
-# A sine below this is 0: turns by other than right angles are left alone.
+# A sine below this counts as 0. Rotations by other angles than multiples of 90 degrees are ignored.
 _SKEW = 0.02
 
 
 class Turn(NamedTuple):
-    """How a stored picture is shown: rows and columns exchanged, then each of them in reverse or not."""
+    """An orientation: how a stored picture becomes the picture that is shown.
+
+    Attributes:
+      exchanged: Whether rows and columns are exchanged (transposed), before any reversal.
+      rows_reversed: Whether the order of the rows is reversed.
+      columns_reversed: Whether the order of the columns is reversed.
+    """
 
     exchanged: bool = False
     rows_reversed: bool = False
@@ -25,13 +31,13 @@ class Turn(NamedTuple):
 
     @property
     def mirrored(self) -> bool:
-        """Whether left and right are exchanged, whatever the angle."""
+        """Whether the picture is mirrored, at any angle."""
         return self.exchanged ^ self.rows_reversed ^ self.columns_reversed
 
     @property
     def degrees(self) -> int:
-        """By how much it is turned counter-clockwise, after it was mirrored left to right if it was."""
-        # A mirrored picture has its columns reversed, the turn begins from there.
+        """The counter-clockwise rotation in degrees, applied after any left-right mirroring."""
+        # Mirroring reverses the columns first; the rotation is what remains.
         columns = self.columns_reversed ^ (self.mirrored and not self.exchanged)
         rows = self.rows_reversed ^ (self.mirrored and self.exchanged)
         if self.exchanged:
@@ -39,14 +45,14 @@ class Turn(NamedTuple):
         return 180 if columns else 0
 
     def apply(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-        """Shows a picture so."""
+        """Returns the picture in this orientation."""
         pixels = pixels.transpose(1, 0, 2) if self.exchanged else pixels
         pixels = pixels[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
         return np.ascontiguousarray(pixels)
 
 
 def turn(frame: av.VideoFrame) -> Turn | None:
-    """How a frame is to be turned and mirrored, by its display matrix; `None` for another angle than right ones."""
+    """Returns the orientation in a frame's display matrix; `None` if the angle is not a multiple of 90 degrees."""
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)
     if matrix is None:
         return Turn()
@@ -61,27 +67,30 @@ def turn(frame: av.VideoFrame) -> Turn | None:
 
 
 def pixel_aspect(stated: Fraction | None) -> Fraction:
-    """Width of a pixel over its height; 1 where nothing or nonsense is stated."""
+    """Returns the width of a pixel over its height; 1 if the file states no plausible value."""
     if not stated or not Fraction(1, _LONGEST_PIXEL) <= stated <= _LONGEST_PIXEL:
         return Fraction(1)
     return Fraction(stated)
 
 
 def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Width and height with square pixels, the shorter side of the pixel made longer so that nothing is lost."""
+    """Returns the width and height with square pixels.
+
+    The picture is stretched along the shorter side of its pixels, so no detail is lost.
+    """
     return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
 
 
 def shown(frame: av.VideoFrame, aspect: Fraction) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB in 0..255 of a frame as a player shows it.
+    """Returns a frame as a player shows it, as RGB in 0..255.
 
     Args:
-      frame: As decoded.
-      aspect: Width of its pixels over their height.
+      frame: The decoded frame.
+      aspect: Width of the frame's pixels over their height.
     """
     width, height = square_size(frame.width, frame.height, aspect)
     mapped = colour.is_mapped(frame.color_trc, frame.color_primaries)
-    # One thread: clips are read several at once.
+    # One thread, because several clips are read at the same time.
     pixels = frame.reformat(
         width, height, format="rgb48le" if mapped else "rgb24", interpolation="BICUBIC", threads=1
     ).to_ndarray()

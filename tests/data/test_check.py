@@ -83,7 +83,7 @@ def test_each_bad_video_is_named_with_its_kind_and_reason(folder):
         "Invalid data",
         "holds no video stream",
         "ends before the wanted clip",
-        "12 frames without light",
+        "all 12 frames are black",
     ]
     for problem, reason in zip(findings.problems, reasons, strict=True):
         assert reason in problem.reason
@@ -115,7 +115,7 @@ def test_the_same_content_is_found_within_and_across_splits(folder):
     train = _split(folder, "train", ("good.mp4", ""), ("copy.mp4", ""), ("other.mp4", "", 0.0, 1.0))
     test = _split(folder, "test", ("copy.mp4", ""), ("other.mp4", "", 1.0, 2.0))
     assert _check([train, test]).problems == [
-        Problem("duplicated", "good.mp4", "the same as copy.mp4", ["train", "test"]),
+        Problem("duplicated", "good.mp4", "same clip as copy.mp4", ["train", "test"]),
         Problem("shared", "2 videos", f"{folder / 'good.mp4'} and 1 more", ("train", "test")),
     ]
 

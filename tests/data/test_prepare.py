@@ -300,7 +300,7 @@ def test_the_command_prepares_in_processes_and_without_tensorflow(splits, videos
     )
     assert done.returncode == 0, done.stderr
     assert "19 clips, 112 frames" in done.stdout
-    assert "not readable, of train: " in done.stdout
+    assert "unreadable in split train: " in done.stdout
     assert "prepare videos 20/20 100.0%" in done.stderr
     assert not (tmp_path / "imported").exists()
     # Processes make the frames that one makes.
