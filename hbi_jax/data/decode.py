@@ -1,9 +1,9 @@
-"""Decoding of the frames of a video file that are wanted, within limits of time and memory.
+"""Decodes selected frames of a video file within limits of time and memory.
 
-The packets are read first, without decoding: they say when each frame is shown. Then the wanted frames are decoded.
-Where the container tells which packet is which frame, only what these are predicted from is decoded: whole groups of
-pictures are passed over, and within a group the frames that no other refers to. Elsewhere everything is decoded, from
-the beginning to the last wanted frame. Both give the same pixels, and neither keeps more than the wanted frames.
+A first pass reads the packets without decoding them, to learn when each frame is shown. A second pass decodes the
+wanted frames. If the container maps packets to frames, this pass decodes only the wanted frames and their reference
+frames: it skips whole groups of pictures, and non-reference frames within a group. Otherwise it decodes everything from
+the beginning to the last wanted frame. Both ways give the same pixels, and both keep only the wanted frames in memory.
 """
 
 import array
@@ -27,45 +27,45 @@ from hbi_jax.data.names import with_other_ending
 from hbi_jax.data.picture import pixel_aspect, shown, square_size
 from hbi_jax.data.timeline import Timeline
 
-# Makes of a frame, RGB in 0..255, what is wanted of it.
+# Converts a frame, RGB in 0..255, to the value to keep.
 Keep = Callable[[UInt8[np.ndarray, "h w 3"]], Any]
 
-# Processor time that one file may take, in seconds.
+# Maximum processor time per file, in seconds.
 TIMEOUT = 120.0
-# Largest frame, twice 8K, in pixels: beyond, the header is damaged, and decoding would ask for memory by the gigabyte.
-# FFmpeg calls such a file invalid.
+# Largest frame in pixels, twice 8K. A larger size means a damaged header, and decoding would need gigabytes of memory.
+# FFmpeg reports such a file as invalid.
 _MAX_PIXELS = {"max_pixels": str(2**26)}
-# A title in an unknown encoding is no reason to refuse a video. From version 19 on PyAV never does.
+# Accept videos whose title has an unknown encoding. PyAV 19 and later always do.
 _METADATA = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-# Longest side, in short ones; resized to a short side of 224, more would be gigabytes as well.
+# Largest ratio of long to short side; a narrower frame, resized to a short side of 224, would also need gigabytes.
 _LONGEST_SIDE = 256
 
-# Reasons that are told apart.
+# Reasons that callers distinguish.
 NO_VIDEO = "holds no video stream"
 NO_FRAME_RATE = "states no frame rate"
 TOO_SHORT = "ends before the wanted clip starts"
 TOO_LATE = "shows its first picture after the wanted clip ends"
 
-# Looks for streams in the whole file: bytes, and microseconds.
+# Probe the whole file for streams; limits in bytes and in microseconds.
 _PROBE_ALL = {"probesize": str(2**31 - 1), "analyzeduration": str(2**31 - 1)}
 
-# FFmpeg opens much more, such as pictures, text and lists of other files.
+# The accepted containers. FFmpeg would open much more, such as pictures, text and lists of other files.
 _CONTAINERS = "mov,matroska,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,gif"
-# Made for channels that lose packets, and joined by putting one file after the other. There a lost packet is no
-# damaged file, and times begin anew at a joint.
+# Containers for channels that lose packets; their files can be joined by concatenation. In these a lost packet does not
+# mean a damaged file, and timestamps restart at a joint.
 _BROADCAST = ("mpegts", "mpeg")
-# A time that jumps ahead by more than this is a joint; in seconds.
+# A timestamp that jumps ahead by more than this many seconds marks a joint.
 _JUMP = 10.0
-# A picture that a broadcast lost is replaced by one that was shown so many seconds earlier at most.
+# A lost picture of a broadcast is replaced by one shown at most this many seconds away.
 _LOST = 1.0
-# A broadcast was cut where it ends with incomplete packets, but for so many that follow, and has none before.
+# A broadcast counts as cut if its only incomplete packets are among the last ones, at most this many.
 _LAST_PACKETS = 2
-# Codecs of single pictures: covers and thumbnails, if there is another video stream.
+# Picture codecs: a stream with one of these is a cover or thumbnail if the file has another video stream.
 _PICTURES = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-# Where the container states a length alone, its headers are not exact: so much of it may be missing, and a second.
+# If a container states only a duration, it is inexact: this share of it, plus one second, may be missing.
 _MISSING_SHARE = 0.1
-# Where each packet is one frame and says when it is shown: of these containers, with these codecs.
+# In these containers with these codecs, each packet is one frame and states when the frame is shown.
 _INDEXED_CONTAINERS = ("mov", "matroska")
 _INDEXED_CODECS = ("h264", "hevc", "vp9", "av1", "libdav1d")
 
@@ -75,7 +75,7 @@ class VideoError(ValueError):
 
     Attributes:
       path: The file.
-      reason: What is wrong with it, without the path.
+      reason: The cause, without the path.
     """
 
     def __init__(self, path: str | pathlib.Path, reason: str):
@@ -88,25 +88,26 @@ class VideoError(ValueError):
 
 
 class OpenVideo:
-    """The video stream of a file: of several the default one, or else the largest; no cover. A context manager.
+    """The video stream of a file, as a context manager.
 
-    Its methods read the file from the beginning, and raise `VideoError` where it is damaged or takes too long.
+    If a file has several video streams, the default one is read, or else the largest; covers are ignored. Each method
+    reads the file from the beginning and raises `VideoError` if the file is damaged or takes too long to read.
     """
 
     def __init__(self, path: str | pathlib.Path, timeout: float | int = TIMEOUT, square_pixels: bool = True):
-        """Opens nothing yet.
+        """Stores the settings; the file is opened on entering the context.
 
         Args:
           path: The file.
-          timeout: Processor time that all reading may take together, in seconds; 0: any. It is this thread's, so that
-            other work on the machine condemns no video.
-          square_pixels: Whether pictures whose pixels are not square are scaled as a player does it.
+          timeout: Maximum processor time for all reads together, in seconds; 0 means no limit. Only this thread's time
+            counts, so that other load on the machine does not make a video unreadable.
+          square_pixels: Whether to scale pictures with non-square pixels as a player does.
         """
         self._path, self._timeout, self._square_pixels = path, timeout, square_pixels
         self._container: av.container.InputContainer | None = None
-        self._shown = np.zeros(0, np.int64)  # times of the frames, ascending, in units of the stream
-        self._probing: dict[str, str] = {}  # how far FFmpeg looks for streams; otherwise as far as it does
-        # Whether only decoding tells that the last picture is whole, and that of those decoded so far the last is not.
+        self._shown = np.zeros(0, np.int64)  # ascending times of the frames, in the stream's time base
+        self._probing: dict[str, str] = {}  # how far FFmpeg probes for streams; empty: FFmpeg's default
+        # Whether only decoding can show that the last picture is whole, and whether the last decoded one is damaged.
         self._ends_unknown = self._ends_damaged = False
 
     def __enter__(self) -> "OpenVideo":
@@ -114,8 +115,8 @@ class OpenVideo:
         try:
             mode = os.stat(self._path).st_mode
             if not stat.S_ISREG(mode):
-                # Waiting for what a pipe may send would have no end.
-                raise self._error("Is a directory" if stat.S_ISDIR(mode) else "no regular file, but a pipe or device")
+                # Reading from a pipe could block forever.
+                raise self._error("Is a directory" if stat.S_ISDIR(mode) else "a pipe or device, not a regular file")
             self._open()
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
@@ -132,7 +133,7 @@ class OpenVideo:
         if self._container is not None:
             self._container.close()
         self._container = av.open(
-            # Without the protocol, what precedes a colon in the name would be taken for one.
+            # Without the prefix, FFmpeg would take the part of a name before a colon for a protocol.
             f"file:{self._path}",
             options=_MAX_PIXELS,
             container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"} | self._probing,
@@ -144,17 +145,17 @@ class OpenVideo:
         self._stream = self._best_stream()
         context = self._stream.codec_context
         if context is None:
-            raise self._error("no decoder for its video stream")
+            raise self._error("has no decoder for its video stream")
         self._check_size(context.width, context.height)
         context.options = _MAX_PIXELS
         context.thread_type = "SLICE"
-        # Clips are read several at once; threads within a small one then only get in the way of the others.
+        # Several clips are decoded at the same time, so threads within one clip would only slow down the others.
         context.thread_count = 1
         self._context, self._packets, self._incomplete = context, 0, array.array("q")
         self._aspect = pixel_aspect(self._stream.sample_aspect_ratio if self._square_pixels else None)
 
     def _best_stream(self) -> av.VideoStream:
-        """The video stream that a player shows."""
+        """Returns the video stream that a player shows."""
         streams = [stream for stream in self._container.streams.video if not stream.disposition & _NO_VIDEO]
         if not streams:
             raise self._error(NO_VIDEO)
@@ -172,25 +173,25 @@ class OpenVideo:
         return max(streams, key=rank)
 
     def timeline(self, until: float | int = float("inf")) -> Timeline:
-        """When the frames are shown that are shown by some time, in seconds from the file's beginning.
+        """Returns the timeline of the frames that are shown by `until`, in seconds from the beginning of the file.
 
         Raises:
-          VideoError: If there is no frame, or nothing tells when frames are shown.
+          VideoError: If there is no frame, or the file does not say when frames are shown.
         """
         try:
             return self._read_timeline(until)
         except IndexError:
-            # A stream, such as late sound, begins after what FFmpeg looked at; PyAV fails on its packets.
+            # PyAV fails on packets of a stream that begins after the probed part, such as late sound.
             self._probing = _PROBE_ALL
             return self._read_timeline(until)
 
     def _read_timeline(self, until: float | int) -> Timeline:
         stamps, hidden, keys = array.array("q"), bytearray(), bytearray()
         latest = duration = 0
-        # A second more, because where the presentation begins is only known afterwards if the container does not say.
+        # Read one second more: if the container does not state its start, it is only known after reading.
         last = (until + self._begin + 1) / self._stream.time_base if until < float("inf") else None
-        # AVI says when packets are decoded; FFmpeg's guess when they are shown is wrong where their order is another.
-        # Then frames are shown one after the other at these times.
+        # AVI states decoding times only. FFmpeg guesses the presentation times, wrongly if frames are reordered, so the
+        # decoding times are assigned to the frames in the order in which they are shown.
         self._is_untimed = "avi" in self._names
         for packet in self._demux():
             if last is not None and packet.dts is not None and packet.dts > last:
@@ -218,21 +219,24 @@ class OpenVideo:
         return dataclasses.replace(found, end=max(found.end, float(times[-1]) + found.interval))
 
     def check_whole(self, timeline: Timeline) -> None:
-        """Refuses a file that was cut; to be asked once all of it has been read.
+        """Raises VideoError if the file was truncated; call it after the whole file has been read.
 
-        It was if it ends within a picture, or if no stream, neither picture nor sound, lasts as long as the container
-        says. Where the sizes of its parts tell that it is whole, or that something is missing, that decides.
+        If the sizes of the container's parts show that the file is whole or cut, they decide. Otherwise the file counts
+        as truncated if it ends within a picture, or if no stream, video or audio, lasts as long as the container says.
 
         Args:
-          timeline: That of all the file.
+          timeline: The timeline of the whole file.
+
+        Raises:
+          VideoError: If the file is truncated.
         """
         how = ending(self._path, self._container.format.name)
         if how is Ending.WHOLE:
             return
         length, seconds = (self._container.duration or 0) / av.time_base, timeline.end
         if not self._is_broadcast:
-            seconds += max(0.0, self._begin)  # some say when they end by their own clock, not how long they last
-        # Where packets before are incomplete, too, some were lost, and the last ones prove nothing.
+            seconds += max(0.0, self._begin)  # some containers state when they end by their own clock, not a duration
+        # If earlier packets are incomplete too, the channel lost packets, and incomplete last packets prove nothing.
         lost = self._packets - self._incomplete[0] + 1 - len(self._incomplete) if self._incomplete else None
         is_cut = how is Ending.CUT or (lost is not None and lost <= _LAST_PACKETS)
         self._ends_unknown = (self._is_broadcast or "mpegvideo" in self._names) and lost is None
@@ -247,25 +251,25 @@ class OpenVideo:
 
     @property
     def stream(self) -> av.VideoStream:
-        """The stream that is read; until the file is read from the beginning again."""
+        """The stream that is read; replaced each time the file is read from the beginning."""
         return self._stream
 
     def first_frame(self) -> av.VideoFrame:
-        """The first frame that can be decoded, after `timeline`."""
+        """Returns the first frame that can be decoded; call `timeline` before."""
         frame = next(self._frames(), None)
         if frame is None:
             raise self._error("no frame can be decoded")
         return frame
 
     def decode(self, wanted: Sequence[int], keep: Keep) -> dict[int, Any]:
-        """Decodes the wanted frames, and others only where these need them or the container leaves no choice.
+        """Decodes the wanted frames, and other frames only if they are needed for these.
 
         Args:
-          wanted: Numbers of frames of the last `timeline`, ascending and distinct.
-          keep: What to make of each; called once for each.
+          wanted: Frame numbers in the latest `timeline`, ascending and distinct.
+          keep: Converts a frame to the value to keep; called once per picture.
 
         Returns:
-          What was kept, by number.
+          The kept values by frame number.
         """
         stamps = self._shown[list(wanted)].tolist()
         found = self._decode_groups(stamps, keep) or self._decode_through(stamps, keep)
@@ -277,19 +281,19 @@ class OpenVideo:
         return float(rate) if rate else None
 
     def _seconds(self, stamp: int) -> float:
-        """Seconds from the beginning of the presentation to a time of the stream."""
+        """Returns a time of the stream in seconds from the beginning of the presentation."""
         return float(stamp * self._stream.time_base) - self._begin
 
     @property
     def _begin(self) -> float:
-        """When the presentation begins, by the clock of the container, in seconds: with the first of its streams."""
+        """The start of the presentation by the container's clock, in seconds: the start of its first stream."""
         start = self._container.start_time
         if start is not None:
             return start / av.time_base
         return float(self._shown[0] * self._stream.time_base) if len(self._shown) else 0.0
 
     def _check_is_moving(self) -> None:
-        """A cover that is not marked as one: a single picture beside sound."""
+        """Raises VideoError for an unmarked cover: a single picture with a sound track."""
         is_still = len(self._order) == 1 and self._context.name in _PICTURES
         if is_still and self._container.streams.audio:
             raise self._error(NO_VIDEO)
@@ -302,11 +306,11 @@ class OpenVideo:
             stamp = packet.dts if packet.pts is None else packet.pts
             if stamp is not None and packet.time_base:
                 end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
-        self._packets += 1  # the next one who reads has to begin anew
+        self._packets += 1  # makes the next read reopen the file
         return end - self._begin
 
     def _decode_groups(self, stamps: Sequence[int], keep: Keep) -> dict[int, Any] | None:
-        """As `decode`, by the times of frames; `None` where frames are not packets in groups of their own."""
+        """Decodes frames by time, group by group; returns `None` if the file has no independent groups of pictures."""
         if not self._is_grouped():
             return None
         wanted, needed = set(stamps), np.isin(self._order, stamps)
@@ -321,7 +325,7 @@ class OpenVideo:
                     self._context.flush_buffers()
                 self._context.skip_frame = "DEFAULT" if needed[place] else "NONREF"
                 frames = self._context.decode(packet)
-                if place == end:  # what the decoder still holds
+                if place == end:  # drain the decoder
                     self._context.skip_frame = "DEFAULT"
                     frames += self._context.decode(None)
                 for frame in frames:
@@ -332,7 +336,7 @@ class OpenVideo:
         return kept if len(kept) == len(stamps) else None
 
     def _is_grouped(self) -> bool:
-        """Whether packets are frames, and no frame needs another from before the key frame that precedes it."""
+        """Returns whether packets are frames and no frame depends on one before its preceding key frame."""
         is_indexed = any(name in self._names for name in _INDEXED_CONTAINERS)
         if not is_indexed or self._context.name not in _INDEXED_CODECS:
             return False
@@ -340,12 +344,12 @@ class OpenVideo:
             return False
         starts = np.flatnonzero(self._keys)
         first, last = np.minimum.reduceat(self._order, starts), np.maximum.reduceat(self._order, starts)
-        # Frames that are shown before the key frame of their group need the group before.
+        # Frames shown before the key frame of their group depend on the previous group.
         in_turn = (self._order[starts] == first).all() and (first[1:] > last[:-1]).all()
         return bool(in_turn and (np.diff(self._shown) > 0).all())
 
     def _decode_through(self, stamps: Sequence[int], keep: Keep) -> dict[int, Any]:
-        """As `decode`, by the times of frames, decoding everything from the beginning."""
+        """Decodes frames by time, decoding everything from the beginning."""
         kept: dict[int, Any] = {}
         last, value = None, None
         for stamp, frame in self._shown_at(stamps):
@@ -355,7 +359,7 @@ class OpenVideo:
         return kept
 
     def _shown_at(self, stamps: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """The frame that is shown at each of some ascending times: that of this time, or else the one before."""
+        """Yields each of the ascending times with its frame, or with the frame before if its own is lost."""
         waiting, latest = collections.deque(stamps), None
         for frame in self._frames():
             if latest is not None and frame.pts <= latest.pts:
@@ -375,14 +379,14 @@ class OpenVideo:
             yield self._checked(stamp, latest)
 
     def _checked(self, stamp: int, frame: av.VideoFrame) -> tuple[int, av.VideoFrame]:
-        """A time and the frame that stands for one that cannot be decoded; refused if it is from another time."""
+        """Returns a time and the frame that replaces its lost frame; raises VideoError if that one is too far away."""
         allowed = _LOST / self._stream.time_base if self._is_broadcast or frame.pts > stamp else self._usual_step * 1.5
         if abs(stamp - frame.pts) > allowed:
             raise self._error(f"damaged or truncated: no picture can be decoded at {self._seconds(stamp):.2f} s")
         return stamp, frame
 
     def _frames(self) -> Iterator[av.VideoFrame]:
-        """All frames that can be decoded, each with the time at which it is shown."""
+        """Yields all frames that can be decoded, with `pts` set to the time at which each is shown."""
         stamps = map(int, self._shown)
         for packet in self._demux(drain=True):
             try:
@@ -390,7 +394,7 @@ class OpenVideo:
             except av.error.InvalidDataError:
                 if not self._is_broadcast:
                     raise
-                # What precedes the first key frame, or follows a loss.
+                # The packet precedes the first key frame or follows a loss.
                 self._ends_damaged = True
                 continue
             for frame in frames:
@@ -401,9 +405,9 @@ class OpenVideo:
                     yield frame
 
     def _demux(self, drain: bool = False) -> Iterator[av.Packet]:
-        """The packets of the stream from the beginning, each with the time at which its frame is shown.
+        """Yields the packets of the stream from the beginning, with timestamps that run on across joints.
 
-        With `drain` also the empty one that empties the decoder.
+        If `drain` is set, also yields the empty packet at the end, which drains the decoder.
         """
         if self._packets:
             self._open()
@@ -424,7 +428,7 @@ class OpenVideo:
             if packet.dts is not None:
                 packet.dts += shift
                 if self._is_broadcast and latest is not None and not 0 <= packet.dts - latest <= _JUMP / base:
-                    # Files that were joined: the second goes on where the first ends.
+                    # Joined files: the second continues where the first ends.
                     more = latest + (packet.duration or step or 1) - packet.dts
                     shift, packet.dts = shift + more, packet.dts + more
             if packet.pts is not None:
@@ -437,7 +441,7 @@ class OpenVideo:
             yield packet
 
     def _pixels(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
-        """RGB as a player shows it."""
+        """Returns a frame as a player shows it, as RGB."""
         self._check_time()
         if frame.is_corrupt:
             raise self._error(f"damaged: the picture at {self._seconds(frame.pts):.2f} s")
@@ -456,19 +460,19 @@ class OpenVideo:
         return VideoError(self._path, reason)
 
     def _translated(self, error: BaseException) -> BaseException:
-        """FFmpeg's and the system's errors as `VideoError`; others as they are."""
+        """Returns a `VideoError` for errors of FFmpeg and the system; other errors unchanged."""
         if isinstance(error, FileNotFoundError):
             return self._error(not_found(self._path))
         if isinstance(error, av.error.ExitError):
             return self._error(f"no data for {self._timeout:g} s")
         if isinstance(error, av.error.ArgumentError) and self._container is None:
-            return self._error(f"none of the containers that are read: {_CONTAINERS}")
+            return self._error(f"not one of the supported containers: {_CONTAINERS}")
         if isinstance(error, av.error.FFmpegError | OSError):
             return self._error(error.strerror or str(error))
         return error
 
 
 def not_found(path: str | pathlib.Path) -> str:
-    """That there is no such file, and which files have its name with another ending."""
+    """Returns the message for a missing file, with the files that differ from it only in the extension."""
     names = " and ".join(other.name for other in with_other_ending(path))
-    return os.strerror(errno.ENOENT) + (f", but there is {names}, an ending that is not looked for" if names else "")
+    return os.strerror(errno.ENOENT) + (f", but there is {names}, whose extension is not supported" if names else "")

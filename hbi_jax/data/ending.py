@@ -1,8 +1,8 @@
-"""Whether a file ends where its container says, told from the sizes that it states of its parts.
+"""Detects truncated files by comparing the sizes that a container states for its parts with the file's size.
 
-A length in seconds cannot tell: sound outlasts the picture, a last slide stays, a recorder counts dropped frames. The
-parts of most containers state their sizes in bytes; a file that was cut is shorter. Nothing is decoded here, and of a
-large file little is read.
+The duration in seconds does not show truncation: sound can outlast the picture, a last slide can stay, and a recorder
+can count dropped frames. But the parts of most containers state their sizes in bytes, and a truncated file is shorter.
+Nothing is decoded, and only a small part of a large file is read.
 """
 
 import enum
@@ -14,10 +14,10 @@ from typing import BinaryIO, NamedTuple
 
 
 class Ending(enum.Enum):
-    """How a file ends.
+    """The way a file ends.
 
-    WHOLE: where its container says. CUT: within a part that holds pictures. SHORT: bytes are missing, of which it
-    is not known whether they hold pictures or an index. UNKNOWN: the container does not say.
+    WHOLE: the file ends where its container says. CUT: the file ends within a part that holds pictures. SHORT: bytes
+    are missing, which may hold pictures or an index. UNKNOWN: the container does not state its size.
     """
 
     WHOLE = enum.auto()
@@ -27,26 +27,29 @@ class Ending(enum.Enum):
 
 
 class _Part(NamedTuple):
-    """A part of a file: its name, where its content begins, and where it ends, if it says so."""
+    """A part of a file: its name, the start of its content, and its end, `None` if it does not state its size.
+
+    Positions are in bytes.
+    """
 
     name: bytes
     begin: int
     end: int | None
 
 
-# Reads the header of the part that begins at a position; `None` where there is none.
+# Reads the header of the part that begins at a position; returns `None` if there is none.
 _Header = Callable[[BinaryIO, int], _Part | None]
 
 
 def ending(path: str | pathlib.Path, container: str) -> Ending:
-    """How a file ends.
+    """Returns how a file ends.
 
     Args:
       path: The file.
-      container: FFmpeg's name for its container, or several of them, separated by commas.
+      container: FFmpeg's name of the container, or several names, separated by commas.
 
     Raises:
-      OSError: If it cannot be read.
+      OSError: If the file cannot be read.
     """
     check = next((check for name, check in _CHECKS.items() if name in container.split(",")), None)
     if check is None:
@@ -56,7 +59,7 @@ def ending(path: str | pathlib.Path, container: str) -> Ending:
 
 
 def _parts(file: BinaryIO, begin: int, size: int, header: _Header) -> Iterator[_Part]:
-    """The parts that follow each other from a position on, the last of which may end beyond the file."""
+    """Yields the consecutive parts from a position on; the last one may end beyond the end of the file."""
     while begin < size:
         part = header(file, begin)
         if part is None:
@@ -91,11 +94,11 @@ def _mov(file: BinaryIO, size: int) -> Ending:
         return Ending.CUT if names[-1] in (b"mdat", b"moof", b"moov") else Ending.SHORT
     if parts[-1].end < size:
         return Ending.SHORT
-    # Of fragments there may be any number; a table of them is written last.
+    # A fragmented file can have any number of fragments; only the table written at its end shows that it is whole.
     return Ending.UNKNOWN if b"moof" in names and b"mfra" not in names else Ending.WHOLE
 
 
-# Names of parts: of all but the header; of those with pictures and sound, from the outer to the inner.
+# Element ids: the segment, which holds all but the header; the elements with media, from outer to inner.
 _SEGMENT, _MEDIA = b"\x18\x53\x80\x67", (b"\x1f\x43\xb6\x75", b"\xa0", b"\xa1", b"\xa3")
 
 
@@ -122,7 +125,7 @@ def _matroska(file: BinaryIO, size: int) -> Ending:
         return Ending.WHOLE
     last, begin = None, segment.begin
     while begin < size and (part := _matroska_header(file, begin)):
-        # What is recorded as it comes does not know its size: its own parts follow.
+        # A part recorded live does not state its size; descend into its own parts.
         last, begin = part, part.begin if part.end is None else part.end
     if last and last.end and last.end > size and last.name in _MEDIA:
         return Ending.CUT
@@ -168,14 +171,14 @@ def _asf(file: BinaryIO, size: int) -> Ending:
 
 
 def _flv(file: BinaryIO, size: int) -> Ending:
-    """After each tag its size is repeated. Where the last of them is, others may be missing."""
+    """Checks that the size after the last tag matches the tag; more tags may still be missing."""
     (tag,) = struct.unpack(">I", _read(file, size - 4, 4).rjust(4, b"\0"))
     data = _read(file, size - 4 - tag, 4)
     closed = 11 <= tag <= size and len(data) == 4 and int.from_bytes(data[1:]) == tag - 11
     return Ending.UNKNOWN if closed else Ending.SHORT
 
 
-# A page of Ogg is no longer: header, table of sizes, content.
+# Maximum length of an Ogg page: header, table of sizes, content.
 _LONGEST_PAGE = 27 + 255 + 255 * 255
 
 
@@ -190,12 +193,12 @@ def _ogg(file: BinaryIO, size: int) -> Ending:
     return Ending.WHOLE if is_last else Ending.UNKNOWN
 
 
-# Bytes of a packet, and of what precedes its sync byte: broadcast, Blu-ray and camcorders, with error correction.
+# Bytes of a packet, and bytes before its sync byte: broadcast, Blu-ray and camcorders, with error correction.
 _TS_PACKETS, _TS_SYNC = ((188, 0), (192, 4), (204, 0)), 0x47
 
 
 def _mpegts(file: BinaryIO, size: int) -> Ending:
-    """The last packets have to end with the file. More may be missing."""
+    """Checks that the last packets end with the file; more packets may still be missing."""
     data = _read(file, size - 4 * 204, 4 * 204)
     closed = any(
         all(data[-number * length + before] == _TS_SYNC for number in (1, 2, 3, 4) if number * length <= len(data))
@@ -205,7 +208,7 @@ def _mpegts(file: BinaryIO, size: int) -> Ending:
 
 
 _PACK, _END_OF_STREAM = 0xBA, 0xB9
-# Of a program stream so many bytes at the end are looked at: packets are shorter.
+# Number of bytes read at the end of a program stream; packets are shorter than this.
 _LONGEST_PACK = 2**17
 
 
@@ -224,7 +227,7 @@ def _mpeg_header(file: BinaryIO, begin: int) -> _Part | None:
 
 
 def _mpeg(file: BinaryIO, size: int) -> Ending:
-    """The last packet has to end with the file. More may be missing, unless the stream says that it ends."""
+    """Checks that the last packet ends with the file; more may be missing unless the stream has an end code."""
     begin = max(0, size - _LONGEST_PACK)
     data = _read(file, begin, _LONGEST_PACK)
     if data.endswith(bytes((0, 0, 1, _END_OF_STREAM))):

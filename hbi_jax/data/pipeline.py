@@ -1,7 +1,7 @@
-"""Batches of a split, by Grain: shuffled, shared out among processes, read ahead by threads or workers.
+"""Batches of a split, built with Grain: shuffled, sharded over processes, prefetched by threads or workers.
 
-What a global training batch holds depends on the split, the augmentation, the seed and the step alone, whatever
-the number of processes, workers and threads; so a run can be continued at any step, on other hardware.
+The content of a global training batch depends only on the split, the augmentation, the seed and the step, not on the
+number of processes, workers and threads. A run can therefore resume at any step, on other hardware.
 """
 
 import functools
@@ -19,13 +19,13 @@ from hbi_jax.types import Batch
 
 
 class TextBatch(NamedTuple):
-    """Texts of a gallery.
+    """A batch of a gallery's texts.
 
     Attributes:
       token_ids: CLIP token ids, zero at padding.
-      text_mask: True at real tokens, start and end token included.
-      record_index: Number of the text's record within its split; `FILLING` at filling.
-      example_mask: False at the filling of the last batch.
+      text_mask: True at real tokens, including the start and end tokens.
+      record_index: Index of the text's record within its split; `FILLING` in padding rows.
+      example_mask: False in the padding rows of the last batch.
     """
 
     token_ids: Int[np.ndarray, "b t"]
@@ -35,13 +35,13 @@ class TextBatch(NamedTuple):
 
 
 class VideoBatch(NamedTuple):
-    """Videos of a gallery.
+    """A batch of a gallery's videos.
 
     Attributes:
       frames: RGB in 0..255, resized and cropped; zero at padding.
       frame_mask: True at real frames.
-      video_index: Position of the video in `Split.videos`; `FILLING` at filling.
-      example_mask: False at unreadable videos and at the filling of the last batch.
+      video_index: Index of the video in `Split.videos`; `FILLING` in padding rows.
+      example_mask: False for unreadable videos and in the padding rows of the last batch.
     """
 
     frames: UInt8[np.ndarray, "b f h w 3"]
@@ -54,24 +54,23 @@ _B = TypeVar("_B", Batch, VideoBatch)
 
 
 class Batches(Generic[_B]):
-    """An iterator of batches that reads ahead. Close it, or use it in a `with` statement, to stop it.
+    """A prefetching iterator of batches; call `close` or use a `with` statement to stop it.
 
-    Every batch is checked for unreadable videos before it is handed out: `next` raises what
-    `Source.account` does.
+    Every batch is checked for unreadable videos before it is returned: `next` raises the errors of `Source.account`.
     """
 
     def __init__(self, rows: grain.MapDataset, source: Source, num_workers: int, num_threads: int, prefetch: int):
         if num_workers > 0 and source.cache.capacity > 0:
             raise ValueError(
                 f"num_workers: got {num_workers} with a cache of clips, wanted 0, because each worker would "
-                "fill a cache of its own; set num_workers or cache_gib to 0."
+                "fill its own cache; set num_workers or cache_gib to 0."
             )
         self._source = source
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(prefetch, num_threads))
         dataset = rows.to_iter_dataset(options)
         if num_workers > 0:
             if not flags.FLAGS.is_parsed():
-                # Grain hands its debugging flags to its workers; a program without absl never parses them.
+                # Grain passes its debugging flags to its workers, but a program without absl never parses flags.
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
         self._iterator = iter(dataset)
@@ -109,30 +108,31 @@ def train_batches(
     prefetch: int = 4,
     augmentation: Augmentation | None = None,
 ) -> Batches[Batch]:
-    """Endless training batches: a new order every epoch, batches running on across epochs.
+    """Returns an endless iterator of training batches, shuffled anew every epoch.
 
-    An epoch visits all records, or all videos with one record each (`Source.captions_per_video`). Rows of unreadable
-    videos have `example_mask` False, keep their indices, and are zero otherwise.
+    A batch may span two epochs. An epoch visits all records, or all videos with one record each
+    (`Source.captions_per_video`). Rows of unreadable videos have `example_mask` False; their indices are kept, and all
+    their other values are zero.
 
     Args:
       source: The records.
-      batch_size: Rows of the global batch.
-      seed: Sets the order of the records, and what is drawn of captions and by the augmentation, in [0, 2**32).
-      start_step: The step whose batch comes first.
-      process_index: Which of the processes this is; it gets the rows of that part of the global batch.
-      process_count: How many processes share a batch.
-      num_workers: Worker processes that decode; 0 decodes in this process.
-      num_threads: Batches that each (worker) process decodes at once; 0 decodes only when asked.
-      prefetch: Batches that each (worker) process holds ready, at least `num_threads`.
-      augmentation: Draws what is done to the frames of each row, with random numbers that follow from the seed, the
-        step and the row of the global batch; `None` leaves the frames as they are.
+      batch_size: Number of rows of the global batch.
+      seed: Seed of the shuffling, of the drawn captions and of the augmentation, in [0, 2**32).
+      start_step: The step of the first batch.
+      process_index: Index of this process, which gets the corresponding share of the rows of the global batch.
+      process_count: Number of processes that share a batch.
+      num_workers: Number of worker processes that decode; 0 decodes in this process.
+      num_threads: Number of batches that each (worker) process decodes concurrently; 0 decodes only on demand.
+      prefetch: Number of batches that each (worker) process buffers, at least `num_threads`.
+      augmentation: Draws the transform of each row's frames; its random generator is seeded with the seed, the step and
+        the row of the global batch. `None` leaves the frames unchanged.
 
     Returns:
-      An iterator to be closed after use.
+      An iterator; close it after use.
 
     Raises:
-      ValueError: If the batch has more rows than an epoch, if the processes cannot share it
-        evenly, if the seed or the first step is out of range, or if an augmentation meets a cache of clips.
+      ValueError: If the batch has more rows than an epoch, if the processes cannot share it evenly, if the seed or the
+        first step is out of range, or if an augmentation is combined with a cache of clips.
     """
     num_rows = source.num_rows
     if not 0 < batch_size <= num_rows:
@@ -145,27 +145,27 @@ def train_batches(
         raise ValueError(f"start_step: got {start_step}, wanted >= 0; seed: got {seed}, wanted 0 <= seed < 2**32.")
     if augmentation is not None and source.cache.capacity > 0:
         raise ValueError(
-            "augmentation: got one with a cache of clips, wanted none, because frames are changed before they are "
-            "resized and so every clip is decoded anew; leave out the augmentation or set cache_gib to 0."
+            "augmentation: got one with a cache of clips, wanted none, because frames are augmented before they are "
+            "resized, so every clip has to be decoded anew; omit the augmentation or set cache_gib to 0."
         )
     mine = _rows_of_process(batch_size, process_index, process_count)
     rows = functools.partial(_matched_rows, source, mine, augmentation, seed)
     order = grain.MapDataset.range(num_rows).seed(seed).shuffle().repeat()
     steps = order.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).map_with_index(rows)
-    # Elements are made when asked for: what lies before the first step is not decoded.
+    # Elements are computed lazily, so the batches before the first step are not decoded.
     return Batches(steps[start_step:], source, num_workers, num_threads, prefetch)
 
 
 def text_batches(
     source: Source, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[TextBatch]:
-    """The texts of all records, once and in order; the last batch is filled up.
+    """Yields the texts of all records once, in order; the last batch is padded.
 
     Args:
       source: The records.
-      batch_size: Rows of the global batch.
-      process_index: Which of the processes this is.
-      process_count: How many processes share a batch.
+      batch_size: Number of rows of the global batch.
+      process_index: Index of this process.
+      process_count: Number of processes that share a batch.
 
     Yields:
       This process's rows of each global batch.
@@ -187,19 +187,19 @@ def video_batches(
     num_threads: int = 4,
     prefetch: int = 4,
 ) -> Batches[VideoBatch]:
-    """The distinct videos of all records, once, in the order of `Split.videos`; the last batch is filled up.
+    """Returns an iterator over the distinct videos, in the order of `Split.videos`; the last batch is padded.
 
     Args:
       source: The records.
-      batch_size: Rows of the global batch.
-      process_index: Which of the processes this is.
-      process_count: How many processes share a batch.
-      num_workers: Worker processes that decode; 0 decodes in this process.
-      num_threads: Batches that each (worker) process decodes at once; 0 decodes only when asked.
-      prefetch: Batches that each (worker) process holds ready, at least `num_threads`.
+      batch_size: Number of rows of the global batch.
+      process_index: Index of this process.
+      process_count: Number of processes that share a batch.
+      num_workers: Number of worker processes that decode; 0 decodes in this process.
+      num_threads: Number of batches that each (worker) process decodes concurrently; 0 decodes only on demand.
+      prefetch: Number of batches that each (worker) process buffers, at least `num_threads`.
 
     Returns:
-      An iterator of this process's rows of each global batch, to be closed after use.
+      An iterator of this process's rows of each global batch; close it after use.
 
     Raises:
       ValueError: If the processes cannot share a batch evenly.
@@ -221,7 +221,7 @@ def _matched_rows(
     step: int,
     rows: Int[np.ndarray, " n"],
 ) -> Batch:
-    """The rows `mine` of the global batch of a step, which visits the given rows of an epoch."""
+    """Returns this process's rows, `mine`, of the global batch of a step; `rows` are the epoch rows of that batch."""
     epoch = (step * len(rows) + np.arange(len(rows))) // source.num_rows
     record_index = source.draw_records(rows[mine], epoch[mine], seed).astype(np.int32)
     token_ids, text_mask = source.text_rows(record_index)
@@ -258,7 +258,7 @@ def _rows_of_process(batch_size: int, process_index: int, process_count: int) ->
 def _gallery_index(
     num_items: int, batch_size: int, process_index: int, process_count: int
 ) -> list[Int[np.ndarray, " b"]]:
-    """For each batch, the numbers of this process's items; `FILLING` after the last item."""
+    """Returns, for each batch, the indices of this process's items; `FILLING` after the last item."""
     mine = _rows_of_process(batch_size, process_index, process_count)
     index = np.full(-(-num_items // batch_size) * batch_size, FILLING, np.int32)
     index[:num_items] = np.arange(num_items)

@@ -1,4 +1,4 @@
-"""A function over many files, on all cores; a file that kills its process is named and costs no other."""
+"""Maps a function over many files on all cores; a file that kills its process does not affect the others."""
 
 import itertools
 import multiprocessing
@@ -11,7 +11,7 @@ from typing import Any
 
 from hbi_jax.commands.progress import Progress
 
-# Below, starting processes takes longer than the work.
+# With fewer jobs, starting the processes takes longer than the work.
 _FEW = 16
 
 
@@ -22,17 +22,18 @@ def spread(
     num_processes: int | None = None,
     show_progress: bool = True,
 ) -> list[Any]:
-    """Calls a function for each job, in processes.
+    """Calls a function for each job in worker processes and returns the results.
 
     Args:
-      function: A function of a module, so that processes can import it. What it raises ends the work.
+      function: A module-level function, so that worker processes can import it. An exception it raises ends the work.
       jobs: The arguments of each call.
-      label: What is being done, for the progress line.
-      num_processes: How many processes; 1: this one. `None`: one for each core it may use, if jobs are many.
+      label: Name of the work in the progress line.
+      num_processes: Number of processes; 1 runs the jobs in this process. `None` uses one per available core if there
+        are many jobs.
       show_progress: Whether to report progress and remaining time on stderr.
 
     Returns:
-      The results in the order of the jobs; `None` for those whose process died.
+      The results in the order of the jobs; `None` for jobs whose process died.
     """
     if num_processes is None:
         num_processes = len(os.sched_getaffinity(0)) if len(jobs) >= _FEW else 1
@@ -50,7 +51,7 @@ def spread(
                 continue
             results[number] = result
             progress.update()
-        # A process that dies takes along what the others were at. Alone, only the culprit dies again.
+        # A dying process breaks the whole pool. Run the affected jobs one by one, so that only the culprit dies again.
         for number, result, _ in _work(function, jobs, suspects, 1, 1):
             results[number] = result
             progress.update()
@@ -64,9 +65,9 @@ def _work(
     num_processes: int,
     ahead: int,
 ) -> Iterator[tuple[int, Any, bool]]:
-    """Number, result and whether a process died, of each job; `ahead` jobs are begun at once."""
+    """Yields the number and result of each job and whether its process died; at most `ahead` jobs are in flight."""
     left = iter(numbers)
-    # Not forked: threads that this process may have would leave their locks behind.
+    # Do not fork: locks held by threads of this process would stay locked in the child.
     context = multiprocessing.get_context("spawn")
     waiting: dict[int, futures.Future | None] = {}
     while True:
@@ -74,7 +75,7 @@ def _work(
         try:
             while True:
                 for number in itertools.islice(left, ahead - len(waiting)):
-                    waiting[number] = None  # noted before it can fail
+                    waiting[number] = None  # recorded before the submission can fail
                     waiting[number] = pool.submit(function, *jobs[number])
                 if not waiting:
                     return
@@ -91,5 +92,5 @@ def _work(
 
 
 def _ignore_interrupts() -> None:
-    """Ctrl-C reaches all processes of a terminal; the first one ends the others."""
+    """Ignores Ctrl-C in a worker: it reaches all processes of a terminal, and the main one stops the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -197,9 +197,9 @@ def test_a_wrong_size_in_the_container_alone_changes_nothing(whole, tmp_path):
         ("empty.mp4", lambda path: path.write_bytes(b""), "Invalid data"),
         ("zeros.mp4", lambda path: path.write_bytes(bytes(9999)), "Invalid data"),
         ("text.mp4", lambda path: path.write_text("a text\n" * 999), "Invalid data"),
-        ("script.mp4", lambda path: path.write_text("ffconcat version 1.0\nfile clip.mp4\n"), "none of the containers"),
-        ("list.mp4", lambda path: path.write_text("#EXTM3U\n#EXTINF:1,\nclip.mp4\n"), "none of the containers|Invalid"),
-        ("picture.mp4", lambda path: Image.new("RGB", (9, 9), "red").save(path, "png"), "none of the containers"),
+        ("script.mp4", lambda path: path.write_text("ffconcat version 1.0\nfile clip.mp4\n"), "supported containers"),
+        ("list.mp4", lambda path: path.write_text("#EXTM3U\n#EXTINF:1,\nclip.mp4\n"), "supported containers|Invalid"),
+        ("picture.mp4", lambda path: Image.new("RGB", (9, 9), "red").save(path, "png"), "supported containers"),
         ("sound.mp4", _sound, "holds no video stream"),
         ("sound.mkv", _sound, "holds no video stream"),
         ("huge.mkv", _huge(16000), "Invalid data"),
@@ -212,8 +212,8 @@ def test_a_wrong_size_in_the_container_alone_changes_nothing(whole, tmp_path):
         ("folder.mp4", lambda path: path.mkdir(), "Is a directory"),
         ("dangling.mp4", lambda path: path.symlink_to("nowhere.mp4"), "No such file"),
         ("circle.mp4", lambda path: path.symlink_to(path.name), "Too many levels"),
-        ("pipe.mp4", os.mkfifo, "no regular file"),
-        ("device.mp4", lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+        ("pipe.mp4", os.mkfifo, "not a regular file"),
+        ("device.mp4", lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
     ],
 )
 def test_what_is_no_video_is_named(tmp_path, name, make, reason):
