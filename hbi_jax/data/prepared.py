@@ -268,10 +268,14 @@ class Prepared:
         field, made = f"prepared videos {self._folder}", self._settings
         if made.frames_per_second != frames_per_second:
             got, wanted = f"frames_per_second={made.frames_per_second}", f"{frames_per_second}"
-            raise DataError(field, got, wanted, "set data.frames_per_second to that value or prepare the videos again")
+            raise DataError(
+                field, got, wanted, "set data.frames_per_second to the folder's value or prepare the videos again"
+            )
         if made.square_pixels != square_pixels:
             got, wanted = f"square_pixels={made.square_pixels}", f"{square_pixels}"
-            raise DataError(field, got, wanted, "set data.square_pixels to that value or prepare the videos again")
+            raise DataError(
+                field, got, wanted, "set data.square_pixels to the folder's value or prepare the videos again"
+            )
         if made.short_side < image_size:
             got, wanted = f"short_side={made.short_side}", f"at least the image_size of {image_size}"
             raise DataError(field, got, wanted, "prepare the videos again with a larger data.prepare.short_side")
