@@ -78,5 +78,5 @@ class Timeline:
         return dataclasses.replace(self, times=self.times[:count], end=min(self.end, float(self.times[count])))
 
     def shown(self, seconds: Float[np.ndarray, " m"]) -> np.ndarray:
-        """Returns the frame that a player shows at each time: the number of the last that has begun, or else the first."""
+        """Returns the number of the frame shown at each time: the last frame that has begun, or else the first."""
         return np.maximum(np.searchsorted(self.times, seconds + ROUNDING, side="right") - 1, 0)
