@@ -1,9 +1,9 @@
-"""One pass over the videos of a data set, to a folder of their frames that training reads instead of them.
+"""Decodes the videos of a data set once and writes their frames to a folder that training reads instead.
 
-A builder of TFDS writes its shards at the end, in one process, and none of them where it is stopped before; a pass of
-hours has to use all cores and to go on after an interruption. So shards are written here, one after the other, each
-under another name until it is whole; TFDS declares the features, serialises the records and writes the metadata, and
-`tfds.builder_from_directory` reads the folder. None of it needs TensorFlow.
+A TFDS builder writes its shards at the end, in one process, and writes none if it is stopped earlier. A pass of hours
+has to use all cores and to survive an interruption, so this module writes the shards itself, one after the other, each
+under a temporary name until it is complete. TFDS declares the features, serialises the records and writes the metadata,
+and `tfds.builder_from_directory` reads the folder. None of this needs TensorFlow.
 """
 
 import collections
@@ -53,27 +53,27 @@ from hbi_jax.version import __version__
 
 _log = logging.getLogger(__name__)
 
-# Names for TFDS. It sees one split only: what is trained and what is tested on, the annotations say.
+# Names for TFDS. All videos form one TFDS split; the annotations define the training and test splits.
 _NAME, _SPLIT, _VERSION = "hbi_videos", "videos", "1.0.0"
-# Videos of a shard at most; shards at least, so that an interruption costs little of a small data set, too.
+# Maximum videos per shard, and minimum number of shards, so that an interruption costs little on small data sets too.
 _VIDEOS_PER_SHARD, _LEAST_SHARDS = 256, 16
-# Videos that each process may be ahead of the one that is written next.
+# Number of videos per process that may be decoded ahead of the one that is written next.
 _AHEAD = 4
-# Frames of a clip at most: more than any has, and less than a damaged header may promise.
+# Maximum frames per clip: more than any real clip has, but a limit for what a damaged header may promise.
 _MAX_FRAMES = 2**20
-# Every record can be read alone, and pictures do not become smaller.
+# Groups of one record allow random access; encoded pictures do not compress further.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 class Summary(NamedTuple):
-    """What a folder holds after a pass.
+    """The contents of a folder after a pass.
 
     Attributes:
-      clips, frames: How many.
-      size: Of all shards, in bytes.
-      shards: How many there are.
-      kept: How many of them were there before.
-      unreadable: For each split the reason for each video id without frames.
+      clips, frames: Numbers of clips and frames.
+      size: Size of all shards, in bytes.
+      shards: Number of shards.
+      kept: Number of shards that an earlier pass had written.
+      unreadable: For each split, by video id, the reason why a video has no frames.
     """
 
     clips: int
@@ -85,7 +85,7 @@ class Summary(NamedTuple):
 
 
 class _Video(NamedTuple):
-    """A video file, the size of it, and the texts about each clip of it."""
+    """A video file: its path, its name in the manifest, its size in bytes, and the texts of each of its clips."""
 
     path: pathlib.Path
     file: str
@@ -94,7 +94,7 @@ class _Video(NamedTuple):
 
 
 class _Record(NamedTuple):
-    """What became of a clip: a serialised example and the number of its frames, or why there is none."""
+    """The result for a clip: a serialised example and its number of frames, or the reason why there is none."""
 
     example: bytes = b""
     frames: int = 0
@@ -103,17 +103,19 @@ class _Record(NamedTuple):
 
 @functools.cache
 def features() -> tfds.features.FeaturesDict:
-    """What a record holds."""
+    """Returns the features of a record."""
     text = tfds.features.Text
     return tfds.features.FeaturesDict(
         {
-            "file": text(doc="The video file, as a path from the folder of the videos."),
+            "file": text(doc="The path of the video file, relative to the folder of the videos."),
             "start": tfds.features.Scalar(np.float64, doc="Beginning of the clip, in seconds."),
-            "end": tfds.features.Scalar(np.float64, doc="End of the clip, in seconds; infinite: that of the file."),
+            "end": tfds.features.Scalar(
+                np.float64, doc="End of the clip, in seconds; infinite means the end of the file."
+            ),
             FRAMES: tfds.features.Sequence(tfds.features.Image(shape=(None, None, 3))),
             "texts": tfds.features.Sequence(
                 {name: text() for name in ("split", "video_id", "text", "answer")},
-                doc="Captions of the clip, or questions about it with their answers.",
+                doc="Captions of the clip, or questions with their answers.",
             ),
         }
     )
@@ -130,28 +132,28 @@ def prepare(
     config: Mapping[str, Any] | None = None,
     shown: bool = True,
 ) -> Summary:
-    """Writes the frames of all clips of some splits; goes on where a pass was broken off.
+    """Writes the frames of all clips of some splits; resumes an interrupted pass.
 
-    Each file is decoded once, whatever the clips of it and the texts about them. A shard that is there, whole, and was
-    made from the same videos, texts and settings is kept.
+    Each file is decoded once, no matter how many clips and texts refer to it. A complete shard that was made from the
+    same videos, texts and settings is kept.
 
     Args:
-      splits: The records.
+      splits: The splits.
       videos: The folder of the video files.
-      folder: Where the shards go; made where it is missing.
-      settings: How the frames are made.
+      folder: The folder for the shards; created if missing.
+      settings: The settings of the frames.
       max_unreadable_rate: Largest share of each split's videos, in [0, 1], that may be unreadable.
-      video_timeout: Processor time that decoding a file may take, in seconds; 0: any.
-      num_processes: Processes that decode; `None` for one a core, 0 for none but this one.
-      config: The configuration, for people who read the manifest.
-      shown: Whether to say how far it is.
+      video_timeout: Maximum processor time per file, in seconds; 0 means no limit.
+      num_processes: Number of decoding processes; `None` uses one per core, 0 decodes in this process.
+      config: The configuration, stored in the manifest for people to read.
+      shown: Whether to report progress.
 
     Returns:
-      What the folder holds.
+      The contents of the folder.
 
     Raises:
-      DataError: If the folder holds something else, too many videos are unreadable, or the decoder breaks down. Shards
-        that are finished stay.
+      DataError: If the folder holds other files, too many videos are unreadable, or a decoding process dies. Finished
+        shards are kept.
       OSError: If the folder cannot be written.
     """
     folder = pathlib.Path(folder)
@@ -165,7 +167,7 @@ def prepare(
         unreadable.note(parts[name], shard.clips)
     kept, todo = len(finished), {name: part for name, part in parts.items() if name not in finished}
     if kept:
-        _log.info("%d of %d shards are there already, whole", kept, len(parts))
+        _log.info("%d of %d shards are already complete", kept, len(parts))
     if num_processes is None:
         num_processes = len(os.sched_getaffinity(0))
     with (
@@ -206,7 +208,7 @@ def prepare(
 
 
 class _Unreadable:
-    """The videos without frames, split by split; too many of them raise."""
+    """Collects the unreadable videos of each split and raises if there are too many."""
 
     def __init__(self, splits: Sequence[Split], max_rate: float | int):
         self.reasons: dict[str, dict[str, str]] = {split.name: {} for split in splits}
@@ -214,7 +216,11 @@ class _Unreadable:
         self._max_rate = max_rate
 
     def note(self, videos: Sequence[_Video], clips: Sequence[PreparedClip]) -> None:
-        """Takes note of what became of all clips of some videos."""
+        """Records the unreadable ones among all clips of some videos.
+
+        Raises:
+          DataError: If too many videos of a split are unreadable.
+        """
         about = ((video, texts) for video in videos for texts in video.texts.values())
         for (video, texts), clip in zip(about, clips, strict=True):
             if clip.unreadable is None:
@@ -226,7 +232,7 @@ class _Unreadable:
 
 
 def _videos(splits: Sequence[Split], folder: pathlib.Path) -> list[_Video]:
-    """The video files of some splits in the order in which they appear."""
+    """Returns the video files of some splits, in order of appearance."""
     texts: dict[pathlib.Path, dict[Window, list[dict[str, str]]]] = {}
     for split in splits:
         for record in split.records:
@@ -248,7 +254,7 @@ def _size(path: pathlib.Path) -> int | None:
 
 
 def _shards(videos: Sequence[_Video]) -> dict[str, Sequence[_Video]]:
-    """The videos of each shard; the number of shards depends on that of the videos alone."""
+    """Returns the videos of each shard by name; the number of shards depends only on the number of videos."""
     count = min(len(videos), max(_LEAST_SHARDS, math.ceil(len(videos) / _VIDEOS_PER_SHARD)))
     bounds = [len(videos) * number // count for number in range(count + 1)]
     return {
@@ -258,28 +264,34 @@ def _shards(videos: Sequence[_Video]) -> dict[str, Sequence[_Video]]:
 
 
 def _plan(settings: Settings, videos: Sequence[_Video]) -> str:
-    """Checksum of all that a shard is made from."""
+    """Returns the checksum of everything a shard is made from: settings, videos and texts."""
     parts = [[video.file, video.size, list(video.texts.items())] for video in videos]
-    # A fixed order: the checksum outlives the order of declaration.
+    # Use a fixed order, so that the checksum does not depend on the order of the declaration.
     names = ("frames_per_second", "short_side", "quality", "square_pixels")
     made_by = {name: getattr(settings, name) for name in names}
     return hashlib.sha256(json.dumps([made_by, parts]).encode()).hexdigest()
 
 
 def _claim(folder: pathlib.Path, settings: Settings) -> Sequence[Shard]:
-    """Makes the folder; refuses one that holds something else. Gives the shards that it has."""
+    """Creates the folder if needed and returns its finished shards.
+
+    Raises:
+      DataError: If the folder holds other files or was begun with other settings.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).exists():
         if any(folder.iterdir()):
-            wanted = "an empty folder, or one of prepared videos"
+            wanted = "an empty folder or a folder of prepared videos"
             raise DataError(f"folder {folder}", f"files but no {MANIFEST}", wanted, "choose another")
         return ()
     manifest = Manifest.read(folder)
     for name, value in dataclasses.asdict(settings).items():
         made = getattr(manifest.settings, name)
         if value != made:
-            remedy = "use that, choose another folder, or delete this one"
-            raise DataError(f"prepared videos {folder}, {name}", f"{value}", f"{made}, as it was begun with", remedy)
+            remedy = "use that value, choose another folder, or delete this one"
+            raise DataError(
+                f"prepared videos {folder}, {name}", f"{value}", f"{made}, with which the folder was begun", remedy
+            )
     return manifest.shards
 
 
@@ -290,14 +302,14 @@ def _is_whole(folder: pathlib.Path, shard: Shard) -> bool:
 
 @contextlib.contextmanager
 def _writer(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
-    """Adds records to a file that has its name only when it is whole."""
+    """Yields a function that adds records to a file; the file gets its final name only when it is complete."""
     unfinished = path.with_name(f".{path.name}-{os.getpid()}")
 
     def tried(call: Callable[..., None], *args: bytes) -> None:
         try:
             call(*args)
         except RuntimeError as error:
-            raise OSError(f"{path}: cannot be written ({error}); make room or choose another folder") from error
+            raise OSError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
 
     writer = ArrayRecordWriter(str(unfinished), _WRITER_OPTIONS)
     try:
@@ -312,7 +324,7 @@ def _writer(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
 
 @contextlib.contextmanager
 def _pool(num_processes: int) -> Iterator[concurrent.futures.Executor]:
-    """Processes, or for 0 a thread, that end with this one, however it ends."""
+    """Yields a pool of processes (for 0: of one thread) that ends with this process, however this process ends."""
     if num_processes:
         context = multiprocessing.get_context("spawn")
         pool = concurrent.futures.ProcessPoolExecutor(num_processes, context, _start_process)
@@ -325,7 +337,7 @@ def _pool(num_processes: int) -> Iterator[concurrent.futures.Executor]:
 
 
 def _start_process() -> None:
-    # An interruption from the keyboard reaches all processes; the first one deals with it.
+    # Ctrl-C reaches all processes of a terminal; the main one handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
@@ -334,7 +346,7 @@ def _start_process() -> None:
 def _in_order(
     decoding: Iterable[tuple[_Video, concurrent.futures.Future[list[_Record]]]], ahead: int
 ) -> Iterator[list[_Record]]:
-    """What becomes of each video, in order; not more than `ahead` others are begun before the next is asked for."""
+    """Yields the records of each video in order, with at most `ahead` videos in flight."""
     decoding, waiting = iter(decoding), collections.deque()
     while True:
         waiting.extend(itertools.islice(decoding, ahead - len(waiting)))
@@ -344,14 +356,14 @@ def _in_order(
             records = waiting[0][1].result()
         except concurrent.futures.BrokenExecutor as error:
             names = ", ".join(video.file for video, future in waiting if not future.done() or future.exception())
-            remedy = "take out of the lists the one that does it; shards that are finished stay"
-            raise DataError("videos", f"a process that broke down at one of {names}", "frames", remedy) from error
+            remedy = "remove the video that causes it from the lists; finished shards are kept"
+            raise DataError("videos", f"a decoding process that died at one of {names}", "frames", remedy) from error
         waiting.popleft()
         yield records
 
 
 def _decode(settings: Settings, timeout: float | int, video: _Video) -> list[_Record]:
-    """The records of all clips of a video file."""
+    """Returns the records of all clips of a video file."""
     keep = functools.partial(_stored, settings)
     grid = _MAX_FRAMES, settings.frames_per_second, timeout, settings.square_pixels
     found = map_windows(keep, video.path, list(video.texts), *grid)
@@ -372,7 +384,10 @@ def _decode(settings: Settings, timeout: float | int, video: _Video) -> list[_Re
 
 
 def _stored(settings: Settings, picture: Image.Image) -> bytes:
-    """A picture as it is stored. `resize_and_crop` makes the same of it as of the original, but for a JPEG's losses."""
+    """Returns a picture as it is stored, encoded.
+
+    `resize_and_crop` to the stored short side gives the same pixels as for the original, except for JPEG losses.
+    """
     width, height = picture.size
     short = min(width, height)
     if short > settings.short_side:
@@ -386,19 +401,19 @@ def _encoded(picture: Image.Image, quality: int) -> bytes:
     if quality == LOSSLESS:
         picture.save(file, "PNG")
     else:
-        # Colours at full resolution, for a tenth more bytes: at half of it, features move twice as far.
+        # Full-resolution colours cost a tenth more bytes; at half resolution, the features deviate twice as much.
         picture.save(file, "JPEG", quality=quality, subsampling="4:4:4")
     return file.getvalue()
 
 
 def _versions() -> dict[str, str]:
-    """Of what the bytes of a shard depend on."""
+    """Returns the versions of the packages that determine the bytes of a shard."""
     packages = {name: importlib.metadata.version(name) for name in ("array_record", "av", "pillow")}
     return {"hbi_jax": __version__, **packages}
 
 
 def _write_metadata(folder: pathlib.Path, shards: Sequence[Shard]) -> None:
-    """What TFDS wants to know of a folder."""
+    """Writes the metadata with which TFDS reads the folder."""
     identity = DatasetIdentity(_NAME, tfds.core.Version(_VERSION), data_dir=str(folder), module_name="")
     info = tfds.core.DatasetInfo(builder=identity, features=features(), description=__doc__.split("\n")[0])
     info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD)

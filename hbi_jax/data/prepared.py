@@ -1,7 +1,7 @@
-"""A folder of prepared videos, as training reads it: the encoded frames of every clip, in ArrayRecord shards.
+"""Reads a folder of prepared videos: the encoded frames of every clip, in ArrayRecord shards.
 
-`hbi_jax.data.prepare` writes it. The manifest says what is where, with the checksum of each shard; the rest of the
-folder is a TFDS data set, for others to read.
+`hbi_jax.data.prepare` writes the folder. Its manifest lists the clips and the checksum of each shard. The other files
+form a TFDS data set, which other programs can read.
 """
 
 import dataclasses
@@ -26,24 +26,24 @@ T = TypeVar("T")
 MANIFEST = "manifest.jsonl"
 # The feature of a record that training reads.
 FRAMES = "frames"
-# The quality at which frames are PNGs: a JPEG of quality 100 is not without loss, and no closer than one of 95.
+# The quality that selects PNGs. A JPEG of quality 100 is still lossy and no closer to the original than one of 95.
 LOSSLESS = 100
 
-# Another one means another meaning of the manifest or the records.
+# Version of the format; increased when the meaning of the manifest or the records changes.
 _FORMAT = 1
-_AGAIN = "run the same `python -m hbi_jax.data prepare` again: it keeps what is whole and makes the rest"
+_AGAIN = "run the same `python -m hbi_jax.data prepare` again: it keeps complete shards and writes the others"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(PrepareConfig):
-    """What prepared frames depend on, beside the videos.
+    """The settings that determine the prepared frames of given videos.
 
     Raises:
       ConfigError: If a field is out of range.
     """
 
-    frames_per_second: float = field(1.0, "Density of the grid of frames, all of which are kept.", above=0)
-    square_pixels: bool = field(True, "Scale pictures whose pixels are not square, as a player does.")
+    frames_per_second: float = field(1.0, "Density of the grid of frames; all frames of the grid are kept.", above=0)
+    square_pixels: bool = field(True, "Scale pictures with non-square pixels as a player does.")
 
     def __post_init__(self):
         check(self, "prepare")
@@ -51,14 +51,14 @@ class Settings(PrepareConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PreparedClip:
-    """What the manifest says of a clip.
+    """The manifest's entry of a clip.
 
     Attributes:
-      file: The video file, as a path from the folder of the videos.
-      size: Its size in bytes when it was prepared; `None` if there was no file.
+      file: The path of the video file, relative to the folder of the videos.
+      size: Size of the file in bytes when it was prepared; `None` if the file was missing.
       start, end: The clip, in seconds; `None` means the beginning and the end of the file.
-      frames: How many frames its record has.
-      unreadable: Why it has no record; `None` if it has one.
+      frames: Number of frames in the clip's record.
+      unreadable: The reason why the clip has no record; `None` if it has one.
     """
 
     file: str
@@ -71,15 +71,15 @@ class PreparedClip:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What the manifest says of a file of records, once that is finished.
+    """The manifest's entry of a finished file of records.
 
     Attributes:
-      name: The file.
-      plan: Checksum of all that it was to be made from.
-      size: Its size in bytes.
-      sha256: Its checksum.
-      versions: Those of the packages that made it.
-      clips: Its clips; those that can be read are its records, in this order.
+      name: The name of the file.
+      plan: Checksum of everything the shard was made from: settings, videos and texts.
+      size: Size of the file in bytes.
+      sha256: Checksum of the file.
+      versions: Versions of the packages that wrote it.
+      clips: The clips of the shard; the readable ones are its records, in this order.
     """
 
     name: str
@@ -91,19 +91,19 @@ class Shard:
 
     @property
     def num_records(self) -> int:
-        """How many of its clips can be read."""
+        """The number of readable clips."""
         return sum(clip.unreadable is None for clip in self.clips)
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a folder holds: a file of JSON lines, the first about the whole, then one for each finished shard.
+    """The table of contents of a folder: a file of JSON lines, one for the folder and one for each finished shard.
 
     Attributes:
-      settings: How the frames are made.
-      config: The configuration that they are made with, for people to read.
-      num_shards: How many shards there are when all are finished.
-      shards: Those that are.
+      settings: The settings of the frames.
+      config: The configuration of the pass, for people to read.
+      num_shards: Number of shards of the complete folder.
+      shards: The finished shards.
     """
 
     settings: Settings
@@ -116,11 +116,13 @@ class Manifest:
         """Reads the manifest of a folder.
 
         Raises:
-          DataError: If there is none, or it is none of this format.
+          DataError: If the manifest is missing, damaged or of another format.
         """
         path = folder / MANIFEST
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last newline is unfinished
+            lines = path.read_text(encoding="utf-8").split("\n")[
+                :-1
+            ]  # an interrupted write leaves a partial line after the last newline
             head, *entries = map(json.loads, lines)
             if head["format"] != _FORMAT:
                 remedy = "prepare the videos again, into another folder"
@@ -138,7 +140,7 @@ class Manifest:
             raise DataError(str(path), f"a damaged file ({error!r})", "a manifest", remedy) from error
 
     def write(self, folder: pathlib.Path) -> None:
-        """Writes the manifest of a folder, whole or not at all."""
+        """Writes the manifest of a folder atomically."""
         head = {
             "format": _FORMAT,
             **{name: value for name, value in dataclasses.asdict(self).items() if name != "shards"},
@@ -164,21 +166,21 @@ def _none(manifest: pathlib.Path, error: OSError) -> DataError:
 
 
 def checksum(path: pathlib.Path) -> str:
-    """The SHA-256 of a file."""
+    """Returns the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def relative(path: pathlib.Path, videos: pathlib.Path) -> str:
-    """A video file as manifests name it: from the folder of the videos."""
+    """Returns the path of a video file relative to the folder of the videos, as manifests state it."""
     return pathlib.PurePath(os.path.relpath(path, videos)).as_posix()
 
 
 def relocated(split: Split, videos: pathlib.Path, folder: pathlib.Path) -> Split:
-    """A split with its video files in a prepared folder instead of that of the videos.
+    """Returns a split whose paths point into a prepared folder instead of the folder of the videos.
 
     Raises:
-      DataError: If it is no prepared folder.
+      DataError: If the folder is not a prepared folder.
     """
     try:
         (folder / MANIFEST).stat()
@@ -189,12 +191,12 @@ def relocated(split: Split, videos: pathlib.Path, folder: pathlib.Path) -> Split
 
 
 def window(record: Record) -> Window:
-    """The clip of its file that a record is about."""
+    """Returns the start and end of a record's clip."""
     return record.start, record.end
 
 
 class _File(NamedTuple):
-    """What `ArrayRecordDataSource` wants to know of a file so as not to open all of them first."""
+    """The description of a file that spares `ArrayRecordDataSource` from opening all files first."""
 
     filename: str
     skip: int
@@ -203,19 +205,19 @@ class _File(NamedTuple):
 
 
 class Prepared:
-    """The clips of a folder of prepared videos. Any number of threads may use one; a worker process gets a copy.
+    """The clips of a folder of prepared videos; safe to share among threads, copied to worker processes.
 
-    A video file has the path here that it would have if it were in the folder (`relocated`).
+    A video is identified by the path that its file would have inside the folder (see `relocated`).
     """
 
     def __init__(self, folder: str | pathlib.Path):
-        """Reads the manifest and looks whether all shards are there; reads no frame yet.
+        """Reads the manifest and checks the size of every shard; reads no frames yet.
 
         Args:
           folder: The prepared folder.
 
         Raises:
-          DataError: If the folder is none, is not finished, or lacks a shard or a part of one.
+          DataError: If the folder is not a prepared folder, is unfinished, or lacks a shard or a part of one.
         """
         self._folder = pathlib.Path(folder)
         manifest = Manifest.read(self._folder)
@@ -230,7 +232,7 @@ class Prepared:
                 raise DataError(f"prepared shard {path}", got, f"{shard.size} bytes", _AGAIN)
         counts = [(str(path), shard.num_records) for path, shard in self._files()]
         self._records = ArrayRecordDataSource([_File(path, 0, count, count) for path, count in counts])
-        # Of each clip, the number of its record or the reason why it has none.
+        # For each clip, the number of its record or the reason why it has none.
         self._clips: dict[tuple[str, Window], int | str] = {}
         number = 0
         for clip in (clip for shard in self._shards for clip in shard.clips):
@@ -242,42 +244,46 @@ class Prepared:
 
     @staticmethod
     def holding(path: pathlib.Path) -> "Prepared | None":
-        """The prepared folder that a video file is in; `None` if it is in none.
+        """Returns the prepared folder that contains a path; `None` if there is none.
 
         Raises:
-          DataError: As the constructor.
+          DataError: As in the constructor.
         """
         folder = next((parent for parent in path.parents if (parent / MANIFEST).exists()), None)
         return folder and Prepared(folder)
 
     def check(self, split: Split, image_size: int, frames_per_second: float, square_pixels: bool = True) -> None:
-        """Refuses what the folder was not prepared for.
+        """Raises DataError if the folder does not suit a split and its settings.
 
         Args:
-          split: The records whose clips will be read.
-          image_size: Side of the square frames that will be wanted, in pixels.
-          frames_per_second: Density of the grid that they will be sampled from.
-          square_pixels: Whether pictures whose pixels are not square are to be scaled.
+          split: The split whose clips will be read.
+          image_size: Side of the square frames that will be read, in pixels.
+          frames_per_second: Density of the grid that frames will be sampled from.
+          square_pixels: Whether pictures with non-square pixels should be scaled.
 
         Raises:
-          DataError: If the folder was prepared with another density or smaller frames, otherwise scaled, or lacks
-            clips of the split.
+          DataError: If the folder was prepared with another density, smaller frames or another `square_pixels`, or
+            lacks clips of the split.
         """
         field, made = f"prepared videos {self._folder}", self._settings
         if made.frames_per_second != frames_per_second:
             got, wanted = f"frames_per_second={made.frames_per_second}", f"{frames_per_second}"
-            raise DataError(field, got, wanted, "set data.frames_per_second so or prepare the videos again")
+            raise DataError(
+                field, got, wanted, "set data.frames_per_second to the folder's value or prepare the videos again"
+            )
         if made.square_pixels != square_pixels:
             got, wanted = f"square_pixels={made.square_pixels}", f"{square_pixels}"
-            raise DataError(field, got, wanted, "set data.square_pixels so or prepare the videos again")
+            raise DataError(
+                field, got, wanted, "set data.square_pixels to the folder's value or prepare the videos again"
+            )
         if made.short_side < image_size:
             got, wanted = f"short_side={made.short_side}", f"at least the image_size of {image_size}"
             raise DataError(field, got, wanted, "prepare the videos again with a larger data.prepare.short_side")
         lacking = [r for r in split.videos if (relative(r.path, self._folder), window(r)) not in self._clips]
         if lacking:
             count, first = f"{len(lacking)} of {split.num_videos}", lacking[0]
-            got = f"nothing of {count} videos of split {split.name!r}, such as {first.video_id!r} ({first.path})"
-            remedy = "choose the folder of this data set, or prepare it anew where the annotations have changed"
+            got = f"no frames of {count} videos of split {split.name!r}, such as {first.video_id!r} ({first.path})"
+            remedy = "choose the folder of this data set, or prepare it again if the annotations have changed"
             raise DataError(field, got, "all of them", remedy)
 
     def map_windows(
@@ -290,18 +296,18 @@ class Prepared:
         timeout: float = 0.0,
         square_pixels: bool = True,
     ) -> list[list[T] | VideoError]:
-        """What `hbi_jax.data.video.map_windows` does, with the prepared frames of the same numbers.
+        """Applies a function to the prepared frames that `hbi_jax.data.video.map_windows` would choose from the file.
 
         Args:
-          keep: Makes of an RGB picture what is wanted of it.
-          path: The video file, as if it were in the folder.
-          windows: The clips of it.
-          max_frames: Most frames of a clip.
-          frames_per_second, timeout, square_pixels: Of no effect: grid and pixels are the folder's (`check` has
-            looked), nothing is decoded.
+          keep: Converts an RGB picture to the value to keep.
+          path: The path that the video file would have inside the folder.
+          windows: The clips of the file.
+          max_frames: Maximum number of frames per clip.
+          frames_per_second, timeout, square_pixels: Ignored: the folder fixes the grid and the pixels (see `check`),
+            and no video is decoded.
 
         Returns:
-          For each clip what `keep` gave for its frames, or why there are none.
+          For each clip the values of `keep` for its frames, or the reason why there are none.
 
         Raises:
           DataError: If a shard is damaged.
@@ -313,8 +319,8 @@ class Prepared:
         return found
 
     def _kept(self, keep: Callable[[Image.Image], T], record: int, max_frames: int) -> list[T]:
-        """What a function gives for the frames of a record that sampling chooses."""
-        # It takes most of a second, for which processes that read video files should not wait.
+        """Returns the values of `keep` for the sampled frames of a record."""
+        # This import takes most of a second, which processes that read video files should not pay.
         from tensorflow_datasets.proto import tf_example_pb2
 
         try:
@@ -327,7 +333,7 @@ class Prepared:
                 record -= shard.num_records
             raise
         encoded = example.features.feature[FRAMES].bytes_list.value
-        # The whole grid is there; what is left of sampling is to choose among its frames.
+        # The record holds the whole grid, so sampling only chooses among its frames.
         chosen = sample_indices(len(encoded), 1.0, max_frames).tolist()
         return [keep(Image.open(io.BytesIO(encoded[number]))) for number in chosen]
 

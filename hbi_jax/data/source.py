@@ -1,4 +1,4 @@
-"""A split as arrays: captions tokenised once, videos decoded when asked for, unreadable ones remembered."""
+"""Converts a split to arrays: tokenises captions once, decodes videos on demand, remembers unreadable videos."""
 
 import functools
 import pathlib
@@ -18,22 +18,22 @@ from hbi_jax.data.prepared import Prepared, window
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.data.video import VideoError, map_windows
 
-# Index of a row that stands for no record and no video: the filling of a gallery's last batch.
+# Index of a padding row, which stands for no record and no video; pads the last batch of a gallery.
 FILLING = -1
 
 _NAMED_AT_MOST = 50
 
 
 class Source:
-    """The rows of a split. Any number of threads may use one; a worker process gets a copy.
+    """The rows of a split; safe to share among threads, copied to worker processes.
 
-    A video that cannot be read is remembered with the reason and not tried again: its rows are masked,
-    never made up. Of the rows that are asked for together, those of one video file read it once.
+    An unreadable video is remembered with the reason and not read again; its rows are masked, never invented. Rows that
+    are requested together and belong to one video file share one read of the file.
 
     Attributes:
-      split: The records.
-      captions_per_video: "all" or "one": what of the records an epoch of training visits.
-      unreadable: The reason for each video id that this process found unreadable so far.
+      split: The split.
+      captions_per_video: "all" or "one": whether an epoch of training visits every record or one per video.
+      unreadable: The videos that this process has found unreadable so far: video id -> reason.
     """
 
     def __init__(
@@ -54,22 +54,22 @@ class Source:
         """Tokenises all captions; decodes nothing yet.
 
         Args:
-          split: The records.
-          tokenizer: Sets the length of a text row.
+          split: The split.
+          tokenizer: The tokenizer; it determines the length of a text row.
           image_size: Side of the square frames, in pixels.
-          max_frames: Length of a video row.
+          max_frames: Number of frames of a video row.
           frames_per_second: Density of the grid that frames are sampled from.
-          cache_gib: Memory for decoded clips, in GiB; each that fits is decoded once.
+          cache_gib: Memory for decoded clips, in GiB; clips that fit are decoded only once.
           max_unreadable_rate: Largest share of the split's videos, in [0, 1], that may be unreadable.
-          video_timeout: Processor time that decoding a file may take, in seconds; 0: any.
-          captions_per_video: "all": every record is a row of an epoch. "one": every video is, with one of its
-            records, drawn anew in every epoch.
-          square_pixels: Whether pictures whose pixels are not square are scaled as a player does it.
-          prepared: Where the frames come from instead of the video files.
+          video_timeout: Maximum processor time per file, in seconds; 0 means no limit.
+          captions_per_video: "all": every record is a row of an epoch. "one": every video is a row, with one of its
+            records drawn anew in every epoch.
+          square_pixels: Whether to scale pictures with non-square pixels as a player does.
+          prepared: The prepared videos to read instead of the video files; `None` reads the video files.
 
         Raises:
           ValueError: If a size or share is out of range.
-          DataError: If the prepared videos are not those of the split, or not prepared for these frames.
+          DataError: If the prepared videos lack clips of the split or were prepared with other settings.
         """
         for name, value in (("image_size", image_size), ("max_frames", max_frames)):
             if value < 1:
@@ -99,43 +99,49 @@ class Source:
 
     @property
     def num_rows(self) -> int:
-        """Rows of an epoch of training."""
+        """The number of rows of a training epoch."""
         return len(self.split.records) if self.captions_per_video == "all" else self.split.num_videos
 
     def draw_records(
         self, rows: Int[np.ndarray, " n"], epoch: Int[np.ndarray, " n"], seed: int
     ) -> Int[np.ndarray, " n"]:
-        """The records that rows of an epoch stand for: themselves, or one of the video's, by (seed, epoch, video).
+        """Returns the record of each row of an epoch.
+
+        With `captions_per_video` "all" a row is a record. With "one" a row is a video, and one of its records is drawn
+        from (seed, epoch, video).
 
         Args:
-          rows: Numbers below `num_rows`.
-          epoch: In which epoch each is visited.
+          rows: Indices of rows, below `num_rows`.
+          epoch: The epoch of each row.
           seed: Seed of the draw.
+
+        Returns:
+          Indices of records.
         """
         if self.captions_per_video == "all":
             return rows
         drawn = []
         for video, visit in zip(rows.tolist(), epoch.tolist(), strict=True):
             records = self.records_of[video]
-            # The 1 tells this stream from that of the augmentation, (seed, step, row).
+            # The 1 separates this random stream from that of the augmentation, (seed, step, row).
             drawn.append(records[np.random.default_rng((seed, visit, video, 1)).integers(len(records))])
         return np.asarray(drawn)
 
     @functools.cached_property
     def records_of(self) -> Sequence[Int[np.ndarray, " m"]]:
-        """For each video the numbers of its records."""
+        """The indices of each video's records."""
         order = np.argsort(self.split.video_index, kind="stable")
         return np.split(order, np.cumsum(np.bincount(self.split.video_index))[:-1])
 
     @functools.cached_property
     def truncated(self) -> Int[np.ndarray, " n"]:
-        """Numbers of the records whose text does not fit into its row and loses its last words."""
+        """The indices of records whose text does not fit into its row and loses its last words."""
         full = np.flatnonzero(self._text_mask.all(axis=1)).tolist()
         cut = [record for record in full if self._tokenizer.truncated([self.split.records[record].text])]
         return np.asarray(cut, np.int32)
 
     def text_rows(self, record_index: Int[np.ndarray, " b"]) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """Token ids and mask of the given records; zeros where the index is `FILLING`."""
+        """Returns the token ids and mask of the given records; rows with index `FILLING` are zero."""
         real = (record_index != FILLING)[:, None]
         return np.where(real, self._token_ids[record_index], 0), self._text_mask[record_index] & real
 
@@ -145,13 +151,14 @@ class Source:
         """Decodes the given videos.
 
         Args:
-          video_index: Positions in `Split.videos`, or `FILLING`.
-          transforms: What is done to the frames of each, before they are resized. Such clips are not cached.
+          video_index: Indices in `Split.videos`, or `FILLING`.
+          transforms: The transform of each video's frames, applied before they are resized. Transformed clips are not
+            cached.
 
         Returns:
-          frames: RGB in 0..255; zero at padding and in rows that are not readable.
+          frames: RGB in 0..255; zero at padding and in unreadable rows.
           frame_mask: True at real frames.
-          readable: False at `FILLING` and at unreadable videos.
+          readable: False for `FILLING` and for unreadable videos.
         """
         size = self._image_size
         frames = np.zeros((len(video_index), self._max_frames, size, size, 3), np.uint8)
@@ -162,26 +169,25 @@ class Source:
         return frames, frame_mask, frame_mask.any(axis=1)
 
     def account(self, masked: Int[np.ndarray, " m"]) -> None:
-        """Takes note of videos that came back unreadable, perhaps from a worker, and checks their share.
+        """Records videos that this process or a worker could not read, and checks their share.
 
         Args:
-          masked: Positions in `Split.videos` of rows that were not readable.
+          masked: Indices in `Split.videos` of the unreadable rows.
 
         Raises:
-          DataError: If more than `max_unreadable_rate` of the split's videos are unreadable, with their
-            names.
+          DataError: If more than `max_unreadable_rate` of the split's videos are unreadable; the message names them.
         """
         for video in masked.tolist():
             if any(True for _ in self._clips([video], [None])):
-                # Only a worker failed to read it. It stays out, as it would in a run without workers.
+                # Only a worker failed to read the video. Count it as unreadable, as in a run without workers.
                 self.unreadable[self.split.videos[video].video_id] = "failed in a worker process, not here"
-        # Threads go on adding to it.
+        # Copy, because other threads may add entries during the check.
         check_unreadable(self.split, self.unreadable.copy(), self._max_unreadable_rate)
 
     def _clips(
         self, videos: Sequence[int], transforms: Sequence[Transform | None]
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "n h w 3"]]]:
-        """Rows and real frames of the wanted videos that have some; of the others, the reason is noted."""
+        """Yields the row and the real frames of each readable video; records the reason for the others."""
         files: dict[pathlib.Path, list[int]] = {}
         for row, (video, transform) in enumerate(zip(videos, transforms, strict=True)):
             record = None if video == FILLING else self.split.videos[video]
@@ -195,7 +201,7 @@ class Source:
         read = map_windows if self._prepared is None else self._prepared.map_windows
         for path, rows in files.items():
             windows = list(dict.fromkeys(window(self.split.videos[videos[row]]) for row in rows))
-            # Rows of equal transforms, such as none, share frames.
+            # Rows with the same transform, or with none, share frames.
             distinct = list({id(transforms[row]): transforms[row] for row in rows}.values())
             finish = functools.partial(_variants, distinct, self._image_size)
             settings = self._max_frames, self._frames_per_second, self._video_timeout, self._square_pixels
@@ -216,20 +222,20 @@ class Source:
 def _variants(
     transforms: Sequence[Transform | None], image_size: int, picture: Image.Image
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """What each transform makes of a picture, resized."""
+    """Returns a picture after each of the transforms, resized."""
     return [resize_and_crop(transform(picture) if transform else picture, image_size) for transform in transforms]
 
 
 def check_unreadable(split: Split, unreadable: Mapping[str, str], max_rate: float | int) -> None:
-    """Refuses a split of which too many videos cannot be read.
+    """Raises DataError if too many videos of a split are unreadable.
 
     Args:
       split: The split.
-      unreadable: The reason for each id.
+      unreadable: The unreadable videos: video id -> reason.
       max_rate: Largest share of the split's videos, in [0, 1], that may be unreadable.
 
     Raises:
-      DataError: If more are, with their names.
+      DataError: If more videos are unreadable; the message names them.
     """
     count, total = len(unreadable), split.num_videos
     if count > max_rate * total:
@@ -240,14 +246,14 @@ def check_unreadable(split: Split, unreadable: Mapping[str, str], max_rate: floa
             f"videos of split {split.name!r}",
             f"{count} of {total} unreadable",
             f"at most {max_rate:.2%} of them",
-            "repair these, take them out of the list or raise max_unreadable_rate:\n" + "\n".join(names),
+            "repair these, remove them from the list or raise max_unreadable_rate:\n" + "\n".join(names),
         )
 
 
 class _ClipCache:
-    """Decoded clips, kept until the memory is full.
+    """A cache of decoded clips with a limit on its memory.
 
-    Nothing is evicted: an epoch reads every clip, in a new order, so that no clip is worth more than another.
+    Nothing is evicted: every epoch reads every clip in a new order, so no clip is worth more than another.
     """
 
     def __init__(self, capacity: int):

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer, without network: the byte-pair table travels with the package."""
+"""CLIP's tokenizer; the package contains its byte-pair table, so no network is needed."""
 
 import functools
 import gzip
@@ -15,25 +15,25 @@ from jaxtyping import Bool, Int
 START, END = 49406, 49407
 _VOCABULARY = "assets/bpe_simple_vocab_16e6.txt.gz"
 # Contractions, runs of letters, single digits, runs of anything else. CLIP's own pattern also turns a literal
-# "<|endoftext|>" of a caption into the control token, which would end the sentence there; here it stays text.
+# "<|endoftext|>" in a caption into the control token, which would end the sentence there; here it stays text.
 _WORD = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
-# A blank that no sentence has: before the end of a contraction or of a clause.
+# A blank that English does not have: before the end of a contraction or before punctuation.
 _NO_BLANK = re.compile(r"(?<=\w) (?='(?:s|t|re|ve|m|ll|d)\b|[,.;:!?](?:\s|$))")
 
 
 class Tokenizer:
-    """Turns captions into CLIP's token ids, all of the same length.
+    """A tokenizer that turns captions into rows of CLIP's token ids, all of the same length.
 
-    A row is the start token, the caption's tokens, the end token, and zeros. What does not fit is cut
-    before the end token, which is always there.
+    A row is the start token, the caption's tokens, the end token, and zeros. A long caption loses its last tokens; the
+    end token is always present.
     """
 
     def __init__(self, num_words: int):
-        """Makes a tokenizer.
+        """Sets the length of the rows.
 
         Args:
-          num_words: Length of a row, start and end token included.
+          num_words: Length of a row, including the start and end tokens.
 
         Raises:
           ValueError: If `num_words` leaves no room for a word.
@@ -43,10 +43,10 @@ class Tokenizer:
         self.num_words = num_words
 
     def encode(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
-        """Token ids and mask of each text.
+        """Returns the token ids and mask of each text.
 
         Args:
-          texts: Captions; `clean` is applied to them here.
+          texts: Captions; this method applies `clean` to them.
 
         Returns:
           token_ids: int32, zero at padding.
@@ -61,13 +61,13 @@ class Tokenizer:
         return token_ids, mask
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """How many of the texts do not fit into a row and lose their last words."""
+        """Returns the number of texts that do not fit into a row and lose their last words."""
         return sum(len(words) > self.num_words - 2 for words in _words(texts))
 
     def decode(self, token_ids: Sequence[int] | Int[np.ndarray, " t"]) -> str:
-        """The cleaned text that a row of ids stands for, up to the first end token.
+        """Returns the cleaned text of a row of ids, up to the first end token.
 
-        Blanks are where English has them: CLIP's table does not tell "a dog, then" from "a dog , then".
+        Blanks are placed as in English, because CLIP's tokens do not distinguish "a dog, then" from "a dog , then".
         """
         ids = [int(token_id) for token_id in token_ids]
         ids = ids[: ids.index(END)] if END in ids else ids
@@ -76,7 +76,7 @@ class Tokenizer:
 
 
 def clean(text: str) -> str:
-    """A caption as CLIP's tokenizer sees it: encoding repaired, HTML resolved, one line of lower case."""
+    """Returns a caption as CLIP's tokenizer sees it: encoding repaired, HTML unescaped, one line, lower case."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text).strip().lower()
 
@@ -88,9 +88,10 @@ def _words(texts: Sequence[str]) -> list[list[int]]:
 
 @functools.cache
 def _byte_pairs() -> tokenizers.Tokenizer:
-    """The byte-pair encoder, built from CLIP's table of merges.
+    """Returns the byte-pair encoder, built from CLIP's table of merges.
 
-    Ids are positions in: the 256 bytes, the same ending a word, every merge joined, start, end.
+    The vocabulary, in the order of the ids: the 256 bytes, the 256 bytes at the end of a word, the result of every
+    merge, the start token, the end token.
     """
     table = (importlib.resources.files("hbi_jax.data") / _VOCABULARY).read_bytes()
     lines = gzip.decompress(table).decode("utf-8").split("\n")
@@ -117,6 +118,6 @@ def _byte_pairs() -> tokenizers.Tokenizer:
 
 
 def _byte_symbols() -> list[str]:
-    """A printable character for each byte, in the order of CLIP's vocabulary (printable first)."""
+    """Returns a printable character for each byte, in the order of CLIP's vocabulary (printable bytes first)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
     return [chr(code) for code in printable] + [chr(256 + n) for n in range(256 - len(printable))]

@@ -1,7 +1,7 @@
-"""Frames of a video file: which ones to take, and reading them.
+"""Samples frames of a video file and reads them.
 
-A frame is chosen by the time at which it is shown; where the rate is constant, this is the published rule. A file that
-cannot give the frames it promises raises `VideoError`; nothing is ever replaced by black frames.
+Frames are chosen by the time at which they are shown; at a constant rate, this is the published rule. A file that lacks
+frames it promises raises `VideoError`; missing frames are never replaced by black ones.
 """
 
 import functools
@@ -34,15 +34,15 @@ def sample_indices(
     end: float | int | None = None,
     frames_per_second: float = 1.0,
 ) -> Int[np.ndarray, " n"]:
-    """Numbers of the frames that stand for a clip, by the rule of the published HBI code.
+    """Returns the numbers of the frames that represent a clip, by the rule of the published HBI code.
 
-    One frame every `round(fps / frames_per_second)` frames of the clip; if those are more than `max_frames`,
-    that many of them, evenly spread from the first to the last and rounded down.
+    The rule takes every `round(fps / frames_per_second)`-th frame of the clip. If these are more than `max_frames`, it
+    takes `max_frames` of them, spread evenly from the first to the last and rounded down.
 
     Args:
-      num_frames: Frames in the file.
-      fps: Frames a second of the file.
-      max_frames: Most frames to take.
+      num_frames: Number of frames in the file.
+      fps: Frames per second of the file.
+      max_frames: Maximum number of frames to take.
       start, end: The clip in seconds, both ends included; `None` means the beginning and the end of the file.
       frames_per_second: Density of the grid; the published code takes 1.
 
@@ -55,7 +55,7 @@ def sample_indices(
     if max_frames < 1:
         raise ValueError(f"max_frames: got {max_frames}, wanted at least 1.")
     grid = _grid(num_frames, fps, start, end, frames_per_second)
-    # The grid itself is not made: a damaged header may promise thousands of millions of frames.
+    # Do not materialise the grid: a damaged header may promise billions of frames.
     places = (
         np.arange(len(grid)) if len(grid) <= max_frames else np.linspace(0, len(grid) - 1, max_frames, dtype=np.int64)
     )
@@ -69,23 +69,24 @@ def sample_times(
     end: float | int | None = None,
     frames_per_second: float = 1.0,
 ) -> Int[np.ndarray, " n"]:
-    """Numbers of the frames that stand for a clip of a video, by the times at which they are shown.
+    """Returns the numbers of the frames that represent a clip of a video, chosen by the times of the frames.
 
-    Where the rate is constant, these are the frames of `sample_indices`. Elsewhere the same rule is applied to the
-    ticks of a clock, and each stands for the frame that a player shows then: a picture that stays for long is taken
-    several times. Of a clip it takes the part in which the file shows pictures.
+    At a constant rate, these are the frames of `sample_indices`. At a variable rate, the same rule is applied to the
+    ticks of a clock, and each tick is replaced by the frame that a player shows at that time, so a picture that is
+    shown for long is taken several times. Only the part of the clip in which the file shows pictures is sampled.
 
     Args:
-      timeline: When the frames are shown.
-      max_frames: Most frames to take.
+      timeline: The timeline of the video.
+      max_frames: Maximum number of frames to take.
       start, end: The clip in seconds, both ends included; `None` means the beginning and the end of the file.
       frames_per_second: Density of the grid.
 
     Returns:
-      Frame numbers that do not descend: at most `max_frames`, and none if the file shows no picture within the clip.
+      Frame numbers in non-descending order: at most `max_frames`, and none if the file shows no picture within the
+      clip.
 
     Raises:
-      ValueError: As `sample_indices`.
+      ValueError: As in `sample_indices`.
     """
     part = timeline.until(end)
     sample = functools.partial(sample_indices, max_frames=max_frames, frames_per_second=frames_per_second)
@@ -93,7 +94,7 @@ def sample_times(
         return sample(1, 1.0, start=1.0, end=None)[:0]
     late = float(part.times[0])
     if part.is_constant:
-        # Pictures that start with the sound, but for less than one of them, start at 0.
+        # A start later than the sound by less than one frame counts as 0.
         late = late if late >= part.interval else 0.0
         start, end = (None if time is None else max(0.0, time - late) for time in (start, end))
         return sample(len(timeline.times), part.rate, start=start, end=end)
@@ -115,24 +116,24 @@ def read_frames(
     timeout: float | int = TIMEOUT,
     square_pixels: bool = True,
 ) -> UInt8[np.ndarray, "n {image_size} {image_size} 3"]:
-    """Decodes the frames that `sample_times` names and gives them CLIP's size.
+    """Decodes the frames that `sample_times` chooses, and resizes and crops them for CLIP.
 
     Args:
       path: The file.
-      max_frames: Most frames to return.
+      max_frames: Maximum number of frames to return.
       image_size: Side of the square frames, in pixels.
       start, end: The clip, in seconds; `None` means the beginning and the end of the file.
       frames_per_second: Density of the sampling grid.
-      transform: Changes each frame before it is resized.
-      timeout, square_pixels: As `map_windows`.
+      transform: Applied to each frame before it is resized; `None` leaves the frames unchanged.
+      timeout, square_pixels: As in `map_windows`.
 
     Returns:
-      RGB in 0..255, between 1 and `max_frames` frames. Never filled up.
+      RGB in 0..255, between 1 and `max_frames` frames, without padding.
 
     Raises:
-      VideoError: If the file is missing, empty, damaged, truncated, too large, too slow or no video, or ends before
-        the clip.
-      ValueError: As `sample_indices` and `resize_and_crop`.
+      VideoError: If the file is missing, empty, damaged, truncated or not a video, if its frames are too large or take
+        too long to decode, or if it ends before the clip.
+      ValueError: As in `sample_indices` and `resize_and_crop`.
     """
 
     def keep(picture: Image.Image) -> UInt8[np.ndarray, "s s 3"]:
@@ -153,26 +154,26 @@ def map_windows(
     timeout: float | int = TIMEOUT,
     square_pixels: bool = True,
 ) -> list[list[T] | VideoError]:
-    """Applies a function to the frames that `sample_times` names, of several clips of a file that is decoded once.
+    """Decodes a file once and applies a function to the frames that `sample_times` chooses for several clips.
 
-    Times are those of a player, from the beginning of the file's presentation. A file that was cut is unreadable, but
-    for clips that end before the cut.
+    Times count, as in a player, from the beginning of the file's presentation. Of a truncated file, only clips that end
+    before the cut can be read.
 
     Args:
-      keep: Makes of an RGB picture what is wanted of it; called once for a frame, whichever clips it is in.
+      keep: Converts an RGB picture to the value to keep; called once per frame, even if several clips contain it.
       path: The file.
-      windows: The clips of it.
-      max_frames: Most frames of a clip.
+      windows: The clips of the file.
+      max_frames: Maximum number of frames per clip.
       frames_per_second: Density of the sampling grid.
-      timeout: Processor time that decoding may take, in seconds; 0: any.
-      square_pixels: Whether pictures whose pixels are not square are scaled as a player does it.
+      timeout: Maximum processor time for decoding, in seconds; 0 means no limit.
+      square_pixels: Whether to scale pictures with non-square pixels as a player does.
 
     Returns:
-      For each clip what `keep` gave for its frames, at least one, or why it cannot be read. It does not depend on the
-      other clips.
+      For each clip the values of `keep` for its frames, at least one, or the error that makes it unreadable. The result
+      for a clip does not depend on the other clips.
 
     Raises:
-      ValueError: As `sample_indices`.
+      ValueError: As in `sample_indices`.
     """
     read = functools.partial(_read, keep, path, max_frames, frames_per_second, timeout, square_pixels)
     try:
@@ -180,7 +181,7 @@ def map_windows(
     except VideoError as error:
         if len(windows) == 1:
             return [error]
-    # What is wrong may lie where only one of the clips reaches.
+    # The damage may affect only some of the clips, so read each clip alone.
     return [
         found
         for window in windows
@@ -217,7 +218,7 @@ def _read(
 def _grid(
     num_frames: int, fps: float, start: float | int | None, end: float | int | None, frames_per_second: float
 ) -> range:
-    """The evenly spaced frames of a clip, before they are thinned to a number."""
+    """Returns the evenly spaced frames of a clip, before they are reduced to `max_frames`."""
     for name, value in (("num_frames", num_frames), ("fps", fps), ("frames_per_second", frames_per_second)):
         if not value > 0:
             raise ValueError(f"{name}: got {value}, wanted more than 0.")

@@ -250,14 +250,14 @@ def test_too_many_unreadable_videos_stop_the_pass_by_split(make, splits, tmp_pat
 def test_a_folder_of_something_else_is_refused(make, tmp_path):
     (tmp_path / "prepared").mkdir()
     (tmp_path / "prepared" / "thesis.txt").write_text("x")
-    with pytest.raises(DataError, match=r"got files but no manifest.jsonl, wanted an empty folder, or one of prepared"):
+    with pytest.raises(DataError, match=r"got files but no manifest.jsonl, wanted an empty folder or a folder of prep"):
         make()
     assert (tmp_path / "prepared" / "thesis.txt").read_text() == "x"
 
 
 def test_a_folder_of_other_settings_is_refused(make):
     make()
-    with pytest.raises(DataError, match="quality: got 91, wanted 90, as it was begun with; use that, choose another"):
+    with pytest.raises(DataError, match="quality: got 91, wanted 90, with which the folder was begun; use that value"):
         make(settings=dataclasses.replace(SETTINGS, quality=91))
 
 
@@ -324,7 +324,7 @@ def test_a_process_that_breaks_down_is_reported(splits, videos):
         future.set_exception(concurrent.futures.BrokenExecutor())
     records = prepare_module._in_order(zip(waiting, futures, strict=True), 3)
     assert next(records) == []
-    with pytest.raises(DataError, match=r"a process that broke down at one of v1.mp4, v2.mp4, wanted frames"):
+    with pytest.raises(DataError, match=r"a decoding process that died at one of v1.mp4, v2.mp4, wanted frames"):
         next(records)
 
 

@@ -210,12 +210,14 @@ def test_a_split_cannot_be_moved_into_any_folder(split, videos, tmp_path):
 
 def test_what_a_folder_was_not_prepared_for_is_refused(split, videos, folder):
     moved, ready = relocated(split, videos, folder), Prepared(folder)
-    with pytest.raises(DataError, match=r"got frames_per_second=4.0, wanted 1.0; set data.frames_per_second so or"):
+    with pytest.raises(
+        DataError, match=r"got frames_per_second=4.0, wanted 1.0; set data.frames_per_second to the folder's"
+    ):
         _source(moved, ready, frames_per_second=1.0)
     with pytest.raises(DataError, match="got short_side=16, wanted at least the image_size of 17; prepare"):
         Source(moved, Tokenizer(8), SIZE + 1, 4, frames_per_second=4.0, prepared=ready)
     others = [dataclasses.replace(moved.records[n], video_id=f"other{n}", start=0.5, end=None) for n in range(2)]
-    with pytest.raises(DataError, match=r"nothing of 2 of 11 videos of split 'train', such as 'other0' \(.*wide.mp4"):
+    with pytest.raises(DataError, match=r"no frames of 2 of 11 videos of split 'train', such as 'other0' \(.*wide.mp4"):
         _source(Split("train", (*moved.records, *others)), ready)
 
 
