@@ -1,4 +1,4 @@
-"""The configurations that come with the library, found by name from a checkout and from an installed package."""
+"""Finds the library's configurations by name, in a checkout and in an installed package."""
 
 import ast
 import difflib
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from hbi_jax.fields import ConfigError
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-# setup.py packs the repository's folder configs/ into the package; in a checkout it lies beside the package.
+# setup.py copies the repository's configs/ into the package; in a checkout, configs/ lies beside the package.
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 _FLAG = ("--config", "-config")
 
@@ -25,7 +25,8 @@ def locate(config: str) -> str:
     """Returns the path of a configuration, with its argument if it has one.
 
     Args:
-      config: A name such as `quickstart` or the path of a file, and after a colon the argument of its `get_config`.
+      config: A name such as `quickstart` or the path of a file, optionally followed by a colon and the argument of
+        its `get_config`.
 
     Raises:
       ConfigError: If it is neither a name nor a file.
@@ -42,7 +43,7 @@ def locate(config: str) -> str:
 
 
 def load(config: str) -> ConfigDict:
-    """Returns what a configuration's `get_config` returns; its fields can be changed.
+    """Loads a configuration by calling its `get_config`; the fields of the result can be changed.
 
     Args:
       config: As for `locate`.
@@ -55,10 +56,10 @@ def load(config: str) -> ConfigDict:
 
 
 def with_paths(argv: Sequence[str]) -> list[str]:
-    """Returns a command line whose `--config` is a path.
+    """Returns the command line with the name after `--config` replaced by its path.
 
     Raises:
-      ConfigError: If it is neither a name nor a file.
+      ConfigError: If the value of `--config` is neither a name nor a file.
     """
     argv = list(argv)
     for place, argument in enumerate(argv):
@@ -71,7 +72,7 @@ def with_paths(argv: Sequence[str]) -> list[str]:
 
 
 def chosen(argv: Sequence[str]) -> str:
-    """Returns what a command line gives for `--config`; empty text if it gives nothing."""
+    """Returns the value of `--config` in a command line, or an empty string if it is not given."""
     given = [
         argument.partition("=")[2] or following
         for argument, following in zip(argv, [*argv[1:], ""], strict=True)
@@ -81,10 +82,10 @@ def chosen(argv: Sequence[str]) -> str:
 
 
 def help_text(argv: Sequence[str]) -> str:
-    """Returns what `--help` says of configurations: of the one that the command line names, otherwise of all.
+    """Returns the `--help` text on the configuration that the command line names, or on all if it names none.
 
     Raises:
-      ConfigError: If the command line names one that does not exist.
+      ConfigError: If the named configuration does not exist.
     """
     if name := chosen(argv):
         path = locate(name).partition(":")[0]

@@ -1,6 +1,6 @@
-"""CLIP's two towers: patches to one embedding an image, token ids to one hidden vector a word.
+"""CLIP's two towers: one embedding per image, and one hidden vector per text token.
 
-Parameter names follow the released checkpoints, with `_` for `.` inside a list: `resblocks_0/attn/in_proj`.
+Parameter names follow the released checkpoints; list indices are joined with `_`: `resblocks_0/attn/in_proj`.
 """
 
 import math
@@ -19,8 +19,8 @@ from hbi_jax.types import Tokens
 # Mean and standard deviation of RGB in 0..1 over CLIP's training images.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-# By name, the mean and standard deviation that pixels are normalised with. Some CLIPs, such as LAION's ViT-L/14, were
-# trained on -1 to 1.
+# Mean and standard deviation for the normalisation of pixels, by name. Some CLIPs, such as LAION's ViT-L/14, were
+# trained on pixels in -1..1.
 PIXELS: dict[Pixels, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "clip": (PIXEL_MEAN, PIXEL_STD),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -28,17 +28,17 @@ PIXELS: dict[Pixels, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 def quick_gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """CLIP's approximation of GELU: x * sigmoid(1.702 x)."""
+    """Returns CLIP's approximation of GELU: x * sigmoid(1.702 x)."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 def activate(x: Float[Array, "..."], activation: Activation) -> Float[Array, "..."]:
-    """The nonlinearity of a CLIP's MLPs by its name."""
+    """Applies the activation function of a CLIP's MLPs, chosen by name."""
     return quick_gelu(x) if activation == "quick_gelu" else jax.nn.gelu(x, approximate=False)
 
 
 def normalize_pixels(images: UInt8[Array, "*b h w 3"], pixels: Pixels = "clip") -> Float[Array, "*b h w 3"]:
-    """RGB in 0..255 to what a CLIP was trained on: about mean 0 and variance 1, or -1 to 1."""
+    """Normalises RGB in 0..255 as in the CLIP's training: to about mean 0 and variance 1, or to -1..1."""
     channels = (*(1,) * (images.ndim - 1), 3)
     mean, std = (jnp.array(x).reshape(channels) for x in PIXELS[pixels])
     return (images.astype(jnp.float32) / 255.0 - mean) / std
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
-        """Attends; `mask[b, query, key]` is True where the query may look."""
+        """Returns the attended tokens; `mask[b, query, key]` is True if the query may attend to the key."""
         d = x.shape[-1]
         qkv = dense(x, 3 * d, dtype=self.dtype, name="in_proj")
         query, key, value = jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.num_heads, -1), 3, axis=-2)
@@ -66,7 +66,7 @@ class ResidualBlock(nn.Module):
     """Pre-norm attention and MLP, as in CLIP.
 
     Attributes:
-      mlp_features: Hidden width of the MLP; 0: four times that of the input.
+      mlp_features: Hidden width of the MLP; 0 means four times the input width.
     """
 
     num_heads: int
@@ -76,7 +76,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
-        """One layer; shapes and meaning of `mask` as in `Attention`."""
+        """Applies one layer; `mask` is as in `Attention`."""
         d = x.shape[-1]
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_1")(x)
         x = x + Attention(self.num_heads, self.dtype, name="attn")(h, mask)
@@ -89,8 +89,9 @@ class Transformer(nn.Module):
     """A stack of residual blocks.
 
     Attributes:
-      remat: What the backward pass recomputes: `none`; `elementwise`, all but the matrix products;
-        `blocks`, everything from each block's input, which is one more forward pass. On CPU neither saves memory.
+      remat: What the backward pass recomputes. `none`: nothing. `elementwise`: everything except matrix products.
+        `blocks`: everything from each block's input, at the cost of one more forward pass. On CPU, neither saves
+        memory.
       mlp_features: As in `ResidualBlock`.
     """
 
@@ -103,7 +104,7 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
-        """All layers in turn; shapes and meaning of `mask` as in `Attention`."""
+        """Applies all layers in order; `mask` is as in `Attention`."""
         block = ResidualBlock
         if self.remat == "elementwise":
             block = nn.remat(block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
@@ -117,7 +118,7 @@ class Transformer(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """A vision transformer: one embedding an image."""
+    """A vision transformer that computes one embedding per image."""
 
     config: CLIPConfig
     remat: Remat = "none"
@@ -125,20 +126,20 @@ class VisionTower(nn.Module):
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Embeds RGB images.
+        """Encodes RGB images.
 
         Args:
-          images: In 0..255 as uint8, or normalised already as float.
+          images: Pixels in 0..255 as uint8, or normalised pixels as floats.
 
         Raises:
-          ValueError: If the images have another size than the configuration's.
+          ValueError: If the image size differs from the configuration.
         """
         config = self.config
         b, h, w, _ = images.shape
         if (h, w) != (config.image_size, config.image_size):
             raise ValueError(
                 f"images are {h}x{w} pixels, the model was built for {config.image_size}x{config.image_size}; "
-                "resize them, or build the model for theirs"
+                "resize them, or build the model for their size"
             )
         grid = config.image_size // config.patch_size
         pixels = normalize_pixels(images, config.pixels) if images.dtype == jnp.uint8 else images
@@ -146,7 +147,7 @@ class VisionTower(nn.Module):
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, grid * grid, -1).astype(self.dtype)
 
         width, scale = config.vision_width, config.vision_width**-0.5
-        # The patch convolution, written as the matrix product that it is.
+        # The patch convolution, written as a matrix product, because the patches do not overlap.
         x = dense(patches, width, use_bias=False, dtype=self.dtype, name="patch_embedding")
         token = self.param("class_embedding", nn.initializers.normal(scale), (width,))
         position = self.param("positional_embedding", nn.initializers.normal(scale), (grid * grid + 1, width))
@@ -162,13 +163,13 @@ class VisionTower(nn.Module):
             config.vision_mlp_features,
             name="transformer",
         )(x)
-        # Only the class token leaves the tower, so only it is normalised and projected.
+        # Only the class token is used after the tower, so only it is normalised and projected.
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_post")(x[:, 0])
         return dense(x, config.embed_features, use_bias=False, dtype=self.dtype, name="proj")
 
 
 class TextTower(nn.Module):
-    """A causal transformer over token ids: one hidden vector a word and one for the sentence."""
+    """A causal transformer over token ids that computes one hidden vector per token and one per sentence."""
 
     config: CLIPConfig
     remat: Remat = "none"
@@ -179,14 +180,14 @@ class TextTower(nn.Module):
         """Encodes texts of at most `context_length` tokens.
 
         Args:
-          token_ids: Token ids; end-of-text is the largest id of the vocabulary.
-          mask: True at real tokens.
+          token_ids: Token ids; end-of-text has the largest id of the vocabulary.
+          mask: True for real tokens, False for padding.
 
         Returns:
-          The projected hidden vector of every token, and that of the end-of-text token.
+          The projected hidden vectors of all tokens, and the projected hidden vector of the end-of-text token.
 
         Raises:
-          ValueError: If the texts are longer than the position embedding.
+          ValueError: If the texts are longer than `context_length`.
         """
         config = self.config
         t, width = token_ids.shape[1], config.text_width
@@ -222,7 +223,7 @@ class TextTower(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers and the temperature, named as in `HBI`: its parameters are a part of that model's."""
+    """Both towers and the temperature. Names are as in `HBI`, so these parameters are a subset of an HBI's."""
 
     config: CLIPConfig
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -233,11 +234,11 @@ class CLIP(nn.Module):
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
 
     def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> tuple[Tokens, Float[Array, "b d"]]:
-        """The words of each text and its sentence vector, see `TextTower`."""
+        """Returns the hidden vectors of each text's tokens and its sentence vector, as `TextTower` does."""
         return self.text_tower(token_ids, mask)
 
     def encode_image(self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """One embedding an image, see `VisionTower`."""
+        """Returns one embedding per image, as `VisionTower` does."""
         return self.vision_tower(images)
 
     def __call__(
@@ -246,7 +247,7 @@ class CLIP(nn.Module):
         mask: Bool[Array, "a t"],
         images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
     ) -> Float[Array, "a b"]:
-        """Logits of every text with every image: their cosines times exp(logit_scale), in float32."""
+        """Returns the logits of every text-image pair: the cosine times exp(logit_scale), in float32."""
         _, sentences = self.encode_text(token_ids, mask)
         cosine = normalize(sentences) @ normalize(self.encode_image(images)).T
         return jnp.exp(self.logit_scale) * cosine

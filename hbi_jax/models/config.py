@@ -1,4 +1,4 @@
-"""The fields of the models: `config.model`, its `clip`, and how captions are decoded."""
+"""Configuration fields of the models: `config.model`, `config.model.clip` and caption decoding."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -18,22 +18,24 @@ class CLIPConfig:
     text_width: int = field(512, "Width of the text tower.", at_least=1)
     text_layers: int = field(12, "Layers of the text tower.", at_least=1)
     embed_features: int = field(
-        512, "Width of the joint space: of words, frames and everything after the towers.", at_least=1
+        512, "Width of the joint space: words, frames and everything after the towers.", at_least=1
     )
     head_features: int = field(
-        64, "Width of one attention head in the joint space; it divides embed_features.", at_least=1
+        64, "Width of one attention head in the joint space; must divide embed_features.", at_least=1
     )
-    vocab_size: int = field(49408, "Tokens of the vocabulary; the last two are start and end of a text.", at_least=1)
-    context_length: int = field(77, "Longest text, in tokens, start and end token included.", at_least=3)
+    vocab_size: int = field(
+        49408, "Tokens of the vocabulary; the last two are the start and end of a text.", at_least=1
+    )
+    context_length: int = field(77, "Maximum length of a text in tokens, including start and end token.", at_least=3)
     activation: Activation = field(
         "quick_gelu",
-        "What the MLPs compute: quick_gelu (OpenAI, DFN, MetaCLIP) or gelu (LAION, DataComp; docs/pretrained.md).",
+        "Activation of the MLPs: quick_gelu (OpenAI, DFN, MetaCLIP) or gelu (LAION, DataComp; docs/pretrained.md).",
     )
     vision_head_features: int = field(
-        0, "Width of one attention head of the vision tower; it divides vision_width. 0: head_features.", at_least=0
+        0, "Width of one attention head of the vision tower; must divide vision_width. 0: head_features.", at_least=0
     )
     text_head_features: int = field(
-        0, "Width of one attention head of the text tower; it divides text_width. 0: head_features.", at_least=0
+        0, "Width of one attention head of the text tower; must divide text_width. 0: head_features.", at_least=0
     )
     vision_mlp_features: int = field(
         0, "Hidden width of the vision tower's MLPs; 0: four times the tower's width.", at_least=0
@@ -43,26 +45,26 @@ class CLIPConfig:
     )
     pixels: Pixels = field(
         "clip",
-        "How pixels are normalised. clip: by mean and standard deviation of CLIP's training images. half: to -1..1.",
+        "Pixel normalisation. clip: by mean and standard deviation of CLIP's training images. half: to -1..1.",
     )
 
     @property
     def vision_heads(self) -> int:
-        """Number of attention heads of the vision tower."""
+        """The number of attention heads of the vision tower."""
         return self.vision_width // (self.vision_head_features or self.head_features)
 
     @property
     def text_heads(self) -> int:
-        """Number of attention heads of the text tower."""
+        """The number of attention heads of the text tower."""
         return self.text_width // (self.text_head_features or self.head_features)
 
     @property
     def joint_heads(self) -> int:
-        """Number of attention heads in the joint space."""
+        """The number of attention heads in the joint space."""
         return self.embed_features // self.head_features
 
     def validate(self, path: str) -> None:
-        """Checks that patches tile a frame and that heads divide the widths."""
+        """Checks that patches tile a frame and that head widths divide the tower widths."""
         nearest = max(1, round(self.image_size / self.patch_size)) * self.patch_size
         wanted = f"a multiple of {path}.patch_size={self.patch_size}"
         tiles = self.image_size % self.patch_size == 0
@@ -79,11 +81,11 @@ class CLIPConfig:
 
 
 class Level(NamedTuple):
-    """A semantic granularity.
+    """A level of semantic granularity.
 
     Attributes:
       name: `entity`, `action`, `event`, or any other.
-      words, frames: Number of tokens after the merge; 0 keeps the tokens of the previous level.
+      words, frames: Number of tokens after the merge; 0 keeps the previous level's tokens.
     """
 
     name: str
@@ -102,27 +104,27 @@ class HBIConfig:
         "default, the first level is distilled into the others.",
     )
     frame_layers: int = field(4, "Layers of the temporal transformer over frames.", at_least=0)
-    max_frames: int = field(77, "Rows of the frame position embedding, at least data.num_frames.")
+    max_frames: int = field(77, "Rows of the frame position embedding; at least data.num_frames.")
     weight_features: int = field(
         1024,
-        "Hidden width of the token-weight MLPs: 128 in HBI V2, twice the embedding in V1. 0: all real tokens weigh the "
-        "same.",
+        "Hidden width of the token-weight MLPs: 128 in HBI V2, twice embed_features in V1. 0: all real tokens have the "
+        "same weight.",
         at_least=0,
     )
-    reconstruction: bool = field(False, "Reconstruct the tokens of every pair of text and video (HBI V2).")
+    reconstruction: bool = field(False, "Reconstruct the tokens of every text-video pair (HBI V2).")
     gate_features: int = field(128, "Hidden width of the gates of the reconstruction.", at_least=1)
     pooled: bool = field(
-        False, "The mean-pooling baseline: every level sees one token a side, sentence vector and mean frame."
+        False, "The mean-pooling baseline: every level sees one token per side, the sentence vector and the mean frame."
     )
     initial_logit_scale: float = field(
-        1 / 0.07, "Inverse temperature of the contrastive loss at the start, unless weights are loaded.", above=0
+        1 / 0.07, "Initial inverse temperature of the contrastive loss, unless weights are loaded.", above=0
     )
-    merge_heads: int = field(8, "Attention heads of a token merge; divides clip.embed_features.", at_least=1)
+    merge_heads: int = field(8, "Attention heads of a token merge; must divide clip.embed_features.", at_least=1)
     padding: Padding = field(
         "masked",
-        "How padding is treated. masked: it has no effect. published: as in the first paper's code, it is a cell of "
-        "similarity 0 in maxima and header, enters the merges, and every merged token counts as real "
-        "(docs/differences.md).",
+        "How padding is treated. masked: padding has no effect. published: as in the first paper's code, padding "
+        "enters maxima and header as cells of similarity 0 and takes part in the merges, and every merged token "
+        "counts as real (docs/differences.md).",
     )
     header: InteractionNetKind = field(
         "cnn_sa", "The prediction header (Table V). none: the raw similarity is compared with the interaction."
@@ -130,22 +132,23 @@ class HBIConfig:
     header_features: int = field(64, "Width of the prediction header.", at_least=1)
     remat: Remat = field(
         "none",
-        "What the backward pass of the towers recomputes to save memory. elementwise: all but the matrix products. "
-        "blocks: everything, which costs one more forward pass.",
+        "What the backward pass of the towers recomputes to save memory. elementwise: everything except matrix "
+        "products. blocks: everything, at the cost of one more forward pass.",
     )
     frame_portions: int = field(
         1,
-        "Portions of a video's frames that the vision tower encodes one after the other, each recomputed in the "
-        "backward pass; divides data.num_frames. Use it on CPU, where remat saves no memory because the compiler "
-        "undoes it.",
+        "Number of portions in which the vision tower encodes a video's frames, one after the other, recomputing each "
+        "in the backward pass; must divide data.num_frames. Use it on CPU, where remat saves no memory because the "
+        "compiler undoes it.",
         at_least=1,
     )
     dtype: Literal["float32", "bfloat16"] = field(
-        "float32", "Type of the activations. Parameters, softmax of token weights, losses and interaction are float32."
+        "float32",
+        "Type of the activations. Parameters, the softmax over token weights, losses and interaction stay float32.",
     )
 
     def validate(self, path: str) -> None:
-        """Checks levels, heads and switches that exclude each other."""
+        """Checks the levels, the number of merge heads and mutually exclusive options."""
         names = [level.name for level in self.levels]
         distinct = len(names) > 0 and len(set(names)) == len(names)
         require(distinct, f"{path}.levels", names, "one or more distinct names", "rename them")
@@ -164,25 +167,25 @@ class Decoding:
 
     method: DecodingMethod = field(
         "beam",
-        "How captions are generated. greedy: the most likely token at each step. beam: beam search with num_beams "
-        "beams. sample: tokens are sampled.",
+        "Decoding method. greedy: take the most likely token at each step. beam: beam search with num_beams beams. "
+        "sample: sample the tokens.",
     )
     max_words: int = field(
         30,
-        "Maximum number of tokens of a generated caption, start and end token included; at most data.num_words. Longer "
-        "captions are truncated.",
+        "Maximum number of tokens of a generated caption, including start and end token; at most data.num_words. "
+        "Longer captions are truncated.",
         at_least=2,
     )
     num_beams: int = field(5, "Number of captions that beam search keeps.", at_least=1)
     length_penalty: float = field(
         1.0,
-        "In beam search, a caption of n generated tokens, end token included, scores log p / n^length_penalty: 0 "
+        "Beam search scores a caption of n generated tokens, including the end token, by log p / n^length_penalty: 0 "
         "prefers short captions, 1 compares means over tokens.",
         at_least=0,
     )
     num_samples: int = field(1, "Number of captions sampled for each video.", at_least=1)
     temperature: float = field(1.0, "Divides the logits before sampling.", above=0)
-    top_k: int = field(0, "Sample from this many most likely tokens only; 0: from all tokens.", at_least=0)
+    top_k: int = field(0, "Sample only from this many most likely tokens; 0: from all tokens.", at_least=0)
     top_p: float = field(
         1.0, "Sample from the smallest set of most likely tokens with this total probability.", above=0, share=True
     )

@@ -2,7 +2,7 @@
 
   python -m hbi_jax.pretrained convert SOURCE DESTINATION
 
-Reads torch's files without torch, and runs nothing that is in them.
+Reads torch's files without torch, and runs no code from them.
 """
 
 from hbi_jax.pretrained.errors import PretrainedError

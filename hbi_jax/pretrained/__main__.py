@@ -28,18 +28,18 @@ from hbi_jax.pretrained.sizes import KINDS, TOKENS, describe
 from hbi_jax.pretrained.sources import open_source
 from hbi_jax.pretrained.translate import translate
 
-_SOURCES = """what a source may be:
-  a folder with config.json and model.safetensors   CLIP as Hugging Face keeps it, whole or in shards
-  a folder with open_clip_config.json                CLIP as open_clip keeps it
+_SOURCES = """supported sources:
+  a folder with config.json and model.safetensors   CLIP in Hugging Face's format, whole or in shards
+  a folder with open_clip_config.json                CLIP in open_clip's format
   OWNER/NAME, such as openai/clip-vit-base-patch32   the same, from the Hugging Face hub
   a .pt, .bin or .safetensors file                   OpenAI's CLIP (TorchScript or state dict), open_clip's (epoch_N.pt)
-  a torch file of any ending                         published HBI or answer checkpoint, or estimator
-  hbi.safetensors, or a folder with it               what `export` wrote
-Torch is not needed, and nothing that a file holds is run. ResNet CLIPs are not supported."""
+  a torch file with any extension                    published HBI or answer checkpoint, or estimator
+  hbi.safetensors, or a folder with it               an export of hbi_jax
+Torch is not needed, and no code from a file is run. ResNet CLIPs are not supported."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command and returns the exit code: 1 after an error, which a message on stderr explains."""
+    """Runs a command and returns the exit code. After an error it is 1, and a message on stderr explains the error."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "show":
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 export(options.source, options.destination, options.overwrite, progress=True)
             _say(f"saved {local(options.destination)}")
-    # The last two: whatever the system or a file nested without end does that nothing below foresees.
+    # OSError and RecursionError: unexpected failures of the system, and files nested too deeply.
     except (PretrainedError, OSError, RecursionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -68,7 +68,7 @@ def _say(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        # What is left in the buffer would fail once more, with a traceback, when the interpreter exits.
+        # Otherwise flushing the rest of the buffer at exit would fail again, with a traceback.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         raise PretrainedError(f"standard output cannot be written ({error.strerror})") from error
 
@@ -105,7 +105,7 @@ def _summary(contents: Contents) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m hbi_jax.pretrained",
-        description="Weights of others for hbi_jax, and back.",
+        description="Convert foreign weights for hbi_jax, and export them to PyTorch.",
         epilog=_SOURCES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -121,35 +121,37 @@ def _parser() -> argparse.ArgumentParser:
 
     convert = command(
         "convert",
-        "write weights as a folder that hbi_jax.load opens",
+        "convert weights to a folder that hbi_jax.load opens",
         source="file, folder or hub id, see below",
         destination="a new folder",
     )
     towards = command(
         "export",
-        f"write a folder for PyTorch: {WEIGHTS} and {CONFIG} as transformers.CLIPModel opens them, and {PUBLISHED} "
-        "with the published names of an HBI",
+        f"export a folder to PyTorch: {WEIGHTS} and {CONFIG} for transformers.CLIPModel, and {PUBLISHED} with an HBI "
+        "under its published names",
         source="a folder that convert wrote",
         destination="a new folder",
     )
     show = command(
-        "show", "say what weights are, and write nothing", source="a converted folder, or what convert takes"
+        "show", "describe weights without writing anything", source="a converted folder, or a source as for convert"
     )
     for added in (convert, towards):
-        added.add_argument("--overwrite", action="store_true", help="replace the destination where it is one of ours")
+        added.add_argument("--overwrite", action="store_true", help="replace the destination if hbi_jax wrote it")
     for added in (convert, show):
         for place, (field, unit) in enumerate({"words": "text", "frames": "video"}.items()):
             defaults = ", ".join(f"{tokens[place]} ({KINDS[kind]})" for kind, tokens in TOKENS.items())
-            what = f"{field} of a {unit}, of which a published HBI's clusters are a share; by default {defaults}"
+            what = f"{field} per {unit}, which determine the cluster counts of a published HBI; default: {defaults}"
             added.add_argument(f"--{field}", type=_count, help=what)
-        more = "; by default what a file beside the weights tells, or else what the summary says was assumed"
-        added.add_argument("--activation", choices=ACTIVATIONS, help=f"what the towers' MLPs compute{more}")
+        more = "; default: the value in a file beside the weights, or else an assumption that the summary reports"
+        added.add_argument("--activation", choices=ACTIVATIONS, help=f"activation of the towers' MLPs{more}")
         for flag, tower in {"--head-width": "vision", "--text-head-width": "text"}.items():
-            added.add_argument(flag, type=_count, metavar="N", help=f"width of a {tower} tower's attention heads{more}")
+            added.add_argument(
+                flag, type=_count, metavar="N", help=f"width of the {tower} tower's attention heads{more}"
+            )
         added.add_argument(
             "--pixels",
             choices=tuple(PIXELS),
-            help=f"how pixels are normalised: by the mean and deviation of CLIP's training images, or to -1..1{more}",
+            help=f"pixel normalisation: by mean and deviation of CLIP's training images, or to -1..1{more}",
         )
     return parser
 

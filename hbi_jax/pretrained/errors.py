@@ -1,10 +1,10 @@
-"""The error that this package raises, and the lists in its messages."""
+"""The error of this package, and a helper for lists in its messages."""
 
 from collections.abc import Sequence
 
 
 class PretrainedError(ValueError):
-    """Weights that cannot be read, translated, written or used. The message names weights, reason and remedy."""
+    """An error while reading, translating, writing or using weights. The message gives weights, reason and remedy."""
 
 
 def listed(items: Sequence[str], separator: str = ", ", most: int = 20) -> str:

@@ -47,21 +47,21 @@ def convert(
     """Converts foreign weights to one of our folders, completely or not at all. Logs every assumption.
 
     Args:
-      source: A folder or hub id of Hugging Face's or open_clip's CLIP, or a file: CLIP as OpenAI or open_clip saves it,
-        a published HBI or answer checkpoint or estimator, or an `hbi.safetensors` that `export` wrote.
+      source: A folder or hub id of a Hugging Face or open_clip CLIP; or a file: a CLIP saved by OpenAI or open_clip, a
+        published HBI or answer checkpoint, an estimator, or an `hbi.safetensors` that `export` wrote.
       destination: A new folder.
-      num_words, num_frames: Tokens of a text and of a video, of which the cluster counts of a published HBI are
-        shares; None: as published.
-      overwrite: Whether to replace the destination where it is one of ours.
-      progress: Whether to say on standard error how far it is.
-      activation: Of the towers: `quick_gelu` or `gelu`; this and the rest: None for what a file beside the weights
-        says, or else the likeliest.
-      head_width, text_head_width: Features of an attention head of the vision and of the text tower.
-      pixels: How pixels are normalised: `clip` or `half` (`hbi_jax.models.clip.PIXELS`).
+      num_words, num_frames: Number of tokens per text and frames per video. They determine the cluster counts of a
+        published HBI; None means the published numbers.
+      overwrite: Whether to replace the destination if this library wrote it.
+      progress: Whether to show progress on standard error.
+      activation: The activation of the towers, `quick_gelu` or `gelu`. For this and the following arguments, None
+        means the value from a file beside the weights, or else the most likely value.
+      head_width, text_head_width: Width of one attention head in the vision tower and in the text tower.
+      pixels: The normalisation of pixels: `clip` or `half` (`hbi_jax.models.clip.PIXELS`).
 
     Raises:
-      PretrainedError: If the source cannot be read, is of no known kind, lacks or has too many entries, or does not
-        fit together; or if the destination cannot be written.
+      PretrainedError: If the source cannot be read, is of unknown kind, has missing, unknown or inconsistent entries,
+        or if the destination cannot be written.
     """
     check_destination(destination, overwrite, source)
     given = Settings(activation, head_width, text_head_width, pixels)
@@ -82,8 +82,8 @@ def from_state_dict(
     """Returns the weights of a PyTorch model in memory. Logs every assumption.
 
     Args:
-      state: As numpy arrays, of OpenAI's, open_clip's or Hugging Face's CLIP, or of a published HBI, answer model or
-        estimator.
+      state: The state dict as numpy arrays: of OpenAI's, open_clip's or Hugging Face's CLIP, or of a published HBI,
+        answer model or estimator.
       num_words, num_frames, activation, head_width, text_head_width, pixels: As in `convert`.
 
     Raises:
@@ -113,18 +113,19 @@ def export(
 ) -> None:
     """Exports one of our folders for PyTorch, completely or not at all.
 
-    `model.safetensors` and `config.json` are the towers as `transformers.CLIPModel` opens them, with a
-    `preprocessor_config.json` where pixels are not normalised as OpenAI's; `hbi.safetensors`, for all but a CLIP, is
-    the whole under the published names. What the published code has to change to compute the same is logged.
+    Writes the towers to `model.safetensors` and `config.json`, which `transformers.CLIPModel` opens, and adds a
+    `preprocessor_config.json` if pixels are not normalised as OpenAI's. For every kind except a CLIP, also writes the
+    whole model to `hbi.safetensors` under the published names. Logs the changes that the published code needs in
+    order to compute the same.
 
     Args:
-      folder: What `convert` or `save` wrote.
+      folder: A folder that `convert` or `save` wrote.
       destination: A new folder.
-      overwrite: Whether to replace the destination where it is one of ours.
-      progress: Whether to say on standard error how far it is.
+      overwrite: Whether to replace the destination if this library wrote it.
+      progress: Whether to show progress on standard error.
 
     Raises:
-      PretrainedError: If the folder cannot be read or the destination not be written.
+      PretrainedError: If the folder cannot be read or the destination cannot be written.
     """
     check_destination(destination, overwrite, folder)
     contents = read_folder(folder)
@@ -151,7 +152,7 @@ def _log_notes(contents: Contents) -> None:
 
 
 def _log_changes(contents: Contents) -> None:
-    """Returns the settings in which the published code differs from these weights."""
+    """Logs the settings of the weights if the published code computes something else."""
     if contents.kind == "estimator":
         return
     found = settings_of(CLIPConfig(**contents.config["clip"]))
@@ -165,5 +166,5 @@ def _log_changes(contents: Contents) -> None:
 
 
 def _metadata(contents: Contents) -> dict[str, str]:
-    # transformers opens a file only if it says who wrote its arrays.
+    # transformers opens a file only if its metadata names the framework that wrote it.
     return {"format": "pt", METADATA: json.dumps(header(contents))}

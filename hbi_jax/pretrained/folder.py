@@ -1,4 +1,4 @@
-"""The folder format of weights: `model.safetensors`, and `config.json`, which describes them."""
+"""The folder format of weights: `model.safetensors`, and a `config.json` that describes them."""
 
 import contextlib
 import dataclasses
@@ -25,10 +25,10 @@ from hbi_jax.pretrained.tensors import Entry, from_arrays, read_safetensors, wri
 
 WEIGHTS, PUBLISHED = "model.safetensors", "hbi.safetensors"
 FORMAT = 1
-# What a tensor is, before the slash of its name: a parameter of the model, one of the estimator beside it, or what the
-# source held and nobody uses, under its name there.
+# Prefixes of tensor names: parameters of the model, parameters of the accompanying estimator, and entries that no model
+# uses, under their names in the source.
 PARAMS, ESTIMATOR, UNUSED = "params/", "estimator/", "unused/"
-# Key under which our safetensors files say what they hold.
+# Metadata key under which our safetensors files store their description.
 METADATA = "hbi_jax"
 
 
@@ -38,10 +38,11 @@ class Pretrained:
 
     Attributes:
       kind: `clip`, `hbi` (retrieval), `answer`, `caption` or `estimator`.
-      config: Fields of `config.model`, of its `clip` for kind `clip`, of `config.estimator` for kind `estimator`.
+      config: The fields of `config.model`; of `config.model.clip` for kind `clip`, and of `config.estimator` for kind
+        `estimator`.
       params: The model's variables, `{"params": ...}`.
-      estimator: The estimator that a published checkpoint carries beside the model.
-      unused: What its source held and no model uses, by its name there; an export writes it again.
+      estimator: The estimator that a published checkpoint contains besides the model.
+      unused: Entries of the source that no model uses, by their name there; an export writes them again.
     """
 
     kind: str
@@ -52,7 +53,7 @@ class Pretrained:
 
     @property
     def model(self) -> nn.Module:
-        """The module that `params` belong to."""
+        """The module of the parameters."""
         return build_model(self.kind, self.config)
 
 
@@ -60,9 +61,10 @@ class Contents(NamedTuple):
     """The contents of a folder, with tensors that have not been read yet.
 
     Attributes:
-      origin: Where the weights come from, in words.
-      entries: By their names in the folder.
-      notes: What was read, left out or assumed on the way, in words.
+      kind, config: As in `Pretrained`.
+      origin: A description of where the weights come from.
+      entries: The tensors by their name in the folder.
+      notes: Descriptions of settings that were read, overridden or assumed, and of prefixes that were removed.
     """
 
     kind: str
@@ -88,14 +90,15 @@ def load(folder: str | os.PathLike, progress: bool = True) -> Pretrained:
     """Loads a folder that `convert` or `save` wrote.
 
     Args:
-      folder: On this machine.
-      progress: Whether to say on standard error how far it is.
+      folder: A folder on this machine.
+      progress: Whether to show progress on standard error.
 
     Returns:
       The weights, as numpy arrays.
 
     Raises:
-      PretrainedError: If it is no such folder, is damaged, or its weights do not fit its configuration.
+      PretrainedError: If this library did not write the folder, it is damaged, or its weights do not match its
+        configuration.
     """
     return materialize(read_folder(folder), f"load {pathlib.Path(folder).name}", progress)
 
@@ -105,12 +108,12 @@ def save(folder: str | os.PathLike, weights: Pretrained, overwrite: bool = False
 
     Args:
       folder: A new folder.
-      weights: What to write.
-      overwrite: Whether to replace the folder where it is one of ours.
-      progress: Whether to say on standard error how far it is.
+      weights: The weights to write.
+      overwrite: Whether to replace the folder if this library wrote it.
+      progress: Whether to show progress on standard error.
 
     Raises:
-      PretrainedError: If params and configuration differ, or the folder exists or cannot be written.
+      PretrainedError: If parameters and configuration do not match, or the folder exists or cannot be written.
     """
     write_folder(contents_of(weights), folder, overwrite, progress)
 
@@ -130,7 +133,7 @@ def read_folder(folder: str | os.PathLike) -> Contents:
     """Reads the contents of one of our folders.
 
     Raises:
-      PretrainedError: If it is none, or its weights do not fit its configuration.
+      PretrainedError: If this library did not write the folder, or its weights do not match its configuration.
     """
     folder = local(folder)
     if exists(folder) and not folder.is_dir():
@@ -166,7 +169,7 @@ def write_folder(contents: Contents, destination: str | os.PathLike, overwrite: 
     """Writes contents to a folder that `read_folder` reads.
 
     Raises:
-      PretrainedError: If the destination exists, or cannot be written.
+      PretrainedError: If the destination exists or cannot be written.
     """
     about = header(contents)
     with new_folder(destination, overwrite) as folder:
@@ -181,7 +184,7 @@ def header(contents: Contents) -> dict[str, Any]:
 
 
 def materialize(contents: Contents, label: str, progress: bool) -> Pretrained:
-    """Reads every tensor into memory."""
+    """Reads every tensor into memory; `label` names the progress bar."""
     arrays = {}
     with Progress(len(contents.entries), label, shown=progress) as bar:
         for name, entry in contents.entries.items():
@@ -196,13 +199,13 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the object in a JSON file.
 
     Raises:
-      PretrainedError: If there is none.
+      PretrainedError: If the file is missing, unreadable or holds no object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PretrainedError(
-            f"{path.parent} has no {path.name}, which says what its weights are; name the right folder, or convert the "
+            f"{path.parent} has no {path.name}, which describes its weights; name the right folder, or convert the "
             "file of weights itself"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -221,7 +224,7 @@ def local(folder: str | os.PathLike) -> pathlib.Path:
     """Returns a path on this machine.
 
     Raises:
-      PretrainedError: If it is in a bucket, or of a user who is not known.
+      PretrainedError: If the path is in a bucket, or in the home folder of an unknown user.
     """
     text = os.fspath(folder)
     if "://" in text:
@@ -236,7 +239,7 @@ def exists(path: pathlib.Path) -> bool:
     """Returns whether the path exists.
 
     Raises:
-      PretrainedError: If that cannot be told, as where the name is too long or a folder may not be looked into.
+      PretrainedError: If the system cannot tell, for example because the name is too long or a folder is not readable.
     """
     try:
         return path.exists()
@@ -254,15 +257,15 @@ def refuse_run(path: pathlib.Path) -> None:
 
 
 def check_destination(destination: str | os.PathLike, overwrite: bool, source: str | os.PathLike | None = None) -> None:
-    """Checks that a folder may be written there.
+    """Checks that a destination folder can be written.
 
     Args:
       destination: The folder.
-      overwrite: Whether to replace it where it is one of ours.
-      source: What it will be made of, which it may not replace.
+      overwrite: Whether to replace the folder if this library wrote it.
+      source: The source of the weights, which must not be replaced.
 
     Raises:
-      PretrainedError: If something is there that may not be replaced, or no folder can be made there.
+      PretrainedError: If something exists there that must not be replaced, or no folder can be created there.
     """
     folder = local(destination)
     there = exists(folder)
@@ -273,9 +276,7 @@ def check_destination(destination: str | os.PathLike, overwrite: bool, source: s
         if not parent.is_dir():
             raise PretrainedError(f"{folder} cannot be made: {parent} is no folder; choose another destination")
         if not os.access(parent, os.W_OK | os.X_OK):
-            raise PretrainedError(
-                f"{folder} cannot be made: {parent} may not be written to; choose another destination"
-            )
+            raise PretrainedError(f"{folder} cannot be made: {parent} is not writable; choose another destination")
         return
     if source is not None and exists(place := local(source)):
         place = place.resolve()
@@ -299,14 +300,14 @@ def check_destination(destination: str | os.PathLike, overwrite: bool, source: s
 
 @contextlib.contextmanager
 def new_folder(destination: str | os.PathLike, overwrite: bool) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder that replaces the destination at the end, and is deleted after an error.
+    """Yields a temporary folder that replaces the destination on success and is deleted after an error.
 
     Raises:
-      PretrainedError: If the destination exists and is not to be replaced, or cannot be written.
+      PretrainedError: If the destination exists and must not be replaced, or if it cannot be written.
     """
     check_destination(destination, overwrite)
     folder = local(destination).absolute()
-    # Short, as a name of some 250 characters has no room for more.
+    # These names do not contain the folder's own name, which may already have the maximum length.
     partial, old = (folder.with_name(f".{uuid.uuid4().hex[:12]}.{what}") for what in ("partial", "old"))
     try:
         partial.mkdir(parents=True)

@@ -1,7 +1,7 @@
 """A pickle reader that executes nothing: it builds plain containers and descriptions of tensors.
 
-Torch's files hold a pickle, and a pickle may name any function to be called. Here no name is ever looked up: each
-opcode is interpreted below, calls are answered from a short table, and any other name is an error.
+Torch's files contain a pickle, and a pickle can name any function and have it called. This reader never imports a
+name: it interprets each opcode itself, takes calls from a short table, and refuses any other name.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 from hbi_jax.pretrained.errors import PretrainedError
 
-# What a pickle may build: opcodes, and elements copied from containers, which a few bytes can ask for without end.
+# Maximum number of opcodes and of elements copied between containers. Without it, a few bytes could fill the memory.
 _MAX_ELEMENTS = 4 * 10**6
 
 
@@ -70,7 +70,7 @@ def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: obj
     """Checks that a tensor lies within its storage and has no more elements than the storage."""
     numbers = [offset, *shape, *strides]
     if not isinstance(storage, Storage) or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
-        raise PretrainedError("it holds a tensor whose size, stride or offset is no natural number")
+        raise PretrainedError("it holds a tensor whose size, stride or offset is not a natural number")
     if len(shape) != len(strides) or len(shape) > 8:
         raise PretrainedError(f"it holds a tensor of {len(shape)} sizes and {len(strides)} strides")
     count = math.prod(shape)
@@ -84,9 +84,9 @@ def _tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: obj
 
 
 def _keys(items: list) -> list:
-    """Checks keys or members: hashing deeply nested tuples can take forever, so they are refused."""
+    """Checks dictionary keys or set members; refuses tuples, because hashing nested tuples can take forever."""
     if not all(isinstance(item, str | int | float | None) for item in items):
-        raise PretrainedError("its pickle has keys that are neither text nor number")
+        raise PretrainedError("its pickle has keys that are neither text nor numbers")
     return items
 
 
@@ -94,7 +94,7 @@ def _first(value: object, *_: object) -> object:
     return value
 
 
-# What may be called, and what the call makes here.
+# The functions that a pickle may call, and their replacements.
 _CALLS: dict[_Global, Callable] = {
     _Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
     _Global("torch._utils", "_rebuild_parameter"): _first,
@@ -102,13 +102,13 @@ _CALLS: dict[_Global, Callable] = {
     _Global("collections", "OrderedDict"): lambda: {},
     _Global("builtins", "set"): lambda items: set(_keys(items)),
     _Global("__builtin__", "set"): lambda items: set(_keys(items)),
-    # How TorchScript tags its lists and dictionaries.
+    # Type tags of lists and dictionaries in TorchScript.
     **{
         _Global("torch.jit._pickle", name): _first
         for name in ("build_boollist", "build_doublelist", "build_intlist", "build_tensorlist", "restore_type_tag")
     },
 }
-# Numbers, strings and bytes: the machine takes them as they are.
+# Opcodes that push a number, a string or bytes.
 _CONSTANTS = frozenset(
     opcode.name
     for opcode in pickletools.opcodes
@@ -122,12 +122,12 @@ def _is_bag(name: _Global) -> bool:
 
 def _admit(module: object, name: object) -> _Global:
     if not isinstance(module, str) or not isinstance(name, str):
-        raise PretrainedError("its pickle asks for a function whose name is no text")
+        raise PretrainedError("its pickle asks for a function whose name is not text")
     found = _Global(module, name)
     if found in _CALLS or (module == "torch" and name in _STORAGES) or _is_bag(found):
         return found
     raise PretrainedError(
-        f"it asks for {module}.{name}, which is neither tensor nor plain container and is not run here; if you trust "
+        f"it asks for {module}.{name}, which is neither a tensor nor a plain container, so it is not run; if you trust "
         "the file, load it with torch and save the state dict alone: torch.save(model.state_dict(), path)"
     )
 
@@ -137,20 +137,20 @@ def unpickle(data: bytes, find_storage: Callable[[object, np.dtype, object], Sto
 
     Args:
       data: The pickle.
-      find_storage: Makes the storage of a key, a type and a number of elements; raises where there is none, or where
-        key and number are something else.
+      find_storage: Returns the storage for a key, a type and a number of elements. It must raise if the storage does not
+        exist or an argument is of the wrong type.
 
     Returns:
-      Containers, numbers, strings, `Tensor`s and `Bag`s.
+      The object, built from containers, numbers, strings, `Tensor`s and `Bag`s.
 
     Raises:
-      PretrainedError: If it is no pickle, or asks for anything else.
+      PretrainedError: If the data is not a pickle, or asks for any other object.
     """
     try:
         return _run(data, find_storage)
     except PretrainedError:
         raise
-    # What wrong opcodes do to the machine: underflow, unknown memo, keys that cannot be hashed, wrong operands.
+    # Raised by malformed pickles: stack underflow, unknown memo entries, unhashable keys, wrong operands.
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise PretrainedError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
 
@@ -165,7 +165,7 @@ def _run(data: bytes, find_storage: Callable[[object, np.dtype, object], Storage
         nonlocal built
         built += elements
         if built > _MAX_ELEMENTS:
-            raise PretrainedError(f"its pickle builds more than {_MAX_ELEMENTS} elements: that is no state dict")
+            raise PretrainedError(f"its pickle builds more than {_MAX_ELEMENTS} elements, so it is not a state dict")
 
     def since_mark() -> list:
         nonlocal stack
@@ -179,7 +179,7 @@ def _run(data: bytes, find_storage: Callable[[object, np.dtype, object], Storage
                 return _CALLS[name](*arguments)
             if _is_bag(name):
                 return Bag()
-        raise PretrainedError("its pickle calls what is no function")
+        raise PretrainedError("its pickle calls an object that is not a function")
 
     def extend(kind: type, items: list | dict | set) -> None:
         if type(stack[-1]) is not kind:
@@ -263,18 +263,18 @@ def _run(data: bytes, find_storage: Callable[[object, np.dtype, object], Storage
                 stack.append(call(name, arguments))
             case "BUILD":
                 state = stack.pop()
-                # An OrderedDict's attributes, such as a state dict's versions, are of no use here.
+                # The attributes of an OrderedDict, such as a state dict's version numbers, are not needed.
                 if isinstance(stack[-1], Bag) and type(state) is dict:
                     count(len(state))
                     stack[-1].attributes.update(state)
                 elif type(stack[-1]) is not dict:
-                    raise PretrainedError("its pickle sets attributes of what has none")
+                    raise PretrainedError("its pickle sets attributes of an object that has none")
             case "BINPERSID":
                 kind, storage_type, key, _, length = stack.pop()
                 if kind != "storage" or storage_type not in (_Global("torch", name) for name in _STORAGES):
-                    raise PretrainedError("it refers to something outside that is no storage")
+                    raise PretrainedError("it refers to an external object that is not a storage")
                 stack.append(find_storage(key, _STORAGES[storage_type.name], length))
             case name if name in _CONSTANTS:
                 stack.append(argument)
             case name:
-                raise PretrainedError(f"its pickle uses {name}, which no weights need")
+                raise PretrainedError(f"its pickle uses {name}, which state dicts do not need")

@@ -1,6 +1,6 @@
 """Settings of a CLIP that shapes do not reveal: activation, width of attention heads, and normalisation of pixels.
 
-A file beside the weights or the user gives them. Otherwise they are assumed, and the assumption is reported.
+They come from the user or from a file beside the weights. Otherwise they are assumed, and the assumption is reported.
 """
 
 import math
@@ -12,20 +12,20 @@ from hbi_jax.models.clip import PIXELS
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained.errors import PretrainedError, listed
 
-# The files that tell: Hugging Face's, its preprocessor's, and open_clip's.
+# The files that hold the settings: Hugging Face's, its preprocessor's, and open_clip's.
 CONFIG, PREPROCESSOR, OPEN_CLIP = "config.json", "preprocessor_config.json", "open_clip_config.json"
-# Fields of `CLIPConfig` that no shape tells.
+# Fields of `CLIPConfig` that shapes do not reveal.
 UNTOLD = ("head_features", "activation", "vision_head_features", "text_head_features", "pixels")
 ACTIVATIONS = get_args(Activation)
-# How the notes on what was assumed begin.
+# Prefix of the notes on assumptions.
 ASSUMED = "assumed, as nothing tells it"
 
 _HEAD_FEATURES = 64
-# Vision towers whose heads are not 64 wide, by their width: open_clip's ViT-H, g, bigG and e.
+# Head widths other than 64, by the width of the vision tower: open_clip's ViT-H, g, bigG and e.
 _WIDE_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
 
-# Fields of open_clip's `vision_cfg` and `text_cfg` with the value that our towers stand for. Those that are not here
-# are told by shapes, or matter to training alone.
+# Fields of open_clip's `vision_cfg` and `text_cfg`, with the only value that our towers support. The other fields
+# follow from the shapes or matter only for training.
 _ATTENTION = dict.fromkeys(
     ("block_type", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), None
 )
@@ -55,8 +55,8 @@ class Settings(NamedTuple):
     """The settings of a CLIP that are known; None marks an unknown one.
 
     Attributes:
-      activation: A name of `ACTIVATIONS`.
-      vision_head, text_head: Widths of one attention head.
+      activation: One of `ACTIVATIONS`.
+      vision_head, text_head: Width of one attention head in the vision and in the text tower.
       pixels: A key of `PIXELS`.
     """
 
@@ -66,7 +66,7 @@ class Settings(NamedTuple):
     pixels: str | None = None
 
     def over(self, other: "Settings") -> "Settings":
-        """Returns these settings, completed by those of `other`."""
+        """Returns these settings, with unknown ones taken from `other`."""
         return Settings(*(theirs if mine is None else mine for mine, theirs in zip(self, other, strict=True)))
 
     def text(self) -> str:
@@ -77,7 +77,7 @@ class Settings(NamedTuple):
 _IN_WORDS = ("activation {}", "vision heads {} wide", "text heads {} wide", "pixels {!r}")
 
 
-# OpenAI's release of CLIP, and what was trained from it with the published code of HBI.
+# The settings of OpenAI's CLIP, and of the models that the published code of HBI trained from it.
 OPENAI = Settings("quick_gelu", _HEAD_FEATURES, _HEAD_FEATURES, "clip")
 
 
@@ -88,10 +88,10 @@ def settings_of(clip: CLIPConfig) -> Settings:
 
 
 def check_given(given: Settings) -> None:
-    """Checks settings that a user gives.
+    """Checks settings that the user gives.
 
     Raises:
-      PretrainedError: If a value is none that there is.
+      PretrainedError: If a value is not allowed.
     """
     for name, value, choices in (("activation", given.activation, ACTIVATIONS), ("pixels", given.pixels, PIXELS)):
         if value is not None and value not in choices:
@@ -105,24 +105,24 @@ def hugging_face(config: Mapping[str, Any], preprocessor: Mapping[str, Any], siz
     """Returns the settings in Hugging Face's files.
 
     Args:
-      config: `config.json`.
-      preprocessor: `preprocessor_config.json`; empty where there is none.
-      sizes: What the shapes tell.
-      where: The source, for messages.
+      config: The content of `config.json`.
+      preprocessor: The content of `preprocessor_config.json`; empty if there is no such file.
+      sizes: The sizes that the shapes imply.
+      where: The source, for error messages.
 
     Raises:
-      PretrainedError: If they are of a model that our towers do not compute, or of other weights.
+      PretrainedError: If the files describe a model that our towers do not support, or belong to other weights.
     """
     if (kind := config.get("model_type", "clip")) != "clip":
         raise PretrainedError(f"{where}: model_type is {kind!r} in {CONFIG}, wanted 'clip'; use such a model")
     heads, activations = [], []
     for side, width, count in (("vision", 768, 12), ("text", 512, 8)):
-        # Where a folder has both, the library takes the one ending in _dict.
+        # If both exist, transformers uses the one that ends in _dict.
         name = f"{side}_config_dict" if config.get(f"{side}_config_dict") is not None else f"{side}_config"
         section = config.get(name) or {}
         if not isinstance(section, dict):
-            raise PretrainedError(f"{where}: {name} is no object in {CONFIG}; download it again")
-        # What a section leaves out has the library's default.
+            raise PretrainedError(f"{where}: {name} is not an object in {CONFIG}; download it again")
+        # Fields that a section omits have the defaults of transformers.
         activation = section.get("hidden_act", "quick_gelu")
         if activation not in ACTIVATIONS:
             raise PretrainedError(
@@ -131,8 +131,8 @@ def hugging_face(config: Mapping[str, Any], preprocessor: Mapping[str, Any], siz
             )
         if section.get("layer_norm_eps", 1e-5) != 1e-5:
             raise PretrainedError(
-                f"{where}: {name}.layer_norm_eps is {section['layer_norm_eps']!r} in {CONFIG}, wanted 1e-05, with "
-                "which CLIPs are trained; use such a model"
+                f"{where}: {name}.layer_norm_eps is {section['layer_norm_eps']!r} in {CONFIG}, wanted 1e-05, as "
+                "in the training of CLIP; use such a model"
             )
         width, count = section.get("hidden_size", width), section.get("num_attention_heads", count)
         _check_width(width, getattr(sizes, f"{side}_width"), f"{name}.hidden_size", CONFIG, where)
@@ -147,28 +147,28 @@ def open_clip(config: Mapping[str, Any], sizes: CLIPConfig, where: str) -> Setti
     """Returns the settings in an `open_clip_config.json`.
 
     Args:
-      config: The file's content.
-      sizes: What the shapes tell.
-      where: The source, for messages.
+      config: The content of the file.
+      sizes: The sizes that the shapes imply.
+      where: The source, for error messages.
 
     Raises:
-      PretrainedError: If it is of a model that our towers do not compute, or of other weights.
+      PretrainedError: If the file describes a model that our towers do not support, or belongs to other weights.
     """
     model = config.get("model_cfg")
     sections = [model.get(name) for name in _OPEN_CLIP_FIELDS] if isinstance(model, dict) else [None]
     if not all(isinstance(section, dict) for section in sections):
         raise PretrainedError(
             f"{where}: {OPEN_CLIP} has no model_cfg with vision_cfg and text_cfg; download it again, or move it away "
-            "and say what it would: --activation, --head-width"
+            "and give the settings with --activation and --head-width"
         )
     for (name, fields), section in zip(_OPEN_CLIP_FIELDS.items(), sections, strict=True):
         for field, wanted in fields.items():
             value = section.get(field, wanted)
-            # Nothing is written as null, false or {}.
+            # null, false and {} all mean that the option is off.
             if value != wanted and (value or wanted):
                 raise PretrainedError(
-                    f"{where}: {name}.{field} is {value!r} in {OPEN_CLIP}, wanted {wanted!r}: this library has no such "
-                    "tower; use another model"
+                    f"{where}: {name}.{field} is {value!r} in {OPEN_CLIP}, wanted {wanted!r}: this library does not "
+                    "support such a tower; use another model"
                 )
     vision, text = sections
     if text.get("hf_tokenizer_name") and text.get("vocab_size", 49408) != 49408:
@@ -193,16 +193,16 @@ def open_clip(config: Mapping[str, Any], sizes: CLIPConfig, where: str) -> Setti
 
 
 def settle(given: Settings, told: Settings, by: str, sizes: CLIPConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Decides the fields of `UNTOLD`: by the user, otherwise by a file, otherwise by the likeliest value.
+    """Decides the fields of `UNTOLD`: from the user, else from a file, else the most likely value.
 
     Args:
-      given: By the user.
-      told: By what lies beside the weights.
-      by: What that is.
-      sizes: What the shapes tell.
+      given: The settings that the user gives.
+      told: The settings found beside the weights.
+      by: The name of the file, or another origin of `told`.
+      sizes: The sizes that the shapes imply.
 
     Returns:
-      The fields; and in words which of them were read, overridden and assumed.
+      The fields, and notes on which of them were read, overridden and assumed.
     """
     likely = OPENAI._replace(vision_head=_WIDE_HEADS.get(sizes.vision_width, _HEAD_FEATURES))
     known = given.over(told)
@@ -227,7 +227,8 @@ def settle(given: Settings, told: Settings, by: str, sizes: CLIPConfig) -> tuple
             "LAION's ViT-L/14, add --pixels half"
         )
     vision, text = found.vision_head, found.text_head
-    # The frame transformer may start as the text tower's first layers, so it has their heads where these fit.
+    # The frame transformer may start as the text tower's first layers, so it gets their head width if that divides its
+    # own width.
     joint = next(
         width
         for width in (text, _HEAD_FEATURES, math.gcd(sizes.embed_features, _HEAD_FEATURES))
@@ -253,7 +254,7 @@ def _check_width(told: object, found: int, field: str, file: str, where: str) ->
     if told != found:
         raise PretrainedError(
             f"{where}: {field} is {told!r} in {file}, but the weights are {found} wide: it belongs to other weights; "
-            "move it away, or put the right one beside them"
+            "move it away, or replace it with the right file"
         )
 
 

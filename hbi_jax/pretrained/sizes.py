@@ -1,4 +1,4 @@
-"""Derives a model's configuration from the shapes of its parameters, and builds the model of a configuration."""
+"""Derives a model's configuration from the shapes of its parameters, and builds a model from its configuration."""
 
 import dataclasses
 import functools
@@ -34,17 +34,17 @@ KINDS = {
     "caption": "HBI with a caption decoder",
     "estimator": "estimator of the interaction",
 }
-# The modules of those kinds that are an HBI, and which of their fields are not of `config.model`.
+# The modules of the kinds that are HBI models, and their fields that are not in `config.model`.
 _MODULES = {
     "hbi": (HBI, ()),
     "answer": (AnswerHBI, ("num_answers", "dropout_rate")),
     "caption": (CaptionHBI, ("decoder_layers", "dropout_rate")),
 }
 TASK_FIELDS = frozenset(name for _, names in _MODULES.values() for name in names)
-# No shape tells how many heads a merge has; this is how many published ones have.
+# Number of heads of a published token merge; shapes do not reveal it.
 MERGE_HEADS = 8
 
-# Sizes with a name: image and patch, width and layers of vision and text, joint width.
+# Names of architectures by size: image, patch, vision width and layers, text width and layers, joint width.
 _NAMES = {
     (224, 32, 768, 12, 512, 12, 512): "ViT-B/32",
     (224, 16, 768, 12, 512, 12, 512): "ViT-B/16",
@@ -55,12 +55,12 @@ _NAMES = {
     (224, 14, 1408, 40, 1024, 24, 1024): "ViT-g/14",
     (224, 14, 1664, 48, 1280, 32, 1280): "ViT-bigG/14",
 }
-# Published models merge words and frames to these shares of those of the level before.
+# Shares of the previous level's words and frames that remain after a merge in the published models.
 _RATES = {
     "hbi": {"action": (0.25, 0.25), "event": (0.5, 0.5)},
     "answer": {"action": (0.25, 0.25), "event": (0.125, 0.25)},
 }
-# Words, start and end included, and frames that they were trained with.
+# Words (including start and end) and frames that the published models were trained with.
 TOKENS = {"hbi": (24, 12), "answer": (32, 12)}
 
 
@@ -68,7 +68,7 @@ def kind_of(paths: Sequence[str]) -> str:
     """Returns the kind of the model whose parameters have these paths.
 
     Raises:
-      PretrainedError: If none of ours has.
+      PretrainedError: If no model of this library has such parameters.
     """
     starts = {path.split("/")[0] for path in paths}
     if "conv_in" in starts:
@@ -81,16 +81,16 @@ def kind_of(paths: Sequence[str]) -> str:
 
 
 def model_config(kind: str, shapes: Shapes, first_level: str = "", untold: Mapping[str, Any] | None = None) -> dict:
-    """Returns the configuration that shapes of parameters imply: all but levels and `settings.UNTOLD`.
+    """Returns the configuration that the shapes of parameters imply; levels and `settings.UNTOLD` are not implied.
 
     Args:
       kind: One of `KINDS`.
-      shapes: By path.
+      shapes: The shapes of the parameters by path.
       first_level: The name of a level.
-      untold: The fields of `settings.UNTOLD`; those left out have the defaults.
+      untold: Values of the fields of `settings.UNTOLD`; omitted fields get the defaults.
 
     Raises:
-      PretrainedError: If they are of no such model.
+      PretrainedError: If a model of this kind cannot have these shapes.
     """
     if kind == "estimator":
         return _net(shapes, "", "kind", "num_features")
@@ -125,7 +125,8 @@ def published_levels(kind: str, num_words: int | None, num_frames: int | None) -
 
     Args:
       kind: One of `TOKENS`.
-      num_words, num_frames: Tokens of a text, start and end included, and of a video; None: as published.
+      num_words, num_frames: Number of tokens per text (including start and end) and of frames per video; None means
+        the published numbers.
     """
     words, frames = (given or default for given, default in zip((num_words, num_frames), TOKENS[kind], strict=True))
     levels = [["entity", 0, 0]]
@@ -136,10 +137,10 @@ def published_levels(kind: str, num_words: int | None, num_frames: int | None) -
 
 
 def build_model(kind: str, config: Mapping) -> nn.Module:
-    """Builds the module of a configuration: of `config.model`, or of `config.estimator` for an estimator.
+    """Builds the module of a configuration: the fields of `config.model`, or of `config.estimator` for an estimator.
 
     Raises:
-      PretrainedError: If the kind is unknown or a field is missing, unknown or of the wrong sort.
+      PretrainedError: If the kind is unknown, or a field is missing, unknown or invalid.
     """
     if kind not in KINDS:
         raise PretrainedError(f"weights of kind {kind!r}: wanted one of {', '.join(KINDS)}; convert them again")
@@ -151,7 +152,7 @@ def build_model(kind: str, config: Mapping) -> nn.Module:
         module, names = _MODULES[kind]
         task_fields = {name: config[name] for name in names if name in config}
         values = {name: value for name, value in config.items() if name not in names}
-        # These have no defaults here: weights are of certain towers and levels.
+        # No defaults for these: weights belong to specific towers and levels.
         values |= {name: config[name] for name in ("clip", "levels")}
         return module(fields.parse(HBIConfig, values, "config"), **task_fields)
     except (KeyError, TypeError, ValueError) as error:
@@ -165,7 +166,7 @@ def abstract_params(kind: str, config: Mapping) -> dict:
     """Returns shapes and types of a model's variables without computing them.
 
     Raises:
-      PretrainedError: If the configuration is not one.
+      PretrainedError: If the configuration is invalid.
     """
     model = build_model(kind, config)
     try:
@@ -177,7 +178,7 @@ def abstract_params(kind: str, config: Mapping) -> dict:
 
 
 def _inputs(kind: str, model: nn.Module) -> tuple:
-    """Returns shapes and types of the longest inputs of a model."""
+    """Returns shapes and types of a model's longest possible inputs."""
 
     def zeros(*shape: int, dtype: jax.typing.DTypeLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, *shape), dtype)
@@ -199,7 +200,7 @@ def leaves_of(params: PyTree) -> dict[str, Any]:
     """Returns every leaf of `{"params": ...}` by its path.
 
     Raises:
-      PretrainedError: If it is something else.
+      PretrainedError: If the argument has another structure.
     """
     tree = params.get("params") if isinstance(params, Mapping) else None
     if not isinstance(tree, Mapping):
@@ -220,13 +221,13 @@ def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mappin
 
     Args:
       kind: One of `KINDS`.
-      config: The model's.
-      shapes: The parameters', by path.
-      where: What they were found in, for the message.
-      names: What they are called there; their paths if None.
+      config: The configuration of the model.
+      shapes: The shapes of the parameters by path.
+      where: The origin of the parameters, for the message.
+      names: The names of the parameters at their origin, by path; None means that they are the paths.
 
     Raises:
-      PretrainedError: If not: names each field or parameter that differs.
+      PretrainedError: If they do not match; the message names each field or parameter that differs.
     """
     model = build_model(kind, config)
     if kind == "estimator":
@@ -238,10 +239,10 @@ def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mappin
         untold = {name: clip[name] for name in UNTOLD}
         found = model_config(kind, shapes, next((level.name for level in levels), ""), untold)
         for side in ("vision", "text"):
-            # Four times the width can be written as 0.
+            # A hidden width of four times the width is stored as 0.
             if clip[f"{side}_mlp_features"] == 4 * clip[f"{side}_width"]:
                 clip[f"{side}_mlp_features"] = 0
-    # First the fields: they say more than shapes, and keep a wrong count of layers from being built.
+    # Compare the fields first: they say more than shapes, and a model with a wrong number of layers is never built.
     problems = differences(found, given)
     names = names or {}
     if not problems:
@@ -334,7 +335,7 @@ def _clip(shapes: Shapes, untold: Mapping[str, Any]) -> dict:
 
 
 def _mlp_features(shapes: Shapes, tower: str, width: int) -> int:
-    """Returns the hidden width of a tower's MLPs as the configuration writes it: 0 for four times its width."""
+    """Returns the hidden width of a tower's MLPs as in the configuration: 0 for four times the tower's width."""
     kernel = f"{tower}/transformer/resblocks_0/mlp_fc/kernel"
     hidden = _axes(shapes, kernel, 2)[1] if kernel in shapes else 0
     return 0 if hidden == 4 * width else hidden
@@ -348,11 +349,13 @@ def _check_untold(clip: CLIPConfig) -> None:
         if clip.vision_width % vision or clip.text_width % text:
             raise PretrainedError(
                 f"towers {clip.vision_width} and {clip.text_width} wide do not divide into attention heads "
-                f"{vision if vision == text else f'{vision} and {text}'} wide; say how wide they are, with "
+                f"{vision if vision == text else f'{vision} and {text}'} wide; give their width with "
                 "--head-width (vision) and --text-head-width"
             )
     else:
-        raise PretrainedError(f"attention heads {heads} wide: wanted positive numbers, or 0 for as in the joint space")
+        raise PretrainedError(
+            f"attention heads {heads} wide: wanted positive numbers, or 0 for the width in the joint space"
+        )
     for field, choices in (("activation", ACTIVATIONS), ("pixels", tuple(PIXELS))):
         if (got := getattr(clip, field)) not in choices:
             raise PretrainedError(f"{field} is {got!r}, wanted one of {', '.join(choices)}; correct the configuration")

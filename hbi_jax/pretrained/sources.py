@@ -1,4 +1,4 @@
-"""Sources of foreign weights: files and folders of several formats, distinguished by their contents."""
+"""Sources of foreign weights: files and folders in several formats, distinguished by their contents."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ from hbi_jax.pretrained.settings import CONFIG, OPEN_CLIP, PREPROCESSOR
 from hbi_jax.pretrained.tensors import Entry, read_safetensors
 from hbi_jax.pretrained.torch_archive import read_wrapped
 
-# Names of files of weights, the best first. Hugging Face's may be in shards, with an index beside them, and of a
-# variant: model.fp16.safetensors, model.safetensors.index.fp16.json.
+# Names of weight files in order of preference. Hugging Face's may be split into shards with an index, and may have a
+# variant in their name: model.fp16.safetensors, model.safetensors.index.fp16.json.
 _TORCH_WEIGHTS = "pytorch_model.bin"
 _HUGGING_FACE = (WEIGHTS, _TORCH_WEIGHTS)
 _OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -27,12 +27,13 @@ class Source(NamedTuple):
     """Foreign weights.
 
     Attributes:
-      where: The path or id, for messages.
-      entries: The tensors by their name there.
-      config: A Hugging Face `config.json` beside the weights; nothing elsewhere.
+      where: The path or hub id, for messages.
+      entries: The tensors by their name in the source.
+      config: The content of a Hugging Face `config.json` beside the weights; empty if there is none.
       metadata: The metadata of a safetensors file.
-      preprocessor, open_clip: A `preprocessor_config.json` and an `open_clip_config.json` beside the weights, likewise.
-      notes: What was chosen or unwrapped to get at the tensors, in words.
+      preprocessor, open_clip: The contents of a `preprocessor_config.json` and of an `open_clip_config.json` beside the
+        weights; empty if there are none.
+      notes: Descriptions of the file that was chosen and of the keys that wrapped the state dict.
     """
 
     where: str
@@ -51,10 +52,10 @@ class _Tensors(NamedTuple):
 
 
 def open_source(source: str | os.PathLike) -> Source:
-    """Opens a file of weights, a folder, or a model of the Hugging Face hub.
+    """Opens a file of weights, a folder, or a model on the Hugging Face hub.
 
     Raises:
-      PretrainedError: If it is none of them, or cannot be read.
+      PretrainedError: If the source is none of these or cannot be read.
     """
     path = local(source)
     if not exists(path):
@@ -91,9 +92,9 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _configs_beside(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Returns the descriptions beside a file of weights."""
+    """Returns the contents of the configuration files beside a file of weights."""
     configs = {CONFIG: {}, PREPROCESSOR: {}, OPEN_CLIP: _read(path.with_name(OPEN_CLIP))}
-    # A config.json may be of another program, and the weights are still what they are.
+    # A config.json may belong to another program; this must not prevent reading the weights.
     with contextlib.suppress(PretrainedError):
         config = _read(path.with_name(CONFIG))
         if {"text_config", "vision_config"} <= set(config):
@@ -146,7 +147,7 @@ def _index(path: pathlib.Path) -> _Tensors:
     """Returns the tensors of all shards that an index names."""
     table = read_json(path).get("weight_map")
     good = isinstance(table, dict) and table and all(isinstance(file, str) for file in table.values())
-    # An index of a stranger names files: in its own folder, and no others.
+    # The index is untrusted: it may only name files in its own folder.
     if not good or any(file != os.path.basename(file) or file in ("", ".", "..") for file in table.values()):
         raise PretrainedError(f"{path}: weight_map names no files beside it, tensor by tensor; download it again")
     files = sorted(set(table.values()))
@@ -157,7 +158,7 @@ def _index(path: pathlib.Path) -> _Tensors:
         raise PretrainedError(
             f"{path.parent}: {absent[0]} is not in {table[absent[0]]}, where {path.name} has it; download both again"
         )
-    # What the index forgot stays, so that it is accounted for.
+    # Keep tensors that the index does not list, so that unknown ones are reported.
     entries = {name: entry for shard in shards.values() for name, entry in shard.items()}
     entries |= {name: shards[file][name] for name, file in table.items()}
     return _Tensors(entries, {}, (f"{len(files)} shards by {path.name}",))
@@ -177,8 +178,8 @@ def _file(path: pathlib.Path) -> _Tensors:
         return _Tensors(*read_safetensors(path))
     if start.startswith(b"\x80"):
         raise PretrainedError(
-            f"{path} is a bare pickle, as torch wrote before version 1.6; where torch is installed and you trust the "
-            "file, save it anew: torch.save(torch.load(path, map_location='cpu', weights_only=False), new_path)"
+            f"{path} is a bare pickle, as torch wrote before version 1.6; if torch is installed and you trust the "
+            "file, save it again: torch.save(torch.load(path, map_location='cpu', weights_only=False), new_path)"
         )
     what = "a web page" if start.lstrip().startswith(b"<") else "neither a torch archive nor a safetensors file"
     raise PretrainedError(f"{path} is {what}, wanted weights; download it again")
@@ -190,7 +191,7 @@ def _download(name: str) -> pathlib.Path:
         raise PretrainedError(f"{name}: there is no such file or folder; correct the path")
     import huggingface_hub
 
-    # What is asked for, in turn, until a folder holds weights.
+    # File patterns to try in order until the download contains weights.
     wanted = (
         [WEIGHTS, "model-*.safetensors"],
         [_TORCH_WEIGHTS, "pytorch_model-*.bin"],
@@ -204,7 +205,7 @@ def _download(name: str) -> pathlib.Path:
             folder = pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
             if any(path.name.endswith(_ENDINGS) for path in folder.iterdir()):
                 break
-    # The hub's client lets through what its transport raises, of many types; each means that there is no folder.
+    # The hub's client passes on exceptions of many types from its transport; each means that the download failed.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise PretrainedError(

@@ -19,38 +19,38 @@ NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 REMEDY = "pip install hbi_jax[caption]"
 PENN, PLAIN = "the Penn Treebank tokenizer of CoreNLP", "a plain tokenizer, which needs no Java"
 
-# Java's numbers and lower case are those of a locale: METEOR cannot read its own data under one with decimal commas.
+# Java formats numbers and lowercases text by locale. METEOR cannot read its own data in a locale with decimal commas.
 _OPTIONS = (
     "-Duser.language=en",
     "-Duser.country=US",
     "-Duser.language.format=en",
     "-Duser.country.format=US",
     "-Dfile.encoding=UTF-8",
-    # Where the machine itself fails, it says so with the errors and not among the results.
+    # The virtual machine reports its own failures on standard error, so that they do not mix with the results.
     "-XX:+DisplayVMOutputToStderr",
 )
-# What a Java program says where memory is short.
+# Messages of a Java program that runs out of memory.
 _MEMORY = re.compile(
     r"OutOfMemoryError|ould not (reserve|allocate)|insufficient memory|Cannot allocate memory|Not enough space"
 )
-# Seconds in which a program that failed ends.
+# Seconds to wait for a failed program to exit.
 _LAST_WORDS = 5
 
-# Splits words as the Penn Treebank does: "don't" into "do n't", "cannot" into "can not", "man's" into "man 's";
+# Splits words as in the Penn Treebank: "don't" into "do n't", "cannot" into "can not", "man's" into "man 's";
 # "t-shirt" stays one word.
 _WORD = re.compile(r"n't\b|can(?=not\b)|'\w+|\d+(?:[.,]\d+)+|\w+?(?=n't\b)|\w+(?:-\w+)*")
 
 
 class JavaError(RuntimeError):
-    """A Java program that does not run, and why."""
+    """A failure of a Java program; the message gives the reason."""
 
 
 class CaptionScores(NamedTuple):
     """The scores of captions against their references.
 
     Attributes:
-      values: The scores of `NAMES` that were computed, in percent, by name.
-      not_run: For each of the others, the reason and the remedy.
+      values: The computed scores, in percent, by their name in `NAMES`.
+      not_run: The reason and the remedy for each score that was not computed, by name.
       tokenizer: The tokenizer that split captions into words; empty if nothing was computed.
     """
 
@@ -74,12 +74,12 @@ def caption_scores(
     for a single video.
 
     Args:
-      captions: The captions by video.
-      references: At least one reference for each of these videos; may contain other videos.
-      java: Whether to use Java. False is quick, and gives the same scores on every machine.
+      captions: One caption per video.
+      references: At least one reference per captioned video; may contain other videos.
+      java: Whether to use Java. False is faster and gives the same scores on every machine.
 
     Raises:
-      ValueError: If there is no caption, or a captioned video has no reference.
+      ValueError: If there are no captions, or a captioned video has no reference.
     """
     if not captions:
         raise ValueError("there are 0 captions, wanted at least 1; caption some videos before scoring them")
@@ -100,7 +100,7 @@ def caption_scores(
         if java:
             cut, tokenizer = _penn(texts), PENN
         else:
-            not_run = {"METEOR": "it needs Java, which was not asked for"}
+            not_run = {"METEOR": "it needs Java, which was not requested"}
     except JavaError as error:
         not_run = {"METEOR": str(error)}
     given = {video: [text] for video, text in zip(captions, cut, strict=False)}
@@ -127,7 +127,10 @@ def _plain(text: str) -> str:
 def _penn(texts: Sequence[str]) -> list[str]:
     """Tokenizes texts with CoreNLP.
 
-    It is called directly because pycocoevalcap's own wrapper writes into the folder of the package.
+    Calls CoreNLP directly, because pycocoevalcap's own wrapper writes into its package folder.
+
+    Raises:
+      JavaError: If Java does not run or returns a different number of lines.
     """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
@@ -140,17 +143,19 @@ def _penn(texts: Sequence[str]) -> list[str]:
         raise JavaError(_cause(java.returncode, err))
     found = out.decode().split("\n")
     if len(found) != len(texts) + 1:
-        raise JavaError(f"the command `java` made {len(found) - 1} lines of {len(texts)}: it is no Java; correct PATH")
+        raise JavaError(
+            f"the command `java` returned {len(found) - 1} lines for {len(texts)}: it is not Java; correct PATH"
+        )
     return [" ".join(word for word in line.split() if word not in ptbtokenizer.PUNCTUATIONS) for line in found[:-1]]
 
 
 @functools.cache
 def _meteor() -> "Meteor":
-    """Returns the Java process, kept because it takes seconds to start; it ends with this process."""
+    """Returns METEOR's Java process. It is cached because it takes seconds to start, and ends with this process."""
     from pycocoevalcap.meteor import meteor
 
     class English(meteor.Meteor):
-        """pycocoevalcap's own, whose program would run in the user's locale and fill an unread pipe."""
+        """METEOR in a fixed locale, with its errors in a file: pycocoevalcap never reads its error pipe."""
 
         def __init__(self) -> None:
             self.lock = threading.Lock()
@@ -160,7 +165,7 @@ def _meteor() -> "Meteor":
             self.meteor_p = _java(self.meteor_cmd, stderr=self.errors, cwd=folder)
 
         def __del__(self) -> None:
-            # What was not written to a program that ended is lost.
+            # Flushing to a program that has already exited fails; the unwritten data is not needed.
             with contextlib.suppress(OSError):
                 super().__del__()
 
@@ -168,29 +173,34 @@ def _meteor() -> "Meteor":
 
 
 def _meteor_score(right: Mapping[str, list[str]], given: Mapping[str, list[str]]) -> float:
+    """Returns the METEOR score, in 0..1.
+
+    Raises:
+      JavaError: If METEOR's program fails.
+    """
     meteor = _meteor()
     try:
         return meteor.compute_score(right, given)[0]
     except (OSError, ValueError) as error:
         _meteor.cache_clear()
-        # On failure Meteor keeps its lock, and its destructor would wait for it.
+        # After a failure Meteor still holds its lock, and its destructor would wait for it forever.
         meteor.lock.release()
         try:
             code = meteor.meteor_p.wait(_LAST_WORDS)
         except subprocess.TimeoutExpired:
-            raise JavaError(f"METEOR's Java program runs but does not answer as it should ({error})") from error
+            raise JavaError(f"METEOR's Java program runs but gave a wrong answer ({error})") from error
         meteor.errors.seek(0)
         raise JavaError(_cause(code, meteor.errors.read())) from error
 
 
 def _java(arguments: Sequence[str], **options: object) -> subprocess.Popen:
-    """Starts a Java program in the locale that it was written for, whatever the user's.
+    """Starts a Java program in the US English locale, regardless of the user's locale.
 
     Raises:
-      JavaError: If there is no Java.
+      JavaError: If the command `java` cannot be started.
     """
     environment = dict(os.environ)
-    # This variable goes before the command line; the others do not.
+    # This variable overrides the command line; Java's other variables do not.
     if own := environment.get("_JAVA_OPTIONS"):
         environment["_JAVA_OPTIONS"] = " ".join((own, *_OPTIONS))
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -201,11 +211,11 @@ def _java(arguments: Sequence[str], **options: object) -> subprocess.Popen:
 
 
 def _cause(code: int, errors: bytes) -> str:
-    """Why a Java program ended, by its exit code and what it wrote to standard error."""
+    """Explains why a Java program ended, from its exit code and its standard error."""
     lines = [line for line in errors.decode(errors="replace").splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Picked up ")]
     said = " ".join(line.strip() for line in lines)[:300] or "it said nothing"
-    # A shell says 128 and the signal.
+    # A shell reports a signal as 128 + its number.
     signal = -code if code < 0 else code - 128
     ended = f"was killed by signal {signal}" if signal > 0 else f"ended with code {code}"
     memory = signal == 9 or any(_MEMORY.search(line) for line in lines)
