@@ -137,8 +137,8 @@ def unpickle(data: bytes, find_storage: Callable[[object, np.dtype, object], Sto
 
     Args:
       data: The pickle.
-      find_storage: Returns the storage for a key, a type and a number of elements. It must raise if the storage does not
-        exist or an argument is of the wrong type.
+      find_storage: Returns the storage for a key, a type and a number of elements. It must raise if the storage does
+        not exist or an argument is of the wrong type.
 
     Returns:
       The object, built from containers, numbers, strings, `Tensor`s and `Bag`s.
