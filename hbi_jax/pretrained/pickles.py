@@ -127,8 +127,8 @@ def _admit(module: object, name: object) -> _Global:
     if found in _CALLS or (module == "torch" and name in _STORAGES) or _is_bag(found):
         return found
     raise PretrainedError(
-        f"it asks for {module}.{name}, which is neither a tensor nor a plain container, so it is not run; if you trust "
-        "the file, load it with torch and save the state dict alone: torch.save(model.state_dict(), path)"
+        f"it asks for {module}.{name}, which is neither a tensor nor a plain container, so it is not run; if you "
+        "trust the file, load it with torch and save the state dict alone: torch.save(model.state_dict(), path)"
     )
 
 
@@ -137,8 +137,8 @@ def unpickle(data: bytes, find_storage: Callable[[object, np.dtype, object], Sto
 
     Args:
       data: The pickle.
-      find_storage: Returns the storage for a key, a type and a number of elements. It must raise if the storage does not
-        exist or an argument is of the wrong type.
+      find_storage: Returns the storage for a key, a type and a number of elements. It must raise if the storage does
+        not exist or an argument is of the wrong type.
 
     Returns:
       The object, built from containers, numbers, strings, `Tensor`s and `Bag`s.
