@@ -127,8 +127,8 @@ def _admit(module: object, name: object) -> _Global:
     if found in _CALLS or (module == "torch" and name in _STORAGES) or _is_bag(found):
         return found
     raise PretrainedError(
-        f"it asks for {module}.{name}, which is neither a tensor nor a plain container, so it is not run; if you trust "
-        "the file, load it with torch and save the state dict alone: torch.save(model.state_dict(), path)"
+        f"it asks for {module}.{name}, which is neither a tensor nor a plain container, so it is not run; if you "
+        "trust the file, load it with torch and save the state dict alone: torch.save(model.state_dict(), path)"
     )
 
 

@@ -25,24 +25,24 @@ _TOWERS = (_TEXT, "vision_tower/", "logit_scale")
 def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None) -> PyTree:
     """Returns fresh parameters, replaced by those of `source` where it has them.
 
-    A source of the parameters' own kind gives every one of them. An HBI gives an HBI with answer head or caption
-    decoder all that the two share. A CLIP gives an HBI, with or without these, its towers and logit scale; and, as
-    published, the frame transformer starts as the first layers of the text tower and the frame positions as the text
-    positions, where their widths are the same: the first rows, or as many as wanted, linearly interpolated. All else
-    stays as it is.
+    A source of the same kind replaces all parameters. An HBI replaces the shared parameters of an HBI with answer head
+    or caption decoder. A CLIP replaces the towers and logit scale of any HBI. As published, it also initialises the
+    frame transformer with the first layers of the text tower, and the frame positions with the text positions, if the
+    two transformers have the same width, heads and MLPs. The positions are the first rows; if more are needed, they
+    are linearly interpolated. All other parameters stay as they are.
 
     Args:
       params: A model's variables, `{"params": ...}`.
-      source: From `load`.
-      config: The fields of `config.model` of the model that params belong to; of no use for an estimator. With them
-        also what no shape tells is compared: numbers of heads have to agree, and padding or cluster counts that
-        differ are logged as a warning.
+      source: Weights, for example from `load`.
+      config: The fields of `config.model` of the model of `params`; ignored for an estimator. If given, settings that
+        shapes do not reveal are compared too: attention heads, activation and pixels must agree, and different
+        padding or cluster counts are logged as a warning.
 
     Returns:
-      The variables with numpy arrays where they were replaced.
+      The variables, with numpy arrays for the replaced parameters.
 
     Raises:
-      PretrainedError: If the source is of another kind or of other sizes.
+      PretrainedError: If the source is of an unsuitable kind, or its sizes or settings differ.
     """
     ours, given = leaves_of(params), leaves_of(source.params)
     kind = kind_of(list(ours))
@@ -66,7 +66,7 @@ def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None
 
 
 def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
-    """Raises if weights and parameters have different configurations; names the fields that differ."""
+    """Raises if weights and parameters have different configurations; the message names the fields that differ."""
     levels = [{name.split("/")[0] for name in leaves if name.startswith(_LEVEL)} for leaves in (given, wanted)]
     problems = []
     if levels[0] != levels[1]:
@@ -74,7 +74,7 @@ def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
         problems = [f"levels are {names[0]}, wanted {names[1]}"]
     else:
         first = min(levels[0], default="").removeprefix(_LEVEL)
-        # The width of a head is in no shape; 1 divides every tower.
+        # Shapes do not reveal the head width; 1 divides the width of every tower.
         fields = [
             model_config(kind, {name: tuple(leaf.shape) for name, leaf in leaves.items()}, first, {"head_features": 1})
             for leaves in (given, wanted)
@@ -95,9 +95,9 @@ def _check(kind: str, given: Leaves, wanted: Leaves) -> None:
 
 
 def _check_settings(source: Pretrained, config: Mapping) -> None:
-    """Raises if settings differ that shapes do not reveal; warns if the difference may be intended."""
+    """Raises if settings that shapes do not reveal differ; only warns if the difference may be intended."""
     theirs = build_model(source.kind, source.config).config
-    # Heads for answers and decoders of captions are not compared.
+    # The fields of answer heads and caption decoders are not compared.
     fields = {name: value for name, value in config.items() if name not in TASK_FIELDS}
     ours = build_model("hbi", fields).config
     given, wanted = ({} if source.kind == "clip" else plain(theirs)), plain(ours)
@@ -106,7 +106,7 @@ def _check_settings(source: Pretrained, config: Mapping) -> None:
         return differences({name: given[name] for name in names if name in given}, wanted)
 
     clip = theirs if source.kind == "clip" else theirs.clip
-    # A CLIP has no heads in the joint space.
+    # A CLIP has no attention in the joint space.
     parts = ("vision", "text") if source.kind == "clip" else ("vision", "text", "joint")
     if problems := [*_other_heads(clip, ours.clip, parts), *compare("merge_heads")]:
         raise PretrainedError(
@@ -120,7 +120,7 @@ def _check_settings(source: Pretrained, config: Mapping) -> None:
             "theirs is, or choose other weights"
         )
     for problem in compare(*(("padding", "levels") if source.kind != "clip" else ())):
-        _log.warning("in the model of the weights %s by config.model, which is what is used", problem)
+        _log.warning("in the model of the weights %s by config.model; config.model is used", problem)
 
 
 def _other_heads(given: CLIPConfig, wanted: CLIPConfig, parts: Sequence[str]) -> list[str]:
@@ -140,7 +140,7 @@ def _other_heads(given: CLIPConfig, wanted: CLIPConfig, parts: Sequence[str]) ->
 
 
 def _frame_transformer(clip: Leaves, ours: Leaves, config: Mapping | None) -> Leaves:
-    """Returns a CLIP's parameters for the frame transformer; none if its layers differ from the text tower's."""
+    """Returns a CLIP's parameters for the frame transformer; empty if its layers differ from the text tower's."""
     text = {_FRAMES + name.removeprefix(_TEXT): leaf for name, leaf in clip.items() if name.startswith(_TEXT)}
     layers = {name: text[name] for name in ours if name.startswith(f"{_FRAMES}transformer/resblocks_") and name in text}
     position = f"{_FRAMES}positional_embedding"

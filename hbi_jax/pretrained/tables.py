@@ -1,6 +1,6 @@
-"""The mapping from foreign names to ours: one table for each source, as data, and the ways in which layouts differ.
+"""The mapping from foreign names to ours: one table per source, and the conversions between array layouts.
 
-Our names are paths in a model's parameters. Rows of a layer are written once and repeated for each layer.
+Our names are paths in a model's parameters. The rows of a layer are written once and repeated for each layer.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Layout(NamedTuple):
-    """A bijection between one array of ours and one or three of theirs."""
+    """A bijection between one of our arrays and one or three foreign arrays."""
 
     to_ours: Callable[..., np.ndarray]
     to_theirs: Callable[[np.ndarray], tuple[np.ndarray, ...]]
@@ -37,14 +37,14 @@ def _patches_to_theirs(x: np.ndarray) -> tuple[np.ndarray]:
 
 
 _SAME = Layout(lambda x: x, lambda x: (x,))
-# Some write a number as an array of one.
+# Some sources store a scalar as an array with one element.
 _NUMBER = Layout(lambda x: x.reshape(()), lambda x: (x,))
 _LINEAR = _permutation(1, 0)
 _CONV_1D = _permutation(2, 1, 0)
 _CONV_2D = _permutation(2, 3, 1, 0)
-# The convolution over patches is a product with flattened patches here.
+# Our patch embedding is a matrix product with flattened patches, not a convolution.
 _PATCHES = Layout(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patches_to_theirs)
-# Queries, keys and values are one matrix here.
+# Our projection for queries, keys and values is one matrix.
 _FUSED_KERNEL = Layout(
     lambda *x: np.concatenate([part.transpose(1, 0) for part in x], axis=1),
     lambda x: tuple(part.transpose(1, 0) for part in np.split(x, 3, axis=1)),
@@ -115,7 +115,7 @@ _HF = [
     _row("logit_scale", "logit_scale", layout=_NUMBER),
 ]
 
-_MERGE = [  # {s}: t or v; {n}: number of the merge
+_MERGE = [  # {s}: t or v; {n}: the merge's suffix
     _row("conv/kernel", "{s}_ctm{n}.conv.conv.weight", layout=_CONV_1D),
     *_norm("norm", "{s}_ctm{n}.norm"),
     *_linear("score", "{s}_ctm{n}.score"),
@@ -141,8 +141,8 @@ _NET = [
 ]
 _NET_ATTENTION = [_row(f"{ours}/kernel", theirs) for ours, theirs in (("query", "Q"), ("key", "K"), ("value", "V"))]
 
-# Present in published files and used by nobody: the networks' batch normalisation. By name: its value where there is
-# none yet, as a function of the number of features.
+# The networks' batch normalisation, which published files contain but no model uses. For each name, a function from the
+# number of features to the identity value, for weights that have no such entry.
 BATCH_NORM: dict[str, Callable[[int], np.ndarray]] = {
     "bn.weight": lambda n: np.ones(n, np.float32),
     "bn.bias": lambda n: np.zeros(n, np.float32),
@@ -150,19 +150,19 @@ BATCH_NORM: dict[str, Callable[[int], np.ndarray]] = {
     "bn.running_var": lambda n: np.ones(n, np.float32),
     "bn.num_batches_tracked": lambda n: np.zeros((), np.int64),
 }
-# What other sources hold beside the weights.
+# Entries of other sources that are not weights.
 HF_BUFFERS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 OPENAI_BUFFERS = ("input_resolution", "context_length", "vocab_size")
-# In state dicts of old versions of open_clip.
+# Found in state dicts of old versions of open_clip.
 OPEN_CLIP_BUFFERS = ("attn_mask",)
-# In TorchScript archives also the causal mask of each layer, which is no parameter.
+# TorchScript archives also contain the causal mask of each layer, which is not a parameter.
 OPENAI_LAYER_BUFFER = "transformer.resblocks.{}.attn_mask"
 
 TEACHER = "banzhafteacher."
 
 
 def count_layers(names: Iterable[str], prefix: str) -> int:
-    """How many layers there are of which a name starts with `prefix`, `PREFIX0...`, `PREFIX1...` and so on."""
+    """Returns the number of layers with names of the form `PREFIX0...`, `PREFIX1...` and so on."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)[./]")
     return len({found[1] for found in map(pattern.match, names) if found})
 
@@ -196,12 +196,12 @@ def interaction_net(attention: bool, prefix: str = "") -> list[Row]:
 
 
 def level_suffixes(count: int) -> list[str]:
-    """Returns the suffixes of the published names of each level's parts: none, then 0, 1, ..."""
+    """Returns the suffixes of the levels in published names: empty, then 0, 1, ..."""
     return ["", *map(str, range(count - 1))]
 
 
 def headers(num_levels: int) -> list[str]:
-    """Returns the prefixes of the published names of each level's prediction header."""
+    """Returns the prefixes of the levels' prediction headers in published names."""
     return [f"banzhafmodel{suffix}." for suffix in level_suffixes(num_levels)]
 
 
@@ -216,10 +216,10 @@ def published_hbi(
     """Returns the rows of a published HBI model.
 
     Args:
-      levels: From fine to coarse: name, words and frames; 0 where nothing is merged.
-      text_layers, vision_layers, frame_layers: Of the three transformers.
-      header: The rows of a prediction header.
-      answers: Whether there are answer heads.
+      levels: Name, words and frames of each level, from fine to coarse; 0 means no merge.
+      text_layers, vision_layers, frame_layers: Number of layers of the three transformers.
+      header: The rows of one prediction header.
+      answers: Whether the model has answer heads.
     """
     rows = [
         *_under("", "clip.", openai_clip(text_layers, vision_layers)),

@@ -1,4 +1,4 @@
-"""Named tensors that are read one at a time, and their safetensors files."""
+"""Named tensors that are read one at a time, and safetensors files of them."""
 
 import json
 import math
@@ -37,7 +37,7 @@ _DTYPES = {
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Entry]:
-    """Returns entries of arrays in memory."""
+    """Returns entries for arrays in memory."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     return {name: Entry(array.shape, array.dtype, lambda array=array: array) for name, array in arrays.items()}
 
@@ -46,12 +46,12 @@ def read_safetensors(path: pathlib.Path) -> tuple[dict[str, Entry], dict[str, st
     """Returns the tensors of a file and its metadata.
 
     Raises:
-      PretrainedError: If it is no such file, or a tensor has another type than numpy knows.
+      PretrainedError: If the file is not a valid safetensors file, or a tensor has an unsupported type.
     """
     import safetensors
 
     try:
-        # Read, not mapped: pages of a mapped file would count as memory once more.
+        # Read the file instead of mapping it: mapped pages would count as memory in addition to the arrays.
         file = safetensors.safe_open(path, "numpy", backend="pread")
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
@@ -77,12 +77,12 @@ def write_safetensors(
 
     Args:
       path: A new file.
-      entries: What to write, little-endian.
-      metadata: Goes into the header.
-      progress: Whether to say how far it is.
+      entries: The tensors to write, in little-endian order.
+      metadata: Metadata for the header.
+      progress: Whether to show progress on standard error.
     """
     codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
-    # Wide types first, so that each tensor starts at a multiple of its item size.
+    # Put wide types first, so that the offset of each tensor is a multiple of its item size.
     order = sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
     header, end = {"__metadata__": dict(metadata)}, 0
     for name in order:

@@ -1,6 +1,6 @@
 """Reads torch's files without torch: the zip archives of `torch.save` and of TorchScript.
 
-An archive holds `NAME/data.pkl`, which describes the tensors, and `NAME/data/KEY`, their storages, uncompressed.
+An archive contains `NAME/data.pkl`, which describes the tensors, and their uncompressed storages `NAME/data/KEY`.
 """
 
 import pathlib
@@ -14,10 +14,10 @@ from hbi_jax.pretrained.errors import PretrainedError
 from hbi_jax.pretrained.pickles import Bag, Storage, Tensor, unpickle
 from hbi_jax.pretrained.tensors import Entry
 
-# The pickle of a state dict has some hundred bytes a tensor.
+# Maximum bytes of a pickle; that of a state dict has a few hundred bytes per tensor.
 _MAX_PICKLE = 2**25
 _MAX_DEPTH, _MAX_OBJECTS, _MAX_NAME = 64, 10**5, 1000
-# Under which key training scripts put the state dict, beside epoch and optimizer.
+# Keys under which training scripts store the state dict, besides epoch and optimizer.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 
 
@@ -31,7 +31,7 @@ def read_archive(path: pathlib.Path) -> dict[str, Entry]:
 
 
 def read_wrapped(path: pathlib.Path) -> tuple[dict[str, Entry], tuple[str, ...]]:
-    """`read_archive`, and the keys, from the outside in, under which the archive keeps its state dict.
+    """Returns the tensors as `read_archive` does, and the keys that wrap the state dict, outermost first.
 
     Raises:
       PretrainedError: If it is no such archive, is damaged, or asks for code to be run.
@@ -57,7 +57,7 @@ class _Archive:
             with zipfile.ZipFile(path) as file:
                 self._members = {info.filename: info for info in file.infolist()}
             self._bytes = np.memmap(path, np.uint8, "r")
-        # What zipfile raises where the directory of an archive is damaged.
+        # zipfile raises any of these if the directory of an archive is damaged.
         except (
             zipfile.BadZipFile,
             OSError,
@@ -108,12 +108,12 @@ class _Archive:
         """Returns the description of the tensors."""
         name = f"{self._root}data.pkl"
         if self._members[name].file_size > _MAX_PICKLE:
-            raise PretrainedError(f"its data.pkl has {self._members[name].file_size} bytes: that is no state dict")
+            raise PretrainedError(f"its data.pkl has {self._members[name].file_size} bytes: it is not a state dict")
         return bytes(self._sound(name))
 
     def storage(self, key: object, dtype: np.dtype, length: object) -> Storage:
         """Returns a storage after checking that it exists with the right size."""
-        # Before either is put into a message: a pickle of a few bytes describes tuples whose text fills any memory.
+        # Check before formatting any message: a pickle of a few bytes can describe tuples whose text fills the memory.
         if not isinstance(key, str) or type(length) is not int:
             raise PretrainedError("it refers to a storage whose key is no text or whose length is no number")
         name = f"{self._root}data/{key}"

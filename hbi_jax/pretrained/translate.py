@@ -1,4 +1,4 @@
-"""Translates foreign names to ours and back; accounts for every name."""
+"""Translates foreign names to ours and back; every name has to be known."""
 
 import json
 import re
@@ -36,7 +36,7 @@ from hbi_jax.pretrained.sources import Source
 from hbi_jax.pretrained.tables import Row
 from hbi_jax.pretrained.tensors import Entry, from_arrays
 
-# The makes of foreign weights: kind here, and in words.
+# The formats of foreign weights: our kind, and a description.
 _MAKES = {
     "hf": ("clip", "CLIP as Hugging Face names it"),
     "openai": ("clip", "CLIP as OpenAI names it"),
@@ -49,16 +49,16 @@ _MAKES = {
 def translate(
     source: Source, num_words: int | None = None, num_frames: int | None = None, given: Settings | None = None
 ) -> Contents:
-    """Recognises foreign weights and maps every tensor to our name; reads none yet.
+    """Recognises foreign weights and maps every tensor to our name, without reading the tensors.
 
     Args:
-      source: What was opened.
-      num_words, num_frames: Tokens of a text and of a video, of which the cluster counts of a published HBI are
-        shares; None: as published.
-      given: What the user says of the towers; it goes before what a file beside the weights says.
+      source: The opened source.
+      num_words, num_frames: Number of tokens per text and frames per video. They determine the cluster counts of a
+        published HBI; None means the published numbers.
+      given: The settings of the towers that the user gives; they override a file beside the weights.
 
     Raises:
-      PretrainedError: If they are of no known kind, incomplete, have too many entries, or do not fit together.
+      PretrainedError: If the kind is unknown, or entries are missing, unknown or inconsistent.
     """
     where, given = source.where, given or Settings()
     check_given(given)
@@ -82,7 +82,7 @@ def translate(
     rows, nets = _rows(make, prefix, entries, levels)
     beside = any(name.startswith(tables.TEACHER) for name in entries) and kind in TOKENS
     teacher = tables.interaction_net(f"{tables.TEACHER}Q" in entries, tables.TEACHER) if beside else []
-    # The networks' batch normalisation is used by nobody and kept, so that an export has it again.
+    # No model uses the networks' batch normalisation; keep it so that an export can write it again.
     kept = [f"{net}{name}" for net in [*nets, *[tables.TEACHER] * beside] for name in tables.BATCH_NORM]
     kept = [name for name in kept if name in entries]
     _account(entries, [*rows, *teacher], kept, make, where)
@@ -96,7 +96,7 @@ def translate(
         shapes, first = contents.shapes(PARAMS), levels[0][0] if levels else ""
         untold, settled = {}, ()
         if kind != "estimator":
-            # The width of a head is in no shape; 1 divides every tower.
+            # Shapes do not reveal the head width; 1 divides the width of every tower.
             config = model_config(kind, shapes, first, {"head_features": 1})
             sizes = CLIPConfig(**(config if kind == "clip" else config["clip"]))
             told, by = _told(source, make, entries, sizes)
@@ -120,7 +120,7 @@ def published(contents: Contents) -> dict[str, Entry]:
       PretrainedError: If the published code has no such model.
     """
     kind, params, config = contents.kind, contents.part(PARAMS), contents.config
-    widths = {}  # features of each network, by the start of its published names
+    widths = {}  # features of each network, by the prefix of its published names
     if kind == "clip":
         rows = tables.openai_clip(*_layers(config))
     elif kind == "estimator":
@@ -172,7 +172,7 @@ def hf_config(config: Mapping[str, Any]) -> dict[str, Any]:
             "model_type": "clip_text_model",
             "vocab_size": clip.vocab_size,
             "max_position_embeddings": clip.context_length,
-            # By this value the sentence is taken at the largest token id, whatever the vocabulary.
+            # With this value, transformers takes the sentence vector at the largest token id, for any vocabulary.
             "eos_token_id": 2,
             **_hf_transformer(clip, clip.text_width, clip.text_layers, clip.text_heads, clip.text_mlp_features),
         },
@@ -220,14 +220,14 @@ def _hf_transformer(clip: CLIPConfig, width: int, layers: int, heads: int, mlp_f
 def _unwrap(entries: Mapping[str, Entry]) -> tuple[Mapping[str, Entry], tuple[str, ...]]:
     """Returns the entries without prefixes that wrappers added, and a description of these prefixes.
 
-    Taken off are the parts that torch's wrappers put anywhere into a name; and whatever all names start with, as those
-    of a model that is a part of another.
+    Removes the parts that torch's wrappers insert anywhere in a name, and any prefix that all names share, as in a
+    model that is a part of another model.
     """
     cut, parts = dict(entries), set()
 
     def rename(new: Sequence[str], part: str) -> None:
         nonlocal cut
-        # Two entries never become one.
+        # Do not rename if two entries would get the same name.
         if len(set(new)) == len(cut) and new != list(cut):
             cut = dict(zip(new, cut.values(), strict=True))
             parts.add(part)
@@ -246,7 +246,7 @@ def _unwrap(entries: Mapping[str, Entry]) -> tuple[Mapping[str, Entry], tuple[st
     try:
         _recognise(cut, "")
     except PretrainedError:
-        # What nobody knows is told under the names that it has.
+        # Unknown weights are reported under their original names.
         return entries, ()
     return cut, (f"unwrapped: names without {listed(sorted(parts))}",) if parts else ()
 
@@ -287,7 +287,7 @@ def _recognise(entries: Mapping[str, Entry], where: str) -> tuple[str, str]:
 
 
 def _rows(make: str, prefix: str, names: Collection[str], levels: Sequence) -> tuple[list[Row], list[str]]:
-    """Returns the table of these weights, and the prefixes of the networks in them."""
+    """Returns the table of these weights, and the prefixes of the interaction networks in them."""
 
     def layers(start: str) -> int:
         return tables.count_layers(names, start)
@@ -306,7 +306,7 @@ def _rows(make: str, prefix: str, names: Collection[str], levels: Sequence) -> t
 
 
 def _account(entries: Collection[str], rows: Sequence[Row], kept: Sequence[str], make: str, where: str) -> None:
-    """Raises unless every entry is used, kept or known to be useless, and none is missing."""
+    """Raises unless every entry is used, kept or deliberately dropped, and no entry is missing."""
     wanted = [name for row in rows for name in row.theirs]
     dropped: set[str] = set()
     if make == "hf":
@@ -379,7 +379,7 @@ def _theirs(rows: Sequence[Row], entries: Mapping[str, Entry]) -> dict[str, Entr
 
 
 def _outline(entry: Entry) -> np.ndarray:
-    """Returns an array of an entry's shape that takes no memory."""
+    """Returns an array with an entry's shape that takes no memory."""
     return np.broadcast_to(np.float32(0), entry.shape)
 
 
