@@ -220,6 +220,10 @@ def test_the_command_line_trains_in_a_process_of_its_own(world, tmp_path):
         f"--config.data.videos={world / 'videos'}",
         "--config.data.render=",
         *changes,
+        # Nothing of another test's run is compiled in this process: the smallest there is.
+        '--config.model.levels=(("entity", 0, 0),)',
+        "--config.eval.level_rates=(1.0,)",
+        "--config.loss.interaction_weight=0",
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

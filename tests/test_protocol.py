@@ -63,10 +63,10 @@ def test_a_report_says_that_validation_was_held_out(finished):
 
 @pytest.mark.slow
 def test_a_report_says_what_was_selected_on_and_what_was_cut(world, tmp_path):
-    levels = (("entity", 0, 0), ("action", 4, 3))
+    levels = (("entity", 0, 0),)
     config = tiny_config(
-        world, **PUBLISHED, data__num_words=10, model__levels=levels, eval__level_rates=(1.0, 0.0), train__num_steps=2,
-        train__eval_every=1, eval__baselines=False, eval__num_pictures=0,
+        world, **PUBLISHED, data__num_words=10, model__levels=levels, eval__level_rates=(1.0,), train__num_steps=2,
+        train__eval_every=1, eval__baselines=False, eval__num_pictures=0, loss__interaction_weight=0.0,
     )  # fmt: skip
     run(config, tmp_path)
     protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
