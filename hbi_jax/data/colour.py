@@ -60,7 +60,7 @@ def _mapped(pixels: UInt16[np.ndarray, "h w 3"], transfer: int) -> UInt8[np.ndar
 
 
 @functools.cache
-def _table(transfer: int) -> Float32[np.ndarray, " {_VALUES}"]:
+def _table(transfer: int) -> Float32[np.ndarray, " 65536"]:
     """Light in shares of reference white (of HLG: of the scene's peak) for each value."""
     return _light(np.linspace(0, 1, _VALUES), transfer).astype(np.float32)
 
@@ -77,6 +77,6 @@ def _light(signal: Float[np.ndarray, " n"], transfer: int) -> Float[np.ndarray, 
 
 
 @functools.cache
-def _screen() -> UInt8[np.ndarray, " {_STEPS}"]:
+def _screen() -> UInt8[np.ndarray, " 4096"]:
     """The screen's values, 0..255, by the square root of the light."""
     return np.rint(255 * np.linspace(0, 1, _STEPS) ** (2 / _SCREEN_GAMMA)).astype(np.uint8)

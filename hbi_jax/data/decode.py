@@ -10,6 +10,7 @@ import array
 import collections
 import dataclasses
 import errno
+import itertools
 import os
 import pathlib
 import stat
@@ -30,6 +31,8 @@ from hbi_jax.data.timeline import Timeline
 # Makes of a frame, RGB in 0..255, what is wanted of it.
 Keep = Callable[[UInt8[np.ndarray, "h w 3"]], Any]
 
+# Bytes of packets that are kept between reading and decoding them, which spares to open the file again.
+_KEPT = 2**24
 # Processor time that one file may take, in seconds.
 TIMEOUT = 120.0
 # Largest frame, twice 8K, in pixels: beyond, the header is damaged, and decoding would ask for memory by the gigabyte.
@@ -103,6 +106,7 @@ class OpenVideo:
         self._path, self._timeout, self._square_pixels = path, timeout, square_pixels
         self._container: av.container.InputContainer | None = None
         self._shown = np.zeros(0, np.int64)  # times of the frames, ascending, in units of the stream
+        self._cached: list[av.Packet] = []
         self._probing: dict[str, str] = {}  # how far FFmpeg looks for streams; otherwise as far as it does
         # Whether only decoding tells that the last picture is whole, and that of those decoded so far the last is not.
         self._ends_unknown = self._ends_damaged = False
@@ -185,7 +189,8 @@ class OpenVideo:
 
     def _read_timeline(self, until: float | int) -> Timeline:
         stamps, hidden, keys = array.array("q"), bytearray(), bytearray()
-        latest = duration = 0
+        latest = duration = size = 0
+        self._cached = []
         # A second more, because where the presentation begins is only known afterwards if the container does not say.
         last = (until + self._begin + 1) / self._stream.time_base if until < float("inf") else None
         # AVI says when packets are decoded; FFmpeg's guess when they are shown is wrong where their order is another.
@@ -194,6 +199,9 @@ class OpenVideo:
         for packet in self._demux():
             if last is not None and packet.dts is not None and packet.dts > last:
                 break
+            size += packet.size
+            if size <= _KEPT:
+                self._cached.append(packet)
             self._is_untimed |= packet.pts is None
             stamp = packet.dts if self._is_untimed and packet.dts is not None else packet.pts
             if not stamps or stamp > latest:
@@ -201,6 +209,8 @@ class OpenVideo:
             stamps.append(stamp)
             hidden.append(packet.is_discard)
             keys.append(packet.is_keyframe)
+        if size > _KEPT:
+            self._cached = []
         self._order, self._keys = np.frombuffer(stamps, np.int64), np.frombuffer(keys, bool)
         self._hidden = np.frombuffer(hidden, bool)
         self._shown = np.sort(self._order[~self._hidden])
@@ -294,6 +304,7 @@ class OpenVideo:
             raise self._error(NO_VIDEO)
 
     def _end_of_all_streams(self) -> float:
+        self._cached = []
         self._open()
         end = 0.0
         for packet in self._container.demux():
@@ -313,7 +324,7 @@ class OpenVideo:
         places = np.flatnonzero(needed).tolist()
         last = {int(group[place]): place for place in places}
         kept: dict[int, Any] = {}
-        for place, packet in enumerate(self._demux()):
+        for place, packet in enumerate(self._again()):
             end = last.get(int(group[place]), -1)
             if place <= end:
                 if self._keys[place]:
@@ -383,9 +394,11 @@ class OpenVideo:
     def _frames(self) -> Iterator[av.VideoFrame]:
         """All frames that can be decoded, each with the time at which it is shown."""
         stamps = map(int, self._shown)
-        for packet in self._demux(drain=True):
+        self._context.flush_buffers()
+        self._context.skip_frame = "DEFAULT"
+        for packet in itertools.chain(self._again(), (None,)):  # None: what the decoder still holds
             try:
-                frames = packet.decode()
+                frames = self._context.decode(packet)
             except av.error.InvalidDataError:
                 if not self._is_broadcast:
                     raise
@@ -399,11 +412,16 @@ class OpenVideo:
                 if frame.pts is not None and not (self._is_broadcast and frame.is_corrupt):
                     yield frame
 
-    def _demux(self, drain: bool = False) -> Iterator[av.Packet]:
-        """The packets of the stream from the beginning, each with the time at which its frame is shown.
+    def _again(self) -> Iterator[av.Packet]:
+        """The packets that `timeline` read, and perhaps more; from memory where they are few."""
+        if not self._cached:
+            yield from self._demux()
+        for packet in self._cached:
+            self._check_time()
+            yield packet
 
-        With `drain` also the empty one that empties the decoder.
-        """
+    def _demux(self) -> Iterator[av.Packet]:
+        """The packets of the stream from the beginning, each with the time at which its frame is shown."""
         if self._packets:
             self._open()
         base = self._stream.time_base
@@ -412,8 +430,6 @@ class OpenVideo:
         for packet in self._container.demux(self._stream):
             self._check_time()
             if not packet.size:
-                if drain:
-                    yield packet
                 continue
             if packet.is_corrupt and not self._is_broadcast:
                 raise self._error(f"truncated or damaged after {self._packets} packets")
