@@ -10,6 +10,7 @@ import array
 import collections
 import dataclasses
 import errno
+import itertools
 import os
 import pathlib
 import stat
@@ -30,6 +31,8 @@ from hbi_jax.data.timeline import Timeline
 # Converts a frame, RGB in 0..255, to the value to keep.
 Keep = Callable[[UInt8[np.ndarray, "h w 3"]], Any]
 
+# Bytes of packets that are kept between reading and decoding a file, so that it is not opened again.
+_KEPT = 2**24
 # Maximum processor time per file, in seconds.
 TIMEOUT = 120.0
 # Largest frame in pixels, twice 8K. A larger size means a damaged header, and decoding would need gigabytes of memory.
@@ -106,6 +109,7 @@ class OpenVideo:
         self._path, self._timeout, self._square_pixels = path, timeout, square_pixels
         self._container: av.container.InputContainer | None = None
         self._shown = np.zeros(0, np.int64)  # ascending times of the frames, in the stream's time base
+        self._cached: list[av.Packet] = []
         self._probing: dict[str, str] = {}  # how far FFmpeg probes for streams; empty: FFmpeg's default
         # Whether only decoding can show that the last picture is whole, and whether the last decoded one is damaged.
         self._ends_unknown = self._ends_damaged = False
@@ -187,7 +191,8 @@ class OpenVideo:
 
     def _read_timeline(self, until: float | int) -> Timeline:
         stamps, hidden, keys = array.array("q"), bytearray(), bytearray()
-        latest = duration = 0
+        latest = duration = size = 0
+        self._cached = []
         # Read one second more: if the container does not state its start, it is only known after reading.
         last = (until + self._begin + 1) / self._stream.time_base if until < float("inf") else None
         # AVI states decoding times only. FFmpeg guesses the presentation times, wrongly if frames are reordered, so the
@@ -196,6 +201,9 @@ class OpenVideo:
         for packet in self._demux():
             if last is not None and packet.dts is not None and packet.dts > last:
                 break
+            size += packet.size
+            if size <= _KEPT:
+                self._cached.append(packet)
             self._is_untimed |= packet.pts is None
             stamp = packet.dts if self._is_untimed and packet.dts is not None else packet.pts
             if not stamps or stamp > latest:
@@ -203,6 +211,8 @@ class OpenVideo:
             stamps.append(stamp)
             hidden.append(packet.is_discard)
             keys.append(packet.is_keyframe)
+        if size > _KEPT:
+            self._cached = []
         self._order, self._keys = np.frombuffer(stamps, np.int64), np.frombuffer(keys, bool)
         self._hidden = np.frombuffer(hidden, bool)
         self._shown = np.sort(self._order[~self._hidden])
@@ -299,6 +309,7 @@ class OpenVideo:
             raise self._error(NO_VIDEO)
 
     def _end_of_all_streams(self) -> float:
+        self._cached = []
         self._open()
         end = 0.0
         for packet in self._container.demux():
@@ -318,7 +329,7 @@ class OpenVideo:
         places = np.flatnonzero(needed).tolist()
         last = {int(group[place]): place for place in places}
         kept: dict[int, Any] = {}
-        for place, packet in enumerate(self._demux()):
+        for place, packet in enumerate(self._again()):
             end = last.get(int(group[place]), -1)
             if place <= end:
                 if self._keys[place]:
@@ -388,9 +399,11 @@ class OpenVideo:
     def _frames(self) -> Iterator[av.VideoFrame]:
         """Yields all frames that can be decoded, with `pts` set to the time at which each is shown."""
         stamps = map(int, self._shown)
-        for packet in self._demux(drain=True):
+        self._context.flush_buffers()
+        self._context.skip_frame = "DEFAULT"
+        for packet in itertools.chain(self._again(), (None,)):  # None: what the decoder still holds
             try:
-                frames = packet.decode()
+                frames = self._context.decode(packet)
             except av.error.InvalidDataError:
                 if not self._is_broadcast:
                     raise
@@ -404,11 +417,16 @@ class OpenVideo:
                 if frame.pts is not None and not (self._is_broadcast and frame.is_corrupt):
                     yield frame
 
-    def _demux(self, drain: bool = False) -> Iterator[av.Packet]:
-        """Yields the packets of the stream from the beginning, with timestamps that run on across joints.
+    def _again(self) -> Iterator[av.Packet]:
+        """Yields the packets that `timeline` read, and perhaps more; from memory if they are few."""
+        if not self._cached:
+            yield from self._demux()
+        for packet in self._cached:
+            self._check_time()
+            yield packet
 
-        If `drain` is set, also yields the empty packet at the end, which drains the decoder.
-        """
+    def _demux(self) -> Iterator[av.Packet]:
+        """Yields the packets of the stream from the beginning, with timestamps that run on across joints."""
         if self._packets:
             self._open()
         base = self._stream.time_base
@@ -417,8 +435,6 @@ class OpenVideo:
         for packet in self._container.demux(self._stream):
             self._check_time()
             if not packet.size:
-                if drain:
-                    yield packet
                 continue
             if packet.is_corrupt and not self._is_broadcast:
                 raise self._error(f"truncated or damaged after {self._packets} packets")

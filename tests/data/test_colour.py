@@ -58,9 +58,9 @@ def test_only_such_colours_are_mapped():
 @pytest.mark.slow
 @pytest.mark.parametrize("transfer", [colour.PQ, colour.HLG])
 def test_ffmpeg_agrees(transfer):
-    """Its filter prepares for some ten seconds. It clips what BT.709 cannot show in another way."""
+    """On colours that BT.709 can show; it clips others in another way. Its filter prepares for some ten seconds."""
     rng = np.random.default_rng(0)
-    nits = 203 * rng.uniform(0.2, 0.8, (4, 8, 3)) ** 2.4
+    nits = 203 * (rng.uniform(0.3, 0.8, (4, 8, 1)) * rng.uniform(0.85, 1, (4, 8, 3))) ** 2.4
     pixels = np.rint(_signal(transfer, nits) * 65535).astype(np.uint16).repeat(4, 0).repeat(4, 1)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb48le").reformat(format="gbrp16le")
     frame.color_trc, frame.color_primaries, frame.color_range = transfer, colour.BT2020, 2
