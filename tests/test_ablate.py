@@ -286,7 +286,7 @@ def command(*arguments):
     [
         ((), "error: --table is missing; give it, for instance --table=4"),
         (("--table=8",), "error: --table=8: wanted one of 4, 5, 6, 7, weights, versions, teachers; choose among them"),
-        (("--table=4", "--seeds=0,a"), "error: --seeds=0,a: wanted numbers with commas between; write --seeds=0,1,2"),
+        (("--table=4", "--seeds=0,a"), "error: --seeds=0,a: wanted numbers separated by commas; write --seeds=0,1,2"),
     ],
 )
 def test_wrong_flags_are_answered_in_one_line(arguments, message, tmp_path):

@@ -71,7 +71,7 @@ def test_samples_follow_from_the_seed(opened, evaluated):
     [
         ([], {}, "videos: got none, wanted at least one"),
         ("a.mp4", {"top": 0}, "top=0: wanted 1 caption or more"),
-        ("a.mp4", {"top": 2, "method": "greedy"}, "top=2: wanted 1 where the method is 'greedy'; use 'beam' or"),
+        ("a.mp4", {"top": 2, "method": "greedy"}, "top=2: wanted 1 if the method is 'greedy'; use 'beam' or"),
         ("a.mp4", {"method": "guess"}, "method='guess': wanted one of 'greedy', 'beam', 'sample'"),
     ],
 )
@@ -82,7 +82,7 @@ def test_what_cannot_be_asked_for_is_named(opened, videos, options, message):
 
 def test_checkpoints_of_another_task_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(default_config().to_json())
-    with pytest.raises(CheckpointError, match=r"checkpoint of config.task='retrieval': wanted one of 'captions'; give"):
+    with pytest.raises(CheckpointError, match=r"checkpoint of config.task='retrieval': wanted 'captions'; give"):
         generate_captions(tmp_path, "a.mp4")
 
 

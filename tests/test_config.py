@@ -149,7 +149,7 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         (
             {"task": "answers", "eval__best_metric": "accuracy"},
             "config.data.dataset='msrvtt': wanted one of 'activitynet_qa', 'msrvtt_qa', 'msvd_qa', which have "
-            "questions, where config.task=",
+            "questions, if config.task=",
         ),
         (
             {"task": "captions"},
@@ -161,7 +161,7 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ),
         (
             {"task": "estimator"},
-            "config.eval.best_metric='t2v/R@1': wanted one of 'correlation', 'top1' where config.task='estimator'",
+            "config.eval.best_metric='t2v/R@1': wanted one of 'correlation', 'top1' if config.task='estimator'",
         ),
         (
             {"model__clip__image_size": 230},

@@ -118,7 +118,7 @@ def test_a_finished_run_says_so_and_evaluates_again(world, finished, caplog):
     before = json.loads((finished / "report.json").read_text())
     with caplog.at_level("INFO", logger="hbi_jax"):
         run(tiny_config(world), finished)
-    assert "has all its 6 steps already" in caplog.text
+    assert "has already completed its 6 steps" in caplog.text
     after = json.loads((finished / "report.json").read_text())
     assert after["galleries"] == before["galleries"]
     assert after["training"] == before["training"]

@@ -29,8 +29,8 @@ def test_validation_that_a_gallery_shares_is_refused_before_anything_is_trained(
     lists.write_text("\n".join(["video_id", *own, victim["video_id"]]))
     setup = experiment.prepare(tiny_config(world, data__val_list=str(lists)), str(tmp_path / "run"))
     message = (
-        rf"the validation split: got 1 videos that gallery 'twins' has too, such as '{victim['video_id']}', "
-        "wanted none, .*; choose another config.data.val_list; .* set config.data.protocol=published"
+        rf"the validation split: got 1 videos that are also in gallery 'twins', such as '{victim['video_id']}', "
+        "wanted none if .*; choose another config.data.val_list; .* set config.data.protocol=published"
     )
     with pytest.raises(DataError, match=message):
         experiment.train(setup)
@@ -43,7 +43,7 @@ def test_the_published_protocol_validates_on_the_first_gallery(world, tmp_path):
     assert config.data.has_validation
     validation = setup.task.source("val")
     assert validation.split == dataset_of(config).split("test")
-    assert "is the best by gallery 'test' itself, as in published code" in experiment._selection(setup, validation)
+    assert "is the best one on gallery 'test' itself, as in the published code" in experiment._selection(setup, validation)
     # What it trains on is the whole list.
     whole = dataset_of(config).split("train")
     assert whole.num_videos == config.data.world["num_train"]
@@ -71,7 +71,7 @@ def test_a_report_says_what_was_selected_on_and_what_was_cut(world, tmp_path):
     run(config, tmp_path)
     protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
     (selection,) = [sentence for sentence in protocol if "checkpoint is" in sentence]
-    assert selection.startswith("The checkpoint is the best by gallery 'test' itself, as in published code")
+    assert selection.startswith("The checkpoint is the best one on gallery 'test' itself, as in the published code")
     cut = [
         sentence for sentence in protocol if "exceed config.data.num_words=10 tokens and lose their end." in sentence
     ]
