@@ -43,7 +43,8 @@ def test_the_published_protocol_validates_on_the_first_gallery(world, tmp_path):
     assert config.data.has_validation
     validation = setup.task.source("val")
     assert validation.split == dataset_of(config).split("test")
-    assert "is the best one on gallery 'test' itself, as in the published code" in experiment._selection(setup, validation)
+    selection = experiment._selection(setup, validation)
+    assert "is the best one on gallery 'test' itself, as in the published code" in selection
     # What it trains on is the whole list.
     whole = dataset_of(config).split("train")
     assert whole.num_videos == config.data.world["num_train"]

@@ -44,7 +44,7 @@ def test_what_is_written_is_read(tmp_path):
         ("{", r"answers\.json: got malformed JSON"),
         ("[]", r"answers\.json: got a list, wanted an object \{answer: label\}"),
         ("{}", "vocabulary: got no answers"),
-        ('{"a": 0, "b": 0}', r"answers\.json, 'b': got the label 0 of 'a', wanted one of its own"),
+        ('{"a": 0, "b": 0}', r"answers\.json, 'b': got the label 0 of 'a', wanted a label of its own"),
         ('{"a": 0, "b": 2}', r"'b': got 2, wanted a label from 0 to 1, one less than the number of answers"),
         ('{"a": -1, "b": 0}', "'a': got -1, wanted a label from 0 to 1"),
         ('{"a": "0"}', "'a': got '0', wanted a label"),
