@@ -118,7 +118,7 @@ def test_the_data_need_not_be_there(answered, opened, tmp_path):
 
 def test_checkpoints_of_another_task_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(default_config().to_json())
-    with pytest.raises(CheckpointError, match=r"checkpoint of config.task='retrieval': wanted one of 'answers'; give"):
+    with pytest.raises(CheckpointError, match=r"checkpoint of config.task='retrieval': wanted 'answers'; give"):
         answer_questions(tmp_path, "a.mp4", "what?")
 
 
