@@ -27,6 +27,7 @@ from hbi_jax.fields import ConfigError, plain
 from hbi_jax.parallel.mesh import DATA_AXIS, make_mesh, put_batch
 from hbi_jax.report import report as reports
 from hbi_jax.report.curves import plot_training
+from hbi_jax.report.write import print_summary, write_report
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.registry import make_task
 from hbi_jax.tasks.task import Results, Task
@@ -291,6 +292,6 @@ def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
         unreadable=unreadable,
         pictures=pictures,
     )
-    reports.write_report(setup.workdir, report)
-    reports.print_summary(report)
+    write_report(setup.workdir, report)
+    print_summary(report)
     _log.info("the report is in %s", setup.workdir / "report.md")

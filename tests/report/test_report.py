@@ -22,13 +22,8 @@ from hbi_jax.report.report import (
     Row,
     Training,
     current_environment,
-    headline,
-    markdown,
-    print_summary,
-    report_json,
-    summary,
-    write_report,
 )
+from hbi_jax.report.write import headline, markdown, print_summary, report_json, summary, write_report
 
 NUMBER = r"\d[\d,]*\.\d"
 
