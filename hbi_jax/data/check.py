@@ -189,7 +189,7 @@ def check(
     same = _same_files(clips, sizes, num_processes, show_progress)
     problems += [*_duplicated(clips, same, names), *_shared(splits, same), *_repeated(splits)]
     notes = dict.fromkeys(note for split in (*splits, *others) for note in split.notes)
-    problems += [Problem("unnamed", *note.split(": ", 1)) for note in notes]
+    problems += [Problem("unnamed", *note) for note in notes]
     if videos is not None:
         mentioned = {record.path for split in (*splits, *others) for record in split.records}
         unreferenced = (path for path in list_videos(videos) if path not in mentioned)

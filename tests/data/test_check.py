@@ -17,8 +17,10 @@ from hbi_jax.data import __main__ as front
 from hbi_jax.data import check as library
 from hbi_jax.data.check import Findings, Problem, check
 from hbi_jax.data.datasets import Record, Split
+from hbi_jax.data.datasets.records import Note
 from hbi_jax.data.processes import spread
 from hbi_jax.data.text import Tokenizer
+from tests.data.situations import Kind, write
 
 ROOT = pathlib.Path(__file__).parents[2]
 GREYS = [10 + 10 * number for number in range(24)]
@@ -274,3 +276,19 @@ def test_an_embedded_world_is_rendered_first(run_here, tmp_path, capsys):
     folder = str(tmp_path / "world")
     assert run_here(render="shapes", world=world, annotations=folder, videos=f"{folder}/videos") == 0
     assert "0 of 5 videos are bad" in capsys.readouterr().out
+
+
+def test_unusual_files_and_unnamed_splits_are_noted(folder, tmp_path):
+    varying = write(tmp_path / "varying.mkv", Kind(".mkv", "libx264", "aac"), [0.0, 0.1, 0.2, 0.9, 1.0, 1.7])
+    split = Split("train", (Record("a text", "varying", varying),), (Note("a: table.csv", "3 of split 'Train'"),))
+    findings = _check([split, _split(folder, "test", ("good.mp4", ""))])
+    (unnamed, unusual) = findings.problems
+    assert (unnamed.kind, unnamed.subject, unnamed.reason) == ("unnamed", "a: table.csv", "3 of split 'Train'")
+    assert (unusual.kind, unusual.subject, list(unusual.splits)) == ("unusual", str(varying), ["train"])
+    assert unusual.reason.startswith("its frame rate varies")
+    assert (findings.num_bad, findings.is_acceptable(0.0)) == (0, True)
+    files = json.loads(findings.json())["files"]
+    assert set(files) == {str(varying), str(folder / "good.mp4")}
+    facts = files[str(varying)]
+    assert (facts["frames"], facts["variable"], facts["codec"]) == (6, True, "h264")
+    assert files[str(folder / "good.mp4")]["stated_rate"] == 8.0

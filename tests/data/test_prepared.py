@@ -1,6 +1,7 @@
 """Reading prepared videos: the frames that video files give, but for the JPEGs; folders that cannot be read."""
 
 import dataclasses
+import fractions
 import itertools
 import json
 import pickle
@@ -23,6 +24,7 @@ from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.tasks.retrieval.task import make_evaluator
 from hbi_jax.tasks.weights import load_weights
+from tests.data.situations import Kind, write
 from tests.tiny_run import tiny_config
 
 SIZE = 16
@@ -219,6 +221,24 @@ def test_what_a_folder_was_not_prepared_for_is_refused(split, videos, folder):
     others = [dataclasses.replace(moved.records[n], video_id=f"other{n}", start=0.5, end=None) for n in range(2)]
     with pytest.raises(DataError, match=r"no frames of 2 of 11 videos of split 'train', such as 'other0' \(.*wide.mp4"):
         _source(Split("train", (*moved.records, *others)), ready)
+
+
+@pytest.mark.parametrize("square", [True, False])
+def test_pixels_that_are_not_square_are_prepared_as_they_would_be_read(tmp_path, square):
+    times = [frame / 25 for frame in range(10)]
+    path = tmp_path / "videos" / "oblong.mp4"
+    path.parent.mkdir()
+    write(path, Kind(".mp4", "libx264", "aac"), times, aspect=fractions.Fraction(16, 11))
+    split, ready = Split("train", (Record("a text", "oblong", path),)), tmp_path / "prepared"
+    settings = dataclasses.replace(SETTINGS, quality=LOSSLESS, square_pixels=square)
+    prepare([split], path.parent, ready, settings, num_processes=0, shown=False)
+    moved = relocated(split, path.parent, ready)
+    got = _rows(_source(moved, Prepared(ready), square_pixels=square))
+    (expected, *_), (other, *_) = (_rows(_source(split, square_pixels=value)) for value in (square, not square))
+    np.testing.assert_array_equal(got[0], expected)
+    assert (expected != other).any()
+    with pytest.raises(DataError, match=rf"got square_pixels={square}, wanted {not square}; set data.square_pixels to"):
+        _source(moved, Prepared(ready), square_pixels=not square)
 
 
 def test_a_manifest_is_written_and_read_back(copy):

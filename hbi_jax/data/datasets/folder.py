@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hbi_jax.data.datasets.readers import folder, read_csv, read_json_lines, shown
-from hbi_jax.data.datasets.records import DataError, Record, Split
+from hbi_jax.data.datasets.records import DataError, Note, Record, Split
 from hbi_jax.data.datasets.splits import Lists
 from hbi_jax.data.datasets.videos import VideoFiles
 
@@ -73,27 +73,28 @@ def load(
         raise DataError(f"{rows[0][0] if rows else path}", "no split", wanted, "add it: train, val, test")
     records = [_record(source, row, files, pathlib.Path(videos)) for source, row in rows]
     if not records and notes:
-        raise DataError(f"split {split!r}", notes[0], f"rows of split {name!r}", "correct the names of the splits")
+        got, wanted = ": ".join(notes[0]), f"rows of split {name!r}"
+        raise DataError(f"split {split!r}", got, wanted, "correct the names of the splits")
     files.check(records)
     return Split(split, tuple(records), notes)
 
 
-def _unknown(path: pathlib.Path, rows: Sequence[_Row], known: Collection[str]) -> tuple[str, ...]:
+def _unknown(path: pathlib.Path, rows: Sequence[_Row], known: Collection[str]) -> tuple[Note, ...]:
     """Returns a note about split names in the table that no field names, such as "Train", with their row counts."""
     counts = collections.Counter(row["split"] for _, row in rows if row["split"] not in known)
     if not counts:
         return ()
     named = ", ".join(f"{count} of split {shown(name)}" for name, count in counts.most_common())
     names = ", ".join(sorted(filter(None, known)))
-    note = f"{path}: rows that no field names and nothing reads: {named} (named are {names})"
+    note = Note(str(path), f"rows that no field names and nothing reads: {named} (named are {names})")
     _warn(note)
     return (note,)
 
 
 @functools.cache
-def _warn(note: str) -> None:
+def _warn(note: Note) -> None:
     """Logs a note once, even if several splits are read from the same table."""
-    _log.warning(note)
+    _log.warning("%s: %s", *note)
 
 
 def _rows(path: pathlib.Path) -> Sequence[_Row]:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -65,6 +66,13 @@ class Record:
     answer_type: str | None = None
 
 
+class Note(NamedTuple):
+    """A warning about the annotations: the file it concerns, and what was noticed."""
+
+    subject: str
+    text: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """The validated records of one split.
@@ -81,7 +89,7 @@ class Split:
 
     name: str
     records: tuple[Record, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def __post_init__(self):
         if not self.records:

@@ -1,4 +1,5 @@
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -153,3 +154,50 @@ def test_a_name_with_its_ending_is_that_file(folders):
     data = folders({"captions.jsonl": _json_lines(rows)}, ("a.mp4", "a.avi", "b.mov.mp4"))
     found = [record.path.name for record in load_split("folder", "test", **data).records]
     assert found == ["a.avi", "a.mp4", "a.mp4", "b.mov.mp4"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_match_in_either_encoding(folders, tmp_path, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    rows = [{"video": unicodedata.normalize(other, "été/café"), "caption": "a"}, {"video": " two ", "caption": "b"}]
+    names = unicodedata.normalize(form, "été/café.mp4"), "two.mp4"
+    found = load_split("folder", "test", **folders({"captions.jsonl": _json_lines(rows)}, names)).records
+    assert [record.path for record in found] == [tmp_path / "videos" / name for name in names]
+    assert all(record.path.exists() for record in found)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_tables_are_read_in_every_encoding_with_a_mark(folders, encoding):
+    rows = [{"video": "two", "caption": "ein Hündchen, müde 🐕", "split": "test"}]
+    found = load_split("folder", "test", **folders({"captions.csv": _csv(rows).encode(encoding)}, ("two.mp4",)))
+    assert _pairs(found) == [("two.mp4", "ein Hündchen, müde 🐕")]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("cp1252", r"line 2: got bytes that are not UTF-8 \(perhaps a Windows code page\), wanted text in UTF-8; save"),
+        ("utf-16-le", r"got (zeros between its letters|bytes that are not UTF-8 \(perhaps UTF-16).*; save it as UTF-8"),
+    ],
+)
+def test_other_encodings_are_told(folders, encoding, message):
+    content = _csv([{"video": "two", "caption": "ein Hündchen"}]).encode(encoding)
+    with pytest.raises(DataError, match=message):
+        load_split("folder", "test", **folders({"captions.csv": content}, ("two.mp4",)))
+
+
+def test_half_a_character_is_refused_with_its_row(folders):
+    data = folders({"captions.jsonl": '{"video": "two", "caption": "a dog \\ud83d"}\n'}, ("two.mp4",))
+    with pytest.raises(DataError, match=r"captions\.jsonl, line 1 .*half a character \(\\\\?ud83d\).*cut in two"):
+        load_split("folder", "test", **data)
+
+
+def test_splits_that_no_field_names_are_told_with_their_counts(folders, caplog):
+    rows = [ROWS[4], *(ROWS[0] | {"split": split} for split in ("Train", "Train", "dev"))]
+    data = folders({"captions.csv": _csv(rows)}, ("cats/one.mp4", "two.mp4"))
+    (note,) = load_split("folder", "test", **data).notes
+    assert note.subject == str(data["annotations"] / "captions.csv")
+    assert note.text.startswith("rows that no field names and nothing reads: 2 of split 'Train', 1 of split 'dev'")
+    assert note.text in caplog.text
+    with pytest.raises(DataError, match=r"2 of split 'Train', 1 of split 'dev'.*correct the names of the splits"):
+        load_split("folder", "train", **data)
