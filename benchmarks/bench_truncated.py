@@ -42,7 +42,7 @@ def make(folder: pathlib.Path) -> dict[str, dict[int, list[str]]]:
             whole = write(folder / f"{name}{kind.ending}", kind, TIMES, sound=sound)
             data = whole.read_bytes()
             for tenth in range(11):
-                # A little less than the tenth for a broadcast, lest the cut be between two packets.
+                # Not at a multiple of 188 bytes, the packets of a broadcast: it would end whole.
                 size = len(data) * tenth // 10
                 path = folder / f"{name} {tenth}{kind.ending}"
                 path.write_bytes(data if tenth == 10 else data[: max(0, size - size % 188 - 1)])
