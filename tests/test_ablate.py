@@ -314,7 +314,7 @@ def test_a_table_of_real_runs_is_stopped_and_goes_on(tmp_path):
     (log,) = tmp_path.glob("*/log.txt")
     assert "SIGTERM received: saving" in log.read_text()
     assert "3 runs, 0 of them finished" in run_until("ablation_versions.md")
-    assert "going on from step" in log.read_text()
+    assert "resuming from step" in log.read_text()
     assert (tmp_path / "data" / "MSRVTT_data.json").exists()
     baseline, *others = Ablation.from_json((tmp_path / "ablation_versions.json").read_text()).lines
     assert 0 <= baseline.runs["3"]["in-group accuracy"] <= 100

@@ -155,6 +155,8 @@ class OpenVideo:
         context.thread_type = "SLICE"
         # Several clips are decoded at the same time, so threads within one clip would only slow down the others.
         context.thread_count = 1
+        # The AV1 decoder reads `skip_frame` only here: it must not be opened later, with a value for one packet.
+        context.open()
         self._context, self._packets, self._incomplete = context, 0, array.array("q")
         self._aspect = pixel_aspect(self._stream.sample_aspect_ratio if self._square_pixels else None)
 

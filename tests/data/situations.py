@@ -188,6 +188,8 @@ def _constant(folder: pathlib.Path, kind: Kind) -> None:
     _near(whole, [0, 100, 200, 300], within)
     _near(clip, [100, 200], within)
     _near(first, [0], within)
+    # Read alone, the first picture that is decoded is one that is not wanted, unless it is a key frame.
+    _near(*read(path, (1, 2)), [100, 200], within)
 
 
 def _long_sound(folder: pathlib.Path, kind: Kind) -> None:

@@ -89,7 +89,7 @@ def test_clip_alone_is_no_model_to_evaluate(world, finished, tmp_path):
     towers = {name: weights.params["params"][name] for name in ("text_tower", "vision_tower", "logit_scale")}
     pretrained.save(tmp_path / "clip", pretrained.Pretrained("clip", weights.config["clip"], {"params": towers}))
     setup = experiment.prepare(tiny_config(world), str(tmp_path / "run"))
-    with pytest.raises(ConfigError, match=r"--checkpoint=.*of kind 'clip', wanted 'hbi'"):
+    with pytest.raises(ConfigError, match=r"--checkpoint=.*their kind is 'clip', wanted 'hbi'"):
         experiment.evaluate(setup, str(tmp_path / "clip"))
 
 
@@ -102,7 +102,7 @@ def test_weights_of_another_task_are_not_evaluated(world, finished, tmp_path):
     )  # fmt: skip
     pretrained.save(tmp_path / "net", net)
     setup = experiment.prepare(tiny_config(world), str(tmp_path / "run"))
-    with pytest.raises(ConfigError, match=r"--checkpoint=.*kind 'estimator'.*wanted 'hbi'"):
+    with pytest.raises(ConfigError, match=r"--checkpoint=.*their kind is 'estimator', wanted 'hbi'"):
         experiment.evaluate(setup, str(tmp_path / "net"))
 
 
