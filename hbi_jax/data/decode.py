@@ -227,8 +227,8 @@ class OpenVideo:
         found = Timeline(times, float(times[-1]) + duration * base, self._stated_rate, base)
         if len(times) > 1 and found.measured is None:
             raise self._error(NO_FRAME_RATE)
-        self._usual_step = found.interval / base
-        return dataclasses.replace(found, end=max(found.end, float(times[-1]) + found.interval))
+        self._usual_step, end = found.interval / base, float(times[-1]) + found.interval
+        return found if found.end >= end else dataclasses.replace(found, end=end)
 
     def check_whole(self, timeline: Timeline) -> None:
         """Raises VideoError if the file was truncated; call it after the whole file has been read.

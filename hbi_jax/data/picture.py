@@ -78,6 +78,8 @@ def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
 
     The picture is stretched along the shorter side of its pixels, so no detail is lost.
     """
+    if aspect == 1:
+        return width, height
     return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
 
 
