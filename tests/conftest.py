@@ -3,11 +3,13 @@
 import atexit
 import collections
 import functools
+import gc
 import os
 import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -25,6 +27,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     compilation.set_environment(programs)
 compilation.keep_programs()
 jax.config.update("jax_num_cpu_devices", 8)
+# Tracing makes many objects and little garbage: looking for it as often as usual takes an eighth of a run.
+gc.set_threshold(200_000, 20, 100)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Grain hands absl's flags to its worker processes.
 flags.FLAGS.mark_as_parsed()
@@ -74,6 +78,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     )
     told = "; ".join(f"{number} because {reason}" for reason, number in reasons.most_common())
     terminalreporter.write_line(f"skipped: {told or 'nothing'}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_devices() -> Iterator[None]:
+    """Runs use two devices unless a test chooses others."""
+    from hbi_jax import experiment
+    from hbi_jax.tasks import inference
+    from hbi_jax.train import checkpoint
+    from tests.tiny_run import tiny_mesh
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (experiment, inference, checkpoint):
+            patch.setattr(module, "make_mesh", tiny_mesh)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,12 @@ import pytest
 from hbi_jax import experiment
 from hbi_jax.data.datasets import DataError
 from hbi_jax.fields import ConfigError
+from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.tasks.retrieval.task import RetrievalTask
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 from hbi_jax.train.loop import NonFiniteError
 from hbi_jax.train.preemption import PreemptedError
-from tests.tiny_run import NUM_STEPS, TINY, run, tiny_config
+from tests.tiny_run import NUM_STEPS, SMALLEST, run, tiny_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -125,12 +126,10 @@ def test_a_finished_run_says_so_and_evaluates_again(world, finished, caplog):
 
 
 @pytest.mark.slow
-def test_one_device_gives_the_results_of_eight(world, finished, tmp_path):
+def test_eight_devices_give_the_results_of_two(world, finished, tmp_path):
     config = tiny_config(world)
-    mesh = experiment.make_mesh
-    one = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "make_mesh", lambda data, model: mesh(data, model, one))
+        patch.setattr(experiment, "make_mesh", make_mesh)
         run(config, tmp_path)
         mine = last_state(config, tmp_path)
     # Adam divides by a gradient's own size, so where a gradient is rounding noise its sign decides the update.
@@ -209,7 +208,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_videos(world, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_line_trains_in_a_process_of_its_own(world, tmp_path):
-    changes = [f"--config.{field}={value}" for field, value in TINY.items() if not field.startswith("data.world")]
+    changes = [f"--config.{field}={value}" for field, value in SMALLEST.items() if not field.startswith("data.world")]
     command = [
         sys.executable,
         "-m",
@@ -220,10 +219,6 @@ def test_the_command_line_trains_in_a_process_of_its_own(world, tmp_path):
         f"--config.data.videos={world / 'videos'}",
         "--config.data.render=",
         *changes,
-        # Nothing of another test's run is compiled in this process: the smallest there is.
-        '--config.model.levels=(("entity", 0, 0),)',
-        "--config.eval.level_rates=(1.0,)",
-        "--config.loss.interaction_weight=0",
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

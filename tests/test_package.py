@@ -10,7 +10,7 @@ import pytest
 
 import hbi_jax
 from tests import wheel as wheels
-from tests.tiny_run import TINY
+from tests.tiny_run import SMALLEST
 from tests.wheel import ROOT
 from tests.wheel import run as _run
 
@@ -107,17 +107,9 @@ def test_a_configuration_is_described_where_it_is_installed(installed, tmp_path,
 
 @pytest.mark.slow
 def test_a_configuration_runs_by_its_name_where_it_is_installed(installed, tmp_path):
-    small = {
-        **TINY,
-        "model.levels": (("entity", 0, 0),),
-        "model.frame_layers": 0,
-        "model.header": "mlp",
-        "eval.level_rates": (1.0,),
-        "train.num_steps": 2,
-    }
     done = _run(
         *(sys.executable, installed / "bin/hbi-jax", "--config=quickstart", "--workdir=run"),
-        *(f"--config.{name}={value}" for name, value in small.items()),
+        *(f"--config.{name}={value}" for name, value in SMALLEST.items()),
         cwd=tmp_path,
         PYTHONPATH=str(installed),
         JAX_PLATFORMS="cpu",

@@ -2,9 +2,13 @@
 
 import pathlib
 
+import jax
+from jax.sharding import Mesh
+
 from configs.quickstart import get_config
 from hbi_jax import experiment
 from hbi_jax.config import Config, parse
+from hbi_jax.parallel.mesh import make_mesh
 
 NUM_STEPS = 6
 TINY = {
@@ -38,6 +42,20 @@ TINY = {
     "eval.batch_size": 8,
     "eval.num_pictures": 1,
 }
+
+# The smallest model there is: what runs in a process of its own compiles it, and finds it compiled by another.
+SMALLEST = TINY | {
+    "model.levels": (("entity", 0, 0),),
+    "model.frame_layers": 0,
+    "model.header": "mlp",
+    "loss.interaction_weight": 0.0,
+    "eval.level_rates": (1.0,),
+}
+
+
+def tiny_mesh(data: int = -1, model: int = 1) -> Mesh:
+    """Two of the eight devices, for whole runs: they shard what eight do, in programs that compile sooner."""
+    return make_mesh(data, model, jax.devices()[:2])
 
 
 def tiny_config(world: pathlib.Path, **changes: object) -> Config:

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -165,6 +166,12 @@ def abstract_batch(config: Config) -> Batch:
 
 def init_model(model: nn.Module, config: Config) -> PyTree:
     """Initialises a model on a batch of matched rows. The result depends only on `config.seed`."""
+    return _init_model(model, abstract_batch(config), config.seed)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _init_model(model: nn.Module, shapes: Batch, seed: int) -> PyTree:
+    # Compiled as part of what calls it, and traced once for all of them: shapes, state, and the untrained model.
     # Parameters do not depend on the number of rows.
-    batch = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), abstract_batch(config))
-    return model.init(jax.random.key(config.seed), batch)
+    batch = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape[1:]), leaf.dtype), shapes)
+    return model.init(jax.random.key(seed), batch)

@@ -21,11 +21,10 @@ from hbi_jax.data.prepared import LOSSLESS, MANIFEST, Manifest, Prepared, Settin
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.models.hbi import HBI
-from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.tasks.retrieval.task import make_evaluator
 from hbi_jax.tasks.weights import load_weights
 from tests.data.situations import Kind, write
-from tests.tiny_run import tiny_config
+from tests.tiny_run import tiny_config, tiny_mesh
 
 SIZE = 16
 SETTINGS = Settings(frames_per_second=4.0, short_side=SIZE)
@@ -251,7 +250,7 @@ def test_a_manifest_is_written_and_read_back(copy):
 def test_a_trained_model_ranks_alike(finished, world, tmp_path):
     """The galleries of the tiny run: without loss all features and ranks are the same, JPEGs change them little."""
     config = tiny_config(world)
-    params, mesh = load_weights(str(finished)).params, make_mesh()
+    params, mesh = load_weights(str(finished)).params, tiny_mesh()
     evaluator = make_evaluator(HBI(config.model), config, mesh)
 
     def evaluated(dataset):

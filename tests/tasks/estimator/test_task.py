@@ -127,6 +127,8 @@ def test_retrieval_is_taught_by_every_teacher(world, finished, pretraining, tmp_
         loss__teacher=teacher,
         loss__estimator=str(pretraining),
         loss__num_samples=64,
+        model__levels=(("entity", 0, 0),),
+        eval__level_rates=(1.0,),
         train__num_steps=2,
         eval__baselines=False,
         eval__num_pictures=0,
