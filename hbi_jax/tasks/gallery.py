@@ -1,6 +1,7 @@
 """Gallery encoding: encodes every text and every video of a split once, in batches over the mesh."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import flax.linen as nn
@@ -36,6 +37,29 @@ class Gallery:
     groups: Int[np.ndarray, " a"] | None
 
 
+@functools.lru_cache(maxsize=32)
+def compiled(model: nn.Module, method: str, mesh: Mesh, *last: object) -> Callable[..., PyTree]:
+    """Returns a compiled method of a model, whose rows lie along the mesh's data axis.
+
+    Every caller with the same arguments gets the same function, so a model that is opened again is not compiled again.
+
+    Args:
+      model: The model.
+      method: The name of its method.
+      mesh: The devices.
+      *last: The method's last arguments, hashable.
+
+    Returns:
+      A function of the model's variables and the method's other arguments.
+    """
+
+    def call(params: PyTree, *first: PyTree) -> PyTree:
+        return model.apply(params, *first, *last, method=method)
+
+    call.__name__ = method
+    return jax.jit(call, out_shardings=batch_sharding(mesh))
+
+
 class GalleryEncoder:
     """An encoder of the texts and videos of splits, compiled once for all splits and parameters.
 
@@ -56,14 +80,9 @@ class GalleryEncoder:
         self.model, self.mesh = model, mesh
         data = mesh.shape[DATA_AXIS]
         self.batch_size = -(-batch_size // data) * data
-
-        def encoder(method: str) -> Callable[..., Encoded]:
-            def encode(params, inputs, mask):
-                return model.apply(params, inputs, mask, method=method)
-
-            return jax.jit(encode, out_shardings=batch_sharding(mesh))
-
-        self._encode_text, self._encode_video = encoder("encode_text"), encoder("encode_video")
+        self._encode_text, self._encode_video = (
+            compiled(model, name, mesh) for name in ("encode_text", "encode_video")
+        )
 
     def encode(self, params: PyTree, source: Source, num_threads: int = 1) -> Gallery:
         """Encodes every text and every video of a split once.

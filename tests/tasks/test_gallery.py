@@ -13,6 +13,7 @@ from hbi_jax.data.source import FILLING, Source
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel.mesh import make_mesh
+from hbi_jax.tasks.gallery import compiled
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.tasks.retrieval.metrics import gallery_metrics
 from tests.tiny_hbi import CLIP, CONFIG, FRAMES, SIDE, WORDS, make_batch, random_params
@@ -65,3 +66,10 @@ def test_each_video_is_encoded_once_and_every_caption_is_a_query(gallery, monkey
     assert metrics["t2v"]["R@1"] == pytest.approx(100 * np.mean(np.equal(texts, 1)))
     assert metrics["v2t"]["R@1"] == pytest.approx(100 * np.mean(np.equal(videos, 1)))
     assert jax.tree.all(jax.tree.map(np.isfinite, metrics))
+
+
+def test_a_model_that_is_opened_again_is_not_compiled_again():
+    other = dataclasses.replace(CONFIG, padding="published")
+    functions = [compiled(HBI(config), "encode_text", make_mesh()) for config in (CONFIG, CONFIG, other)]
+    assert functions[0] is functions[1] is not functions[2]
+    assert compiled(HBI(CONFIG), "encode_text", make_mesh(2, 1, jax.devices()[:2])) is not functions[0]

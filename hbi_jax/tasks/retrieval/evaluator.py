@@ -5,13 +5,14 @@ from operator import itemgetter
 
 import jax
 import numpy as np
+from flax.core import FrozenDict
 from jax.sharding import Mesh
 from jaxtyping import Float, PyTree
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.similarity import normalize
 from hbi_jax.parallel.mesh import batch_sharding, replicated
-from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, to_host
+from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, compiled, to_host
 from hbi_jax.types import Encoded
 
 
@@ -33,16 +34,13 @@ class RetrievalEvaluator:
           level_rates: The weight of each level's similarity, by level name.
         """
         self.encoder = GalleryEncoder(model, mesh, batch_size)
-        rows = batch_sharding(mesh)
-
-        def levels(params: PyTree, text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
-            return model.apply(params, text, video, level_rates, video_block, method="gallery_similarity")
+        self._levels = compiled(model, "gallery_similarity", mesh, FrozenDict(level_rates), video_block)
 
         def pooled(params: PyTree, text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
             del params
             return normalize(text.pooled) @ normalize(video.pooled).T
 
-        self._levels, self._pooled = jax.jit(levels, out_shardings=rows), jax.jit(pooled, out_shardings=rows)
+        self._pooled = jax.jit(pooled, out_shardings=batch_sharding(mesh))
 
     def similarity(self, params: PyTree, gallery: Gallery, pooled: bool = False) -> Float[np.ndarray, "a b"]:
         """Returns the similarity of every text to every video of a gallery.
