@@ -130,7 +130,7 @@ def test_eight_devices_give_the_results_of_two(world, finished, tmp_path):
     config = tiny_config(world)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "make_mesh", make_mesh)
-        run(config, tmp_path)
+        experiment.train(experiment.prepare(config, str(tmp_path)))
         mine = last_state(config, tmp_path)
     # Adam divides by a gradient's own size, so where a gradient is rounding noise its sign decides the update.
     for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(last_state(config, finished)), strict=True):
@@ -198,12 +198,12 @@ def test_the_mean_pooling_baseline_trains_and_reports(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_stops_with_step_and_videos(world, tmp_path):
-    config = tiny_config(world, optimizer__learning_rate=1e30, optimizer__clip_learning_rate=1e30)
-    with pytest.raises(NonFiniteError, match=r"step \d; its batch held video\d+, video\d+"):
-        experiment.train(experiment.prepare(config, str(tmp_path)))
+def test_a_loss_that_is_no_number_stops_with_step_and_videos(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(RetrievalTask, "load_init", lambda task, params: jax.tree.map(lambda x: x * np.nan, params))
+    with pytest.raises(NonFiniteError, match=r"step 1; its batch held video\d+, video\d+"):
+        experiment.train(experiment.prepare(tiny_config(world), str(tmp_path)))
     with Checkpoints(str(tmp_path / "checkpoints"), "t2v/R@1") as checkpoints:
-        assert checkpoints.latest_step() in (None, 2)
+        assert checkpoints.latest_step() is None
 
 
 @pytest.mark.slow

@@ -104,6 +104,12 @@ class HBIConfig:
         "default, the first level is distilled into the others.",
     )
     frame_layers: int = field(4, "Layers of the temporal transformer over frames.", at_least=0)
+    frame_window: int = field(
+        0,
+        "Frames before and after a frame that it attends to in each layer of the temporal transformer; 0: all, as in "
+        "the papers.",
+        at_least=0,
+    )
     max_frames: int = field(77, "Rows of the frame position embedding; at least data.num_frames.")
     weight_features: int = field(
         1024,
@@ -113,6 +119,9 @@ class HBIConfig:
     )
     reconstruction: bool = field(False, "Reconstruct the tokens of every text-video pair (HBI V2).")
     gate_features: int = field(128, "Hidden width of the gates of the reconstruction.", at_least=1)
+    gate_bound: float = field(
+        0.0, "Largest distance of the gates of the reconstruction from 1; 0: no bound, as in the paper.", at_least=0
+    )
     pooled: bool = field(
         False, "The mean-pooling baseline: every level sees one token per side, the sentence vector and the mean frame."
     )

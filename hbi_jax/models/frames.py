@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from hbi_jax.choices import Activation
@@ -16,6 +17,7 @@ class FrameTransformer(nn.Module):
     Attributes:
       max_frames: Rows of the position embedding.
       activation: That of the text tower, whose first layers the blocks may start from.
+      window: Frames before and after a frame that it attends to in each layer; 0: all.
     """
 
     num_layers: int
@@ -23,6 +25,7 @@ class FrameTransformer(nn.Module):
     max_frames: int
     dtype: jax.typing.DTypeLike = jnp.float32
     activation: Activation = "quick_gelu"
+    window: int = 0
 
     @nn.compact
     def __call__(self, frames: Tokens) -> Tokens:
@@ -39,8 +42,12 @@ class FrameTransformer(nn.Module):
                 f"use config.data.num_frames <= {self.max_frames}"
             )
         position = self.param("positional_embedding", nn.initializers.normal(0.01), (self.max_frames, d))
+        seen = frames.mask[:, None, :]
+        if self.window:
+            distance = abs(np.subtract.outer(np.arange(v), np.arange(v)))
+            seen &= distance[None] <= self.window
         h = x + position[:v].astype(x.dtype)[None]
         h = Transformer(
             self.num_layers, self.num_heads, dtype=self.dtype, activation=self.activation, name="transformer"
-        )(h, frames.mask[:, None, :])
+        )(h, seen)
         return Tokens(x + h, frames.mask)

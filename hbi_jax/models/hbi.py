@@ -48,7 +48,12 @@ class HBI(nn.Module):
         self.vision_tower = self.make_vision_tower()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ())
         self.frame_transformer = FrameTransformer(
-            config.frame_layers, clip.joint_heads, config.max_frames, config.dtype, clip.activation
+            config.frame_layers,
+            clip.joint_heads,
+            config.max_frames,
+            config.dtype,
+            clip.activation,
+            config.frame_window,
         )
 
         def per_level(make):
@@ -151,8 +156,9 @@ class HBI(nn.Module):
                 out[name] = Pair(words, frames)
                 continue
             text_mlps, video_mlps = self._side_mlps(name, words.features.shape[-1])
-            new_words = reconstruct(words, video_query(frames), text_mlps, self.config.dtype)
-            new_frames = reconstruct(frames, text.pooled, video_mlps, self.config.dtype)
+            how = self.config.dtype, self.config.gate_bound
+            new_words = reconstruct(words, video_query(frames), text_mlps, *how)
+            new_frames = reconstruct(frames, text.pooled, video_mlps, *how)
             out[name] = Pair(new_words.tokens, new_frames.tokens, new_words.gate, new_frames.gate)
         return out
 
@@ -177,7 +183,9 @@ class HBI(nn.Module):
             words, frames = text.levels[name], video.levels[name]
             if config.reconstruction:
                 mlps = self._side_mlps(name, words.features.shape[-1])
-                out[name] = reconstructed_wti(words, frames, text.pooled, *mlps, video_block, config.dtype)
+                out[name] = reconstructed_wti(
+                    words, frames, text.pooled, *mlps, video_block, config.dtype, config.gate_bound
+                )
             else:
                 out[name] = wti(words, frames, video_block, config.padding)
         return out

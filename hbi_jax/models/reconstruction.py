@@ -66,8 +66,20 @@ def video_query(video: WeightedTokens) -> Float[Array, "b d"]:
     return (video.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
 
 
+def bounded(gate: Float[Array, "*b"], bound: float) -> Float[Array, "*b"]:
+    """Returns `1 + bound * tanh((gate - 1) / bound)`, which has value and slope 1 at gate 1; bound 0 changes nothing.
+
+    The paper's gates have no bound (Eq. 3 and 5).
+    """
+    return 1 + bound * jnp.tanh((gate - 1) / bound) if bound else gate
+
+
 def reconstruct(
-    tokens: WeightedTokens, query: Float[Array, "b d"], mlps: SideMLPs, dtype: jax.typing.DTypeLike = jnp.float32
+    tokens: WeightedTokens,
+    query: Float[Array, "b d"],
+    mlps: SideMLPs,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    gate_bound: float = 0.0,
 ) -> Reconstructed:
     """Returns the reconstructed tokens of one side of matched pairs (HBI V2, Eq. 2 and 3, or 4 and 5).
 
@@ -76,11 +88,12 @@ def reconstruct(
       query: The query from the other side of each pair: sentence vector, or mean of the video's tokens.
       mlps: The MLPs of this side and level.
       dtype: Dtype of the MLPs' first layers.
+      gate_bound: Largest distance of a gate from 1, see `bounded`.
     """
     features, mask = jnp.where(tokens.mask[..., None], tokens.features, 0).astype(jnp.float32), tokens.mask
     attention = token_weights(jnp.einsum("bd,bnd->bn", query.astype(jnp.float32), features), mask)
     cross = jnp.einsum("bn,bnd->bd", attention, features)[:, None]
-    gate = mlp_output(mlps.gate, mlp_hidden(mlps.gate, features - cross, dtype))
+    gate = bounded(mlp_output(mlps.gate, mlp_hidden(mlps.gate, features - cross, dtype)), gate_bound)
     mixed = jnp.where(mask[..., None], cross + gate[..., None] * (features - cross), 0)
     logits = jnp.zeros_like(gate)
     if mlps.weight is not None:
@@ -96,6 +109,7 @@ def reconstructed_wti(
     video_mlps: SideMLPs,
     video_block: int = 16,
     dtype: jax.typing.DTypeLike = jnp.float32,
+    gate_bound: float = 0.0,
 ) -> Float[Array, "a b"]:
     """Returns the similarity of every text with every video after reconstruction (HBI V2, Eq. 2 to 5 and 12).
 
@@ -109,6 +123,7 @@ def reconstructed_wti(
       text_mlps, video_mlps: The MLPs of this level.
       video_block: Number of videos per block.
       dtype: Dtype of the MLPs' first layers.
+      gate_bound: Largest distance of a gate from 1, see `bounded`.
 
     Raises:
       ValueError: If `video_block` is less than 1.
@@ -118,7 +133,7 @@ def reconstructed_wti(
     texts, videos = _side(text, text_mlps, dtype), _side(video, video_mlps, dtype)
 
     def similarity(words: _Side, sentence: Float[Array, " d"], frames: _Side) -> Float[Array, ""]:
-        return _pair(words, frames, sentence, text_mlps, video_mlps)
+        return _pair(words, frames, sentence, text_mlps, video_mlps, gate_bound)
 
     @jax.checkpoint
     def similarity_of_video(frames: _Side) -> Float[Array, " a"]:
@@ -144,14 +159,19 @@ def _side(tokens: WeightedTokens, mlps: SideMLPs, dtype: jax.typing.DTypeLike) -
 
 
 def _pair(
-    words: _Side, frames: _Side, sentence: Float[Array, " d"], text_mlps: SideMLPs, video_mlps: SideMLPs
+    words: _Side,
+    frames: _Side,
+    sentence: Float[Array, " d"],
+    text_mlps: SideMLPs,
+    video_mlps: SideMLPs,
+    gate_bound: float,
 ) -> Float[Array, ""]:
     """Returns the similarity of one text with one video."""
     products = words.features @ frames.features.T
     # The query for the words is the mean frame; its products with the words are the mean of the frames' products.
     asked = jnp.sum(products, axis=1) / jnp.maximum(jnp.sum(frames.mask), 1)
-    text = _mixture(words, asked, text_mlps)
-    video = _mixture(frames, frames.features @ sentence, video_mlps)
+    text = _mixture(words, asked, text_mlps, gate_bound)
+    video = _mixture(frames, frames.features @ sentence, video_mlps, gate_bound)
 
     # The products x_j . y_i of the mixtures x = d T_j + (1 - d) t and y = g V_i + (1 - g) v; words are rows, frames
     # are columns.
@@ -169,11 +189,12 @@ def _pair(
     return 0.5 * (jnp.sum(word_weights * best_frame) + jnp.sum(frame_weights * best_word))
 
 
-def _mixture(side: _Side, asked: Float[Array, " n"], mlps: SideMLPs) -> _Mixture:
+def _mixture(side: _Side, asked: Float[Array, " n"], mlps: SideMLPs, gate_bound: float) -> _Mixture:
     attention = token_weights(asked, side.mask)
     # The input of the gate's MLP is a difference of two tokens, in which the bias of the affine first layer cancels.
     mean = side.gate_hidden @ attention - mlps.gate.hidden_bias
-    return _Mixture(_output(mlps.gate, lambda hidden, mean: hidden - mean, side.gate_hidden, mean), attention)
+    gate = _output(mlps.gate, lambda hidden, mean: hidden - mean, side.gate_hidden, mean)
+    return _Mixture(bounded(gate, gate_bound), attention)
 
 
 def _inverse_length(mixture: _Mixture, side: _Side) -> Float[Array, " n"]:

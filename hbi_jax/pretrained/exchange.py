@@ -163,6 +163,13 @@ def _log_changes(contents: Contents) -> None:
             OPENAI.text(),
             found.text(),
         )
+    if window := contents.config.get("frame_window"):
+        _log.warning(
+            "%s: in the temporal transformer of the published code every frame attends to all others; limit it to the "
+            "%d before and after a frame, as these weights were trained",
+            PUBLISHED,
+            window,
+        )
 
 
 def _metadata(contents: Contents) -> dict[str, str]:

@@ -119,7 +119,7 @@ def _check_settings(source: Pretrained, config: Mapping) -> None:
             f"the weights are of a model that computes something else: {listed(problems, '; ')}; set config.model as "
             "theirs is, or choose other weights"
         )
-    for problem in compare(*(("padding", "levels") if source.kind != "clip" else ())):
+    for problem in compare("padding", "levels", "frame_window", "gate_bound"):
         _log.warning("in the model of the weights %s by config.model; config.model is used", problem)
 
 

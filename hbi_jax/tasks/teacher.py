@@ -4,11 +4,11 @@ from hbi_jax.choices import Padding
 from hbi_jax.fields import ConfigError
 from hbi_jax.tasks.weights import load_weights
 from hbi_jax.train.config import AlignmentLossConfig
-from hbi_jax.train.teacher import Teacher, estimator_teacher, exact_teacher, sampled_teacher
+from hbi_jax.train.teacher import Teacher, estimator_teacher, exact_teacher, sampled_teacher, standardized
 
 
 def make_teacher(config: AlignmentLossConfig, padding: Padding) -> Teacher:
-    """Builds the teacher named by `config.loss.teacher`.
+    """Builds the teacher named by `config.loss.teacher`, with standardised logits if `teacher_temperature` is set.
 
     Args:
       config: The fields of `config.loss`.
@@ -17,6 +17,11 @@ def make_teacher(config: AlignmentLossConfig, padding: Padding) -> Teacher:
     Raises:
       ConfigError: If an estimator is needed and `config.loss.estimator` does not hold one.
     """
+    teacher = _named_teacher(config, padding)
+    return standardized(teacher, config.teacher_temperature) if config.teacher_temperature else teacher
+
+
+def _named_teacher(config: AlignmentLossConfig, padding: Padding) -> Teacher:
     if config.teacher != "estimator":
         return computed_teacher(config.teacher, config.interaction_scale, config.num_samples)
     path = config.estimator

@@ -99,7 +99,16 @@ class AlignmentLossConfig:
     estimator: str = field(
         "", "Weights of teacher=estimator: a work folder of configs/estimator.py, or a converted folder."
     )
-    interaction_scale: float = field(1000.0, "The teacher's logits are the interaction times this factor.", above=0)
+    interaction_scale: float = field(
+        1000.0, "The teacher's logits are the interaction times this factor, if teacher_temperature is 0.", above=0
+    )
+    teacher_temperature: float = field(
+        0.0,
+        "Above 0, each pair's interactions are standardised to mean 0 and variance 1 over its words and frames, then "
+        "divided by this temperature, so that one temperature serves every number of tokens. 0: interaction_scale, as "
+        "in the papers.",
+        at_least=0,
+    )
     distillation_temperature: float = field(
         1.0, "Divides both similarities in the distillation; 1 gives the paper's equation.", above=0
     )

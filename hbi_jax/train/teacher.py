@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from hbi_jax import banzhaf
@@ -46,6 +47,29 @@ def sampled_teacher(scale: float, num_samples: int) -> Teacher:
         )
         # The teacher is not trained, so there is no backward pass through the samples.
         return scale * banzhaf.sample_similarity(*jax.lax.stop_gradient(game), key, num_samples)
+
+    return teach
+
+
+def standardized(teacher: Teacher, temperature: float) -> Teacher:
+    """Returns a teacher whose logits have mean 0 and standard deviation `1 / temperature` over the cells of each pair.
+
+    Interactions shrink with the number of tokens, so logits of a fixed scale are nearly uniform for many tokens and
+    nearly one-hot for few. A pair whose interactions are all equal gets logits of 0. Padded cells get 0.
+    """
+
+    def teach(alignment: Alignment, key: Key[Array, ""]) -> Float[Array, "b t v"]:
+        logits = teacher(alignment, key)
+        cells = alignment.text.mask[:, :, None] & alignment.video.mask[:, None, :]
+
+        def mean(values: Float[Array, "b t v"]) -> Float[Array, "b 1 1"]:
+            total = jnp.sum(jnp.where(cells, values, 0), axis=(1, 2), keepdims=True)
+            return total / jnp.maximum(jnp.sum(cells, axis=(1, 2), keepdims=True), 1)
+
+        centred = jnp.where(cells, logits - mean(logits), 0)
+        variance = mean(centred**2)
+        deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+        return centred / (temperature * deviation)
 
     return teach
 

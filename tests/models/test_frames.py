@@ -1,4 +1,4 @@
-"""The temporal transformer: what comes out without layers, what padding may do, and that order counts."""
+"""The temporal transformer: what comes out without layers, what padding may do, what frames see, and their order."""
 
 import jax
 import jax.numpy as jnp
@@ -55,11 +55,31 @@ def test_frames_see_each_other_and_their_order(params, apply):
     np.testing.assert_allclose(got[:, swap], swapped, atol=5e-6)
 
 
-def test_a_video_without_frames_is_finite_and_alone(params):
+def test_a_frame_sees_only_its_neighbours_in_every_layer():
+    """Two layers carry a frame's influence over two windows; a window of the whole video is none."""
+    x, mask = random_frames(1, 7), jnp.ones((1, 7), bool)
+    near = FrameTransformer(2, 2, 7, window=1)
+    params = random_params(near, Tokens(x, mask))
+
+    @jax.jit
+    def influence(x):
+        return jnp.abs(jax.jacobian(lambda y: near.apply(params, Tokens(y, mask)).features)(x)).sum((0, 2, 3, 5))
+
+    reached = np.abs(np.subtract.outer(np.arange(7), np.arange(7))) <= 2
+    np.testing.assert_array_equal(np.asarray(influence(x)) > 0, reached)
+    wide, everything = (
+        jax.jit(FrameTransformer(2, 2, 7, window=size).apply)(params, Tokens(x, mask)).features for size in (6, 0)
+    )
+    np.testing.assert_array_equal(wide, everything)
+
+
+@pytest.mark.parametrize("window", [0, 1])
+def test_a_video_without_frames_is_finite_and_alone(params, window):
+    model = FrameTransformer(1, 2, 7, window=window)
     x, mask = random_frames(2, 5), jnp.array([[True] * 5, [False] * 5])
 
     def energy(x):
-        return jnp.sum(jnp.where(mask[..., None], MODEL.apply(params, Tokens(x, mask)).features, 0) ** 2)
+        return jnp.sum(jnp.where(mask[..., None], model.apply(params, Tokens(x, mask)).features, 0) ** 2)
 
     value, gradient = jax.jit(jax.value_and_grad(energy))(x)
     assert np.isfinite(value)

@@ -1,6 +1,7 @@
 """Reconstruction: from inner products what the reconstructed tokens themselves give, and no larger than a block."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from hbi_jax.models.hbi import HBI
-from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, video_query
+from hbi_jax.models.reconstruction import SideMLPs, bounded, reconstruct, reconstructed_wti, video_query
 from hbi_jax.models.similarity import normalize
 from hbi_jax.models.token_mlp import MLP
 from hbi_jax.parallel.mesh import batch_sharding, make_mesh, replicated
@@ -83,14 +84,14 @@ def by_hand(text, video, sentence, text_mlps, video_mlps):
     )
 
 
-@jax.jit
-def dense(text, video, sentence, text_mlps, video_mlps):
+@functools.partial(jax.jit, static_argnames="gate_bound")
+def dense(text, video, sentence, text_mlps, video_mlps, gate_bound=0.0):
     """The same with every reconstructed token of every pair in memory."""
 
     def one(words, frames, sentence):
         row = jax.tree.map(lambda x: x[None], (words, frames, sentence))
-        t = reconstruct(row[0], video_query(row[1]), text_mlps).tokens
-        v = reconstruct(row[1], row[2], video_mlps).tokens
+        t = reconstruct(row[0], video_query(row[1]), text_mlps, gate_bound=gate_bound).tokens
+        v = reconstruct(row[1], row[2], video_mlps, gate_bound=gate_bound).tokens
         x, y = normalize(t.features[0]), normalize(v.features[0])
         cells = t.mask[0][:, None] & v.mask[0][None]
         cosine = jnp.where(cells, x @ y.T, -2)
@@ -116,6 +117,18 @@ def test_without_token_weights_all_real_tokens_weigh_the_same():
     plain = (*(side._replace(weight=None) for side in mlps),)
     got = jax.jit(reconstructed_wti)(text, video, sentence, *plain)
     np.testing.assert_allclose(got, by_hand(text, video, sentence, *plain), atol=1e-5)
+
+
+def test_bounded_gates_stay_near_one_and_start_like_the_others():
+    text, video, sentence, *mlps = make_inputs(3, 4, 5, 4)
+    (gates, near) = (reconstruct(video, video_query(video), mlps[1], gate_bound=bound).gate for bound in (0.0, 0.5))
+    assert np.abs(np.asarray(gates) - 1).max() > 0.5 > np.abs(np.asarray(near) - 1).max()
+    np.testing.assert_allclose(near, 1 + 0.5 * np.tanh((np.asarray(gates) - 1) / 0.5), rtol=1e-5)
+    value, slope = jax.value_and_grad(bounded)(1.0, 0.5)
+    assert (value, slope) == (1.0, 1.0)
+    got = jax.jit(reconstructed_wti, static_argnames="gate_bound")(text, video, sentence, *mlps, gate_bound=0.5)
+    np.testing.assert_allclose(got, dense(text, video, sentence, *mlps, gate_bound=0.5), atol=1e-5)
+    assert np.abs(got - dense(text, video, sentence, *mlps)).max() > 1e-3
 
 
 def test_gradients_are_those_of_the_dense_formula():

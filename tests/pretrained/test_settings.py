@@ -265,10 +265,13 @@ def test_folders_from_before_keep_their_meaning(tmp_path):
 def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
     """Whoever loads hbi.safetensors there; nothing where it computes the same."""
     gelu = {**foreign.HBI, "clip": {**foreign.CLIP, "activation": "gelu", "vision_head_features": 32}}
-    for name, config, says in (("as published", foreign.HBI, 0), ("gelu", gelu, 1)):
+    local = {**foreign.HBI, "frame_window": 2}
+    for name, config, says in (("as published", foreign.HBI, 0), ("local", local, 1), ("gelu", gelu, 1)):
         caplog.clear()
         save(tmp_path / name, foreign.weights("hbi", config))
         export(tmp_path / name, tmp_path / f"{name} back")
         assert len(caplog.records) == says
+        if name == "local":
+            assert "limit it to the 2 before and after a frame" in caplog.records[0].getMessage()
     message = caplog.records[0].getMessage()
     assert "trained with: activation gelu, vision heads 32 wide, text heads 64 wide" in message

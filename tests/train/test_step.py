@@ -29,6 +29,7 @@ CONFIG = dataclasses.replace(
     levels=(Level("entity"), Level("action", 0, 3)),
     frame_layers=0,
 )
+ENTITIES = dataclasses.replace(CONFIG, levels=CONFIG.levels[:1])
 ROWS, STEPS = 8, 3
 # Some gradients are zero but for rounding (a bias before a softmax); Adam makes updates of them where they exceed
 # eps, so eps is between them and the others, of about 1 / sqrt(number of parameters).
@@ -63,16 +64,23 @@ def params():
     return random_params(HBI(CONFIG), jax.tree.map(jnp.asarray, batch_of(0)))
 
 
+@pytest.fixture(scope="module")
+def of_entities(params):
+    """The parameters of the entity level, for tests in which levels make no difference."""
+    shapes = jax.eval_shape(HBI(ENTITIES).init, jax.random.key(0), jax.tree.map(jnp.asarray, batch_of(0)))
+    return {"params": {name: params["params"][name] for name in shapes["params"]}}
+
+
 class Run:
     """A compiled step on some devices, counting its traces."""
 
-    def __init__(self, params, data, model, optimizer=OPTIMIZER):
+    def __init__(self, params, data, model, optimizer=OPTIMIZER, config=CONFIG):
         self.traces = 0
         self.mesh = make_mesh(data, model, jax.devices()[: data * model])
         self.tx = make_optimizer(optimizer, params, 10)
         self.first = lambda: jax.tree.map(jnp.asarray, params)
         self.shardings = state_shardings(self.state())
-        self.step = make_train_step(self.loss(HBI(CONFIG)), self.tx, self.mesh, self.shardings)
+        self.step = make_train_step(self.loss(HBI(config)), self.tx, self.mesh, self.shardings)
 
     def loss(self, model):
         def loss(params, batch, key):
@@ -141,24 +149,23 @@ def test_parameters_move(params, wanted):
 
 
 @pytest.mark.slow
-def test_what_is_frozen_costs_no_gradient(params):
+def test_what_is_frozen_costs_no_gradient(of_entities):
     """Everything else moves as with an optimizer that throws these gradients away.
 
     Without the interaction, whose optimized program takes the longest to compile.
     """
     loss = dataclasses.replace(LOSS, interaction_weight=0.0)
+    objective = functools.partial(retrieval_loss, HBI(ENTITIES), loss, TEACHER)
     names = ("vision_tower", "frame_transformer")
-    tx = make_optimizer(dataclasses.replace(OPTIMIZER, frozen=names), params, 10)
+    tx = make_optimizer(dataclasses.replace(OPTIMIZER, frozen=names), of_entities, 10)
     mesh = make_mesh(1, 1, jax.devices()[:1])
 
     def state():
-        return init_state(lambda: jax.tree.map(jnp.asarray, params), tx, mesh)
+        return init_state(lambda: jax.tree.map(jnp.asarray, of_entities), tx, mesh)
 
     compiled, after = [], []
-    for frozen in (None, is_frozen(params, names)):
-        step = make_train_step(
-            functools.partial(retrieval_loss, HBI(CONFIG), loss, TEACHER), tx, mesh, state_shardings(state()), 0, frozen
-        )
+    for frozen in (None, is_frozen(of_entities, names)):
+        step = make_train_step(objective, tx, mesh, state_shardings(state()), 0, frozen)
         batch = put_batch(batch_of(0), mesh)
         compiled.append(compile_optimized(step.lower(state(), batch)))
         after.append(compiled[-1](state(), batch))
@@ -168,7 +175,7 @@ def test_what_is_frozen_costs_no_gradient(params):
     assert scalars["gradient_norm"] < all_scalars["gradient_norm"]
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-6), state.params, all_state.params)
     for name in names:
-        jax.tree.map(np.testing.assert_array_equal, state.params["params"][name], params["params"][name])
+        jax.tree.map(np.testing.assert_array_equal, state.params["params"][name], of_entities["params"][name])
 
 
 def test_eight_devices_along_the_rows(by_rows, wanted):
@@ -184,11 +191,12 @@ def test_four_by_two_devices(params, wanted):
 
 
 @pytest.mark.slow
-def test_muon_on_four_by_two_devices(params):
+def test_muon_on_four_by_two_devices(of_entities):
     """It multiplies matrices whose columns lie on two devices."""
     muon = dataclasses.replace(OPTIMIZER, name="muon")
     batches = [batch_of(step) for step in range(STEPS)]
-    assert_near(Run(params, 4, 2, muon)(*batches), jax.tree.map(np.asarray, Run(params, 1, 1, muon)(*batches)))
+    many, one = (Run(of_entities, *devices, muon, ENTITIES)(*batches) for devices in ((4, 2), (1, 1)))
+    assert_near(many, jax.tree.map(np.asarray, one))
 
 
 def test_one_trace_for_all_steps(by_rows, alone, wanted):
@@ -253,11 +261,9 @@ def test_weights_of_zero_leave_their_terms_out(params):
     assert set(terms(interaction_weight=0.0)) == contrastive | {"loss/action/distillation"}
 
 
-def test_bfloat16_is_finite_and_close(params, wanted):
+def test_bfloat16_is_finite_and_close(of_entities, wanted):
     """Entity level alone, where rounding moves no token to another cluster: 5 % of the loss. The state is float32."""
-    model = HBI(dataclasses.replace(CONFIG, dtype="bfloat16", levels=CONFIG.levels[:1]))
-    names = jax.eval_shape(model.init, jax.random.key(0), jax.tree.map(jnp.asarray, batch_of(0)))["params"]
-    few = {"params": {name: params["params"][name] for name in names}}
+    model, few = HBI(dataclasses.replace(ENTITIES, dtype="bfloat16")), of_entities
     mesh, tx = make_mesh(1, 1, jax.devices()[:1]), optax.sgd(1e-3)
     state = init_state(lambda: jax.tree.map(jnp.asarray, few), tx, mesh)
     step = make_train_step(functools.partial(retrieval_loss, model, LOSS, TEACHER), tx, mesh, state_shardings(state))

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.models.similarity import pair_similarity
 from hbi_jax.parallel.mesh import batch_sharding, make_mesh
-from hbi_jax.train.teacher import estimator_teacher, exact_teacher, sampled_teacher
+from hbi_jax.train.teacher import estimator_teacher, exact_teacher, sampled_teacher, standardized
 from hbi_jax.types import Alignment, WeightedTokens
 from tests.tiny_hbi import random_params
 
@@ -64,6 +64,26 @@ def test_samples_do_not_depend_on_the_devices(alignment):
         found.append(np.asarray(jax.jit(teach, out_shardings=rows)(spread, key)))
     # The same coalitions; sums over another number of rows round otherwise.
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_standardized_logits_have_one_spread_whatever_the_game(alignment):
+    """Mean 0, deviation 1 / temperature over the real cells; neither the scale nor an offset of the teacher counts."""
+    cells = np.asarray(alignment.text.mask)[:, :, None] & np.asarray(alignment.video.mask)[:, None, :]
+    exact = np.asarray(exact_teacher(1.0)(alignment, KEY))
+    wanted = np.zeros_like(exact)
+    for row, real in enumerate(cells):
+        wanted[row][real] = (exact[row][real] - exact[row][real].mean()) / (0.5 * exact[row][real].std())
+    got = standardized(exact_teacher(1.0), 0.5)(alignment, KEY)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    other = standardized(lambda *game: 3.0 + exact_teacher(70.0)(*game), 0.5)(alignment, KEY)
+    np.testing.assert_allclose(other, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_standardized_logits_of_equal_or_no_interactions_are_zero(alignment):
+    none = alignment._replace(text=alignment.text._replace(mask=jnp.zeros_like(alignment.text.mask)))
+    for game in (alignment, none):
+        got = standardized(lambda game, key: jnp.full_like(game.pair_similarity, 0.25), 1.0)(game, KEY)
+        np.testing.assert_array_equal(got, 0)
 
 
 @pytest.mark.parametrize("padding", ["masked", "published"])
