@@ -63,14 +63,29 @@ class Pair(NamedTuple):
     video_gate: Float[Array, "b v"] | None = None
 
 
+class Match(NamedTuple):
+    """The game of matched texts and videos at one level: row `i` of both belongs together.
+
+    Attributes:
+      pair_similarity: Token-by-token cosines of the matched pairs; zero at padding.
+      pair_prediction: The prediction header's output for `pair_similarity`: logits of the interaction.
+      text, video, text_gate, video_gate: The tokens of the matched pairs at this level, as in `Pair`.
+    """
+
+    pair_similarity: Float[Array, "b t v"]
+    pair_prediction: Float[Array, "b t v"]
+    text: WeightedTokens
+    video: WeightedTokens
+    text_gate: Float[Array, "b t"] | None = None
+    video_gate: Float[Array, "b v"] | None = None
+
+
 class Alignment(NamedTuple):
     """The outputs of one level for a batch of matched texts and videos: row `i` of both belongs together.
 
     Attributes:
       similarity: Cosine-based score of every text with every video, in [-1, 1] (Eq. 12).
-      pair_similarity: Token-by-token cosines of the matched pairs; zero at padding.
-      pair_prediction: The prediction header's output for `pair_similarity`: logits of the interaction.
-      text, video, text_gate, video_gate: The tokens of the matched pairs at this level, as in `Pair`.
+      pair_similarity, pair_prediction, text, video, text_gate, video_gate: As in `Match`.
     """
 
     similarity: Float[Array, "a b"]

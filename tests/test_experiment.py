@@ -49,6 +49,18 @@ def test_a_run_leaves_a_report_with_every_method_and_picture(finished):
     assert test["chance"]["t2v"]["R@1"] == 12.5
     assert twins["group_chance"] == 25.0
     assert all(0 <= row["group_accuracy"] <= 100 for row in twins["rows"])
+    pointing = {table["name"]: table for table in report["tables"]}
+    assert list(pointing) == ["pointing, gallery 'test'", "pointing, gallery 'twins'"]
+    for table in pointing.values():
+        rows_ = dict(table["rows"])
+        assert {name.split(":")[0] for name in rows_} == {"interaction", "similarity", "prediction header"}
+        assert {"interaction: action", "interaction: color", "interaction: all words"} <= set(rows_)
+        for mass, low, high, uniform, auc, count in rows_.values():
+            assert 0 <= low <= mass <= high <= 100
+            assert 0 < uniform < 100
+            assert 0 <= auc <= 1
+            assert count >= 1
+        assert len({tuple(row[3::2]) for name, row in rows_.items() if name.endswith(": action")}) == 1
     assert report["training"]["steps"] == NUM_STEPS
     assert 0 < report["training"]["wait_seconds"] < report["training"]["seconds"]
     assert report["unreadable"] == {}

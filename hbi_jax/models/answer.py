@@ -95,10 +95,11 @@ class AnswerHBI(HBI):
         text = self.encode_text(token_ids.reshape(b * q, t), text_mask.reshape(b * q, t))
         video = self.encode_video(batch.frames, batch.frame_mask)
         alignments = self.align(jax.tree.map(lambda x: x[::q], text), video)
-        pairs = self.pairs(text, jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), video))
-        answers = OrderedDict(
-            (name, self.answer[name](pair.text, pair.video, deterministic)) for name, pair in pairs.items()
-        )
+        repeated = jax.tree.map(lambda x: jnp.repeat(x, q, axis=0), video)
+        answers = OrderedDict()
+        for name in text.levels:
+            pair = self.pair(text, repeated, name)
+            answers[name] = self.answer[name](pair.text, pair.video, deterministic)
         return alignments, answers
 
     def answer_questions(self, text: Encoded, video: Encoded, level_rates: Mapping[str, float]) -> Float[Array, "b n"]:
@@ -106,9 +107,9 @@ class AnswerHBI(HBI):
 
         Levels with rate 0 are skipped.
         """
-        parts = [
-            level_rates[name] * self.answer[name](pair.text, pair.video)
-            for name, pair in self.pairs(text, video).items()
-            if level_rates[name]
-        ]
+        parts = []
+        for name in text.levels:
+            if level_rates[name]:
+                pair = self.pair(text, video, name)
+                parts.append(level_rates[name] * self.answer[name](pair.text, pair.video))
         return sum(parts[1:], parts[0])

@@ -17,7 +17,7 @@ from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_w
 from hbi_jax.models.similarity import pair_similarity, wti
 from hbi_jax.models.token_merge import TokenMerge
 from hbi_jax.models.token_mlp import TokenMLP, mlp_hidden, mlp_output
-from hbi_jax.types import Alignment, Batch, Encoded, Pair, Tokens, WeightedTokens
+from hbi_jax.types import Alignment, Batch, Encoded, Match, Pair, Tokens, WeightedTokens
 
 
 class TokenWeight(TokenMLP):
@@ -139,28 +139,28 @@ class HBI(nn.Module):
 
     def align(self, text: Encoded, video: Encoded) -> OrderedDict[str, Alignment]:
         """Returns the alignment of matched texts and videos at every level: row `i` of both belongs together."""
-        padding, out = self.config.padding, OrderedDict()
         similarities = self._similarities(text, video, text.levels)
-        for name, pair in self.pairs(text, video).items():
-            cosine = pair_similarity(pair.text, pair.video)
-            cells = pair.text.mask[:, :, None] & pair.video.mask[:, None, :] if padding == "masked" else None
-            out[name] = Alignment(similarities[name], cosine, self.header[name](cosine, cells), *pair)
-        return out
+        return OrderedDict(
+            (name, Alignment(similarities[name], *self.match(text, video, name))) for name in text.levels
+        )
 
-    def pairs(self, text: Encoded, video: Encoded) -> OrderedDict[str, Pair]:
-        """Returns the tokens of matched texts and videos at every level, reconstructed if the model does so."""
-        out = OrderedDict()
-        for name, words in text.levels.items():
-            frames = video.levels[name]
-            if not self.config.reconstruction:
-                out[name] = Pair(words, frames)
-                continue
-            text_mlps, video_mlps = self._side_mlps(name, words.features.shape[-1])
-            how = self.config.dtype, self.config.gate_bound
-            new_words = reconstruct(words, video_query(frames), text_mlps, *how)
-            new_frames = reconstruct(frames, text.pooled, video_mlps, *how)
-            out[name] = Pair(new_words.tokens, new_frames.tokens, new_words.gate, new_frames.gate)
-        return out
+    def match(self, text: Encoded, video: Encoded, level: str) -> Match:
+        """Returns the game of matched texts and videos at a level: row `i` of both belongs together."""
+        pair = self.pair(text, video, level)
+        cosine = pair_similarity(pair.text, pair.video)
+        cells = pair.text.mask[:, :, None] & pair.video.mask[:, None, :] if self.config.padding == "masked" else None
+        return Match(cosine, self.header[level](cosine, cells), *pair)
+
+    def pair(self, text: Encoded, video: Encoded, level: str) -> Pair:
+        """Returns the tokens of matched texts and videos at a level, reconstructed if the model does so."""
+        words, frames = text.levels[level], video.levels[level]
+        if not self.config.reconstruction:
+            return Pair(words, frames)
+        text_mlps, video_mlps = self._side_mlps(level, words.features.shape[-1])
+        how = self.config.dtype, self.config.gate_bound
+        new_words = reconstruct(words, video_query(frames), text_mlps, *how)
+        new_frames = reconstruct(frames, text.pooled, video_mlps, *how)
+        return Pair(new_words.tokens, new_frames.tokens, new_words.gate, new_frames.gate)
 
     def gallery_similarity(
         self, text: Encoded, video: Encoded, level_rates: Mapping[str, float], video_block: int = 16

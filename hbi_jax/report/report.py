@@ -63,7 +63,7 @@ class TableRow(NamedTuple):
     """A row of a table: the method, one value per column (None: not measured), and a sentence that explains it."""
 
     method: str
-    values: Sequence[float | None]
+    values: Sequence[float | int | None]
     note: str = ""
 
 

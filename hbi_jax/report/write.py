@@ -217,10 +217,12 @@ def _number(value: float | int | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _significant(value: float | None) -> str:
-    """Formats a number with three significant digits and all digits before the point; None becomes a dash."""
+def _significant(value: float | int | None) -> str:
+    """Formats a number with three significant digits, and all digits of counts and before the point; None: a dash."""
     if value is None:
         return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 

@@ -211,15 +211,22 @@ def test_the_diagonal_is_made_of_the_matched_pairs(aligned):
         np.testing.assert_allclose(np.diagonal(alignment.similarity), wanted, atol=1e-5)
 
 
-def test_a_gallery_has_the_similarities_of_training(params, batch, aligned):
+def test_a_gallery_has_the_similarities_and_games_of_training(params, batch, aligned):
     @jax.jit
     def score(params, batch):
         text = V2.apply(params, batch.token_ids, batch.text_mask, method="encode_text")
         video = V2.apply(params, batch.frames, batch.frame_mask, method="encode_video")
-        return V2.apply(params, text, video, {"entity": 0.5, "action": 2.0}, 3, method="gallery_similarity")
+        rates = {"entity": 0.5, "action": 2.0}
+        match = V2.apply(params, text, video, "action", method="match")
+        return V2.apply(params, text, video, rates, 3, method="gallery_similarity"), match
 
     entity, action = (aligned[level].similarity for level in ("entity", "action"))
-    np.testing.assert_allclose(score(params, batch), 0.5 * entity + 2 * action, atol=1e-5)
+    similarity, match = score(params, batch)
+    np.testing.assert_allclose(similarity, 0.5 * entity + 2 * action, atol=1e-5)
+    # The games too, of reconstructed tokens.
+    for name, value in match._asdict().items():
+        wanted = getattr(aligned["action"], name)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5), value, wanted)
 
 
 def test_padding_changes_nothing(params, batch, aligned):

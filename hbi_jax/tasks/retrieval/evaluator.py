@@ -7,13 +7,13 @@ import jax
 import numpy as np
 from flax.core import FrozenDict
 from jax.sharding import Mesh
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.similarity import normalize
 from hbi_jax.parallel.mesh import batch_sharding, replicated
 from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, compiled, to_host
-from hbi_jax.types import Encoded
+from hbi_jax.types import Encoded, Match
 
 
 class RetrievalEvaluator:
@@ -41,6 +41,25 @@ class RetrievalEvaluator:
             return normalize(text.pooled) @ normalize(video.pooled).T
 
         self._pooled = jax.jit(pooled, out_shardings=batch_sharding(mesh))
+
+    def match(self, params: PyTree, gallery: Gallery, rows: Int[np.ndarray, " n"], level: str) -> Match:
+        """Returns the games of some texts of a gallery with their videos, in numpy.
+
+        Args:
+          params: The variables that the gallery was encoded with.
+          gallery: A gallery encoded by `encoder`.
+          rows: The texts, by their rows in the gallery.
+          level: The name of the level.
+        """
+        mesh, size = self.encoder.mesh, self.encoder.batch_size
+        play, sharding, blocks = compiled(self.encoder.model, "match", mesh, level), batch_sharding(mesh), []
+        for start in range(0, len(rows), size):
+            # All blocks have one shape: the last one repeats its last row.
+            block = rows[np.minimum(np.arange(start, start + size), len(rows) - 1)]
+            text = jax.tree.map(itemgetter(block), gallery.text)
+            video = jax.tree.map(itemgetter(gallery.text_to_video[block]), gallery.video)
+            blocks.append(to_host(play(params, *jax.device_put((text, video), sharding))))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *blocks)
 
     def similarity(self, params: PyTree, gallery: Gallery, pooled: bool = False) -> Float[np.ndarray, "a b"]:
         """Returns the similarity of every text to every video of a gallery.

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 # In inches. The figure is laid out cell by cell, so that the frames line up with the columns of the heat map.
 COLUMN_MIN, COLUMN_MAX, PICTURE_WIDTH = 0.45, 1.3, 9.6
 ROW_HEIGHT, CHARACTER, TITLE_LINE = 0.27, 0.085, 0.24
-MARGIN, COLORBAR, OUTLINE_INSET = 0.15, 0.9, 0.018
+MARGIN, COLORBAR, OUTLINE_INSET = 0.15, 1.1, 0.018
 
 
 def interaction_figure(

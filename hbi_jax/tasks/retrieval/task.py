@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,10 +22,13 @@ from hbi_jax.models.hbi import HBI
 from hbi_jax.report import report as reports
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.gallery import Gallery
+from hbi_jax.tasks.retrieval import pointing
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
+from hbi_jax.tasks.retrieval.games import HEADER, INTERACTION, SIMILARITY, Game, play
 from hbi_jax.tasks.retrieval.metrics import gallery_metrics
 from hbi_jax.tasks.retrieval.objective import retrieval_loss
-from hbi_jax.tasks.retrieval.pictures import WordTruth, draw_interactions
+from hbi_jax.tasks.retrieval.pictures import draw_interactions
+from hbi_jax.tasks.retrieval.pointing import Pointed
 from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.checkpoint import CheckpointError
@@ -78,7 +81,8 @@ class RetrievalTask(Task):
         config = self.config
         baseline = self._baseline() if config.eval.baselines else None
         bank = self._querybank(params) if "querybank" in config.eval.normalize else None
-        galleries, dataset, unreadable, pictures = [], {}, {}, []
+        truths = self._word_truths() if config.data.render else {}
+        galleries, tables, dataset, unreadable, pictures = [], [], {}, {}, []
         for name in self.dataset.galleries:
             source = self.source(name)
             encoded = self._encode(params, source)
@@ -89,17 +93,37 @@ class RetrievalTask(Task):
             galleries.append(_results(f"gallery {name!r}", scored, encoded))
             dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}
             unreadable |= source.unreadable
-            if not pictures and jax.process_index() == 0:
-                pictures = draw_interactions(
-                    encoded,
-                    source,
-                    self.dataset.tokenizer,
-                    # A pooled model has one token per side, so there are no words and frames to draw.
-                    0 if config.model.pooled else config.eval.num_pictures,
-                    self.workdir / "pictures",
-                    self._word_truths() if config.data.render else None,
+            drawn = [] if pictures else self._games(params, encoded, source, config.eval.num_pictures)
+            if jax.process_index() == 0:
+                pictures += draw_interactions(drawn, source, self.workdir / "pictures", truths)
+            if truths:
+                pointed = self._pointing(
+                    self._games(params, encoded, source, len(encoded.record_index)), source, truths
                 )
-        return Results(dataset, unreadable, galleries=galleries, pictures=pictures, protocol=PROTOCOL)
+                tables += pointing.tables(f"pointing, gallery {name!r}", pointed)
+        return Results(dataset, unreadable, galleries, tables, pictures, PROTOCOL)
+
+    def _games(self, params: PyTree, gallery: Gallery, source: Source, count: int) -> list[Game]:
+        """Returns the games of matched pairs at the finest level, spread evenly over a gallery."""
+        finest = self.config.model.levels[0]
+        # A pooled model has one token per side, and merged tokens are no words and frames.
+        if self.config.model.pooled or finest.words or finest.frames:
+            return []
+        num_texts = len(gallery.record_index)
+        rows = np.linspace(0, num_texts - 1, min(count, num_texts)).astype(int)
+        return play(self.evaluator, params, gallery, rows, finest.name, source, self.dataset.tokenizer)
+
+    def _pointing(self, games: Sequence[Game], source: Source, truths: pointing.Truths) -> dict[str, list[Pointed]]:
+        """Returns where the words of captions point whose ground truth is known, by what they point with."""
+        # A header that learns nothing from the interaction does not point.
+        trained = self.config.loss.interaction_weight and self.config.model.header != "none"
+        found = {name: [] for name in (INTERACTION, SIMILARITY, *([HEADER] if trained else []))}
+        for game in games:
+            record, video = (of[game.record_index] for of in (source.split.records, source.split.video_index))
+            if truth := truths.get((record.video_id, record.text)):
+                for name, words in found.items():
+                    words += pointing.point(game.values[name], game.tokens, truth, int(video))
+        return found
 
     def _encode(self, params: PyTree, source: Source) -> Gallery:
         return self.evaluator.encoder.encode(params, source, self.config.data.num_threads)
@@ -158,8 +182,8 @@ class RetrievalTask(Task):
             _log.warning("the report has no row of the model before training: %s", error)
             return None
 
-    def _word_truths(self) -> dict[str, WordTruth]:
-        """Returns, by video of the embedded world, which sampled frames each word of its caption refers to."""
+    def _word_truths(self) -> pointing.Truths:
+        """Returns which sampled frames the words of the embedded world's first captions refer to."""
         data, fps = self.config.data, float(self.dataset.world.fps)
         sample = functools.partial(
             sample_indices, fps=fps, max_frames=data.num_frames, frames_per_second=data.frames_per_second
@@ -167,7 +191,13 @@ class RetrievalTask(Task):
         out = {}
         for video_id, truth in shapes.load_ground_truth(self.dataset.folder("annotations")).items():
             frames = truth.word_frames()
-            out[video_id] = WordTruth([word.text for word in truth.words], frames[:, sample(frames.shape[1])])
+            # The only event of a video fills it, but for the ends.
+            left_out = {"", "action"} if len(truth.events) == 1 else {""}
+            out[video_id, truth.caption] = pointing.WordTruth(
+                [word.text for word in truth.words],
+                ["" if word.role in left_out else word.role for word in truth.words],
+                frames[:, sample(frames.shape[1])],
+            )
         return out
 
 

@@ -121,6 +121,14 @@ def test_twenty_words_and_twelve_frames_have_room(tmp_path):
     assert picture.width > 1000
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 3e-5])
+def test_the_colour_bar_has_room_for_its_numbers(scale):
+    frames, words, interaction, _ = example()
+    figure = interaction_figure(frames, words, scale * interaction, "a title")
+    figure.draw_without_rendering()
+    assert axes_of(figure)["colorbar"].get_tightbbox().x1 <= figure.bbox.x1
+
+
 def test_bad_input_is_refused(tmp_path):
     frames, words, interaction, truth = example()
     broken = interaction.copy()
