@@ -74,7 +74,7 @@ def test_the_command_line_makes_of_a_row_the_configuration_that_it_is_named_afte
 def test_rows_are_those_of_the_paper():
     config = config_of("msrvtt")
     assert {name: len(rows_of(name, config)) for name in TABLES} == {
-        "4": 7, "5": 6, "6": 5, "7": 10, "weights": 10, "versions": 3, "teachers": 3,
+        "4": 7, "5": 6, "6": 5, "7": 10, "weights": 10, "versions": 3, "teachers": 3, "pointing": 8,
     }  # fmt: skip
     levels = [row.overrides["model.levels"] for row in rows_of("6", config)]
     counts = [(action[2], event[2], action[1], event[1]) for _, action, event in levels]
@@ -285,7 +285,10 @@ def command(*arguments):
     ("arguments", "message"),
     [
         ((), "error: --table is missing; give it, for instance --table=4"),
-        (("--table=8",), "error: --table=8: wanted one of 4, 5, 6, 7, weights, versions, teachers; choose among them"),
+        (
+            ("--table=8",),
+            "error: --table=8: wanted one of 4, 5, 6, 7, weights, versions, teachers, pointing; choose among them",
+        ),
         (("--table=4", "--seeds=0,a"), "error: --seeds=0,a: wanted numbers separated by commas; write --seeds=0,1,2"),
     ],
 )

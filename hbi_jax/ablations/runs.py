@@ -50,8 +50,9 @@ def world(workdir: pathlib.Path) -> tuple[str, str]:
 def figures(report: Mapping, row: int = 0) -> dict[str, float]:
     """Returns the results of one row of a report, by default of the run's own row.
 
-    For retrieval these are the metrics of the first gallery and the in-group accuracy of the first gallery that has
-    groups; for other tasks, the columns of the first table.
+    For retrieval these are the metrics of the first gallery, the in-group accuracy of the first gallery that has
+    groups, and of the run's own row the interaction inside the true frames by role, if the report measures it; for
+    other tasks, the columns of the first table.
     """
     if not report["galleries"]:
         table = report["tables"][0]
@@ -61,7 +62,9 @@ def figures(report: Mapping, row: int = 0) -> dict[str, float]:
     found = _directions(galleries[0]["rows"][row]["metrics"])
     grouped = (gallery["rows"][row]["group_accuracy"] for gallery in galleries)
     accuracy = next((value for value in grouped if value is not None), None)
-    return found if accuracy is None else {**found, "in-group accuracy": accuracy}
+    if accuracy is not None:
+        found["in-group accuracy"] = accuracy
+    return found if row else found | _pointing(report, "mass inside, %")
 
 
 def chance(report: Mapping) -> dict[str, float]:
@@ -71,8 +74,18 @@ def chance(report: Mapping) -> dict[str, float]:
         return {}
     guessed = (gallery["group_chance"] for gallery in galleries)
     accuracy = next((value for value in guessed if value is not None), None)
-    found = _directions(galleries[0]["chance"])
+    found = _directions(galleries[0]["chance"]) | _pointing(report, "uniform, %")
     return found if accuracy is None else {**found, "in-group accuracy": accuracy}
+
+
+def _pointing(report: Mapping, column: str) -> dict[str, float]:
+    """Returns a column of the first table on pointing, for the exact interaction, by role."""
+    for table in report["tables"]:
+        if table["name"].startswith("pointing"):
+            place, own = table["columns"].index(column), "interaction: "
+            rows = {name.removeprefix(own): values for name, values in table["rows"] if name.startswith(own)}
+            return {f"{role} inside, %": values[place] for role, values in rows.items()}
+    return {}
 
 
 def _directions(metrics: Mapping) -> dict[str, float]:

@@ -163,6 +163,20 @@ def _teachers(config: ConfigDict) -> list[Row]:
     ]
 
 
+def _pointing(config: ConfigDict) -> list[Row]:
+    near, same_spread = {"model.frame_window": 1}, {"loss.teacher_temperature": 1.0}
+    return [
+        Row("contrastive only", _contrastive_only(config)),
+        Row("V1", V1),
+        Row("V1, frames see their neighbours", V1 | near),
+        Row("V1, standardised teacher", V1 | same_spread),
+        Row("V1, both", V1 | near | same_spread),
+        Row("V2", V2),
+        Row("V2, both", V2 | near | same_spread),
+        Row("V2, both, bounded gates", V2 | near | same_spread | {"model.gate_bound": 0.5}),
+    ]
+
+
 _EVERY_LEVEL = (
     "A model with several levels is evaluated with config.eval.level_rates, a model with one level by that level."
 )
@@ -206,6 +220,13 @@ TABLES = {
         "Where the interaction comes from",
         "The estimator was trained on the model of the first seed with the exact teacher.",
         _teachers,
+    ),
+    "pointing": Table(
+        "What makes words point",
+        "Neighbours: config.model.frame_window=1. Standardised: config.loss.teacher_temperature=1. Bounded: "
+        "config.model.gate_bound=0.5. Inside: the share of a word's positive interaction in the frames that show what "
+        "it refers to, at the first level; chance is a word that points nowhere.",
+        _pointing,
     ),
 }
 

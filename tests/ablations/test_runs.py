@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from hbi_jax.ablations.runs import chance, figures, run
+from hbi_jax.tasks.retrieval.pointing import Pointed, tables
 
 PYTHON = sys.executable
 
@@ -37,6 +38,25 @@ def test_figures_are_those_of_the_first_gallery_and_of_the_first_with_groups():
     assert chance(report)["in-group accuracy"] == 25.0
     ungrouped = {"galleries": [gallery(40.0)], "tables": []}
     assert "in-group accuracy" not in figures(ungrouped) | chance(ungrouped)
+
+
+def test_where_words_point_is_a_figure_of_the_runs_own_row():
+
+    words = [Pointed("color", video, 0.75, 0.5, 0.9) for video in range(2)]
+    made = tables("pointing, gallery 'test'", {"interaction": words, "similarity": words})
+    plain = [
+        {
+            "name": table.name,
+            "columns": [column.name for column in table.columns],
+            "rows": [row[:2] for row in table.rows],
+        }
+        for table in made
+    ]
+    report = {"galleries": [gallery(40.0)], "tables": plain}
+    inside = {"color inside, %": 75.0, "all words inside, %": 75.0}
+    assert figures(report) == figures({**report, "tables": []}) | inside
+    assert figures(report, row=1).keys() == figures({**report, "tables": []}).keys()
+    assert chance(report)["color inside, %"] == 50.0
 
 
 def test_figures_of_another_task_are_those_of_its_first_table():
