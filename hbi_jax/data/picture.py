@@ -1,6 +1,7 @@
 """Converts a decoded frame to the picture a player shows: oriented, with square pixels and the colours of a screen."""
 
 from fractions import Fraction
+from numbers import Rational
 from typing import NamedTuple
 
 import av
@@ -66,8 +67,12 @@ def turn(frame: av.VideoFrame) -> Turn | None:
     return None
 
 
-def pixel_aspect(stated: Fraction | None) -> Fraction:
-    """Returns the width of a pixel over its height; 1 if the file states no plausible value."""
+def pixel_aspect(stated: Rational | None) -> Fraction:
+    """Returns the width of a pixel over its height; 1 if the file states no plausible value.
+
+    Args:
+      stated: What the file states; PyAV 19 and later return a type of their own.
+    """
     if not stated or not Fraction(1, _LONGEST_PIXEL) <= stated <= _LONGEST_PIXEL:
         return Fraction(1)
     return Fraction(stated)
