@@ -1,5 +1,6 @@
 """Retrieval over encoded galleries: the similarity of every text to every video, in blocks."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from operator import itemgetter
 
@@ -52,12 +53,15 @@ class RetrievalEvaluator:
           level: The name of the level.
         """
         mesh, size = self.encoder.mesh, self.encoder.batch_size
+        texts, videos = (
+            Encoded(OrderedDict({level: side.levels[level]}), side.pooled) for side in (gallery.text, gallery.video)
+        )
         play, sharding, blocks = compiled(self.encoder.model, "match", mesh, level), batch_sharding(mesh), []
         for start in range(0, len(rows), size):
             # All blocks have one shape: the last one repeats its last row.
             block = rows[np.minimum(np.arange(start, start + size), len(rows) - 1)]
-            text = jax.tree.map(itemgetter(block), gallery.text)
-            video = jax.tree.map(itemgetter(gallery.text_to_video[block]), gallery.video)
+            text = jax.tree.map(itemgetter(block), texts)
+            video = jax.tree.map(itemgetter(gallery.text_to_video[block]), videos)
             blocks.append(to_host(play(params, *jax.device_put((text, video), sharding))))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *blocks)
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Float, PyTree
+from jaxtyping import Float, Int, PyTree
 
 from hbi_jax.data import shapes
 from hbi_jax.data.datasets import Split
@@ -93,14 +93,14 @@ class RetrievalTask(Task):
             galleries.append(_results(f"gallery {name!r}", scored, encoded))
             dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}
             unreadable |= source.unreadable
-            drawn = [] if pictures else self._games(params, encoded, source, config.eval.num_pictures)
+            # All processes play the same games, though only the first one draws.
+            drawn = config.eval.num_pictures if len(galleries) == 1 else 0
+            games = self._games(params, encoded, source, len(encoded.record_index) if truths else drawn)
             if jax.process_index() == 0:
-                pictures += draw_interactions(drawn, source, self.workdir / "pictures", truths)
+                chosen = [games[row] for row in _spread(len(games), drawn)]
+                pictures += draw_interactions(chosen, source, self.workdir / "pictures", truths)
             if truths:
-                pointed = self._pointing(
-                    self._games(params, encoded, source, len(encoded.record_index)), source, truths
-                )
-                tables += pointing.tables(f"pointing, gallery {name!r}", pointed)
+                tables += pointing.tables(f"pointing, gallery {name!r}", self._pointing(games, source, truths))
         return Results(dataset, unreadable, galleries, tables, pictures, PROTOCOL)
 
     def _games(self, params: PyTree, gallery: Gallery, source: Source, count: int) -> list[Game]:
@@ -109,8 +109,7 @@ class RetrievalTask(Task):
         # A pooled model has one token per side, and merged tokens are no words and frames.
         if self.config.model.pooled or finest.words or finest.frames:
             return []
-        num_texts = len(gallery.record_index)
-        rows = np.linspace(0, num_texts - 1, min(count, num_texts)).astype(int)
+        rows = _spread(len(gallery.record_index), count)
         return play(self.evaluator, params, gallery, rows, finest.name, source, self.dataset.tokenizer)
 
     def _pointing(self, games: Sequence[Game], source: Source, truths: pointing.Truths) -> dict[str, list[Pointed]]:
@@ -211,6 +210,11 @@ def make_evaluator(model: HBI, config: Config, mesh: Mesh) -> RetrievalEvaluator
         video_block=settings.video_block,
         level_rates=config.level_rates,
     )
+
+
+def _spread(length: int, count: int) -> Int[np.ndarray, " n"]:
+    """Returns at most `count` of the numbers below `length`, spread evenly."""
+    return np.linspace(0, length - 1, min(count, length)).astype(int)
 
 
 def _results(name: str, scored: list[_Scored], gallery: Gallery) -> reports.Gallery:

@@ -10,6 +10,8 @@ import pytest
 from hbi_jax import experiment, pretrained
 from hbi_jax.fields import ConfigError
 from hbi_jax.metrics import dual_softmax, querybank, retrieval_metrics
+from hbi_jax.tasks.retrieval import task as task_module
+from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.tasks.weights import load_weights
 from hbi_jax.train.checkpoint import Checkpoints
 from tests.tiny_run import tiny_config
@@ -139,3 +141,25 @@ def test_normalised_rows_stand_beside_the_plain_one(world, finished, tmp_path):
     # Validation never uses them.
     validated = setup.task.validate(params, setup.task.source("test"))
     assert validated["t2v/R@1"] == gallery.rows[0].metrics["t2v"]["R@1"]
+
+
+@pytest.mark.parametrize(("changes", "played"), [({}, [8, 8]), ({"data__render": ""}, [2])])
+def test_processes_that_do_not_draw_play_the_same_games(world, finished, tmp_path, monkeypatch, changes, played):
+    """Games are collective programs: a process that skipped one would leave the others waiting."""
+    config = tiny_config(world, **changes, eval__baselines=False, eval__num_pictures=2)
+    setup = experiment.prepare(config, str(tmp_path))
+    params, _ = experiment.restore_params(setup, str(finished))
+    match, rows = RetrievalEvaluator.match, []
+
+    def counted(self, params, gallery, rows_, level):
+        rows[-1].append(len(rows_))
+        return match(self, params, gallery, rows_, level)
+
+    monkeypatch.setattr(RetrievalEvaluator, "match", counted)
+    for draws in (True, False):
+        if not draws:
+            monkeypatch.setattr(task_module, "draw_interactions", lambda *_: [])
+        rows.append([])
+        assert len(setup.task.evaluate(params, "x").pictures) == (2 if draws else 0)
+    # Where there is ground truth, every pair of every gallery is played once; otherwise what is drawn.
+    assert rows == [played, played]
