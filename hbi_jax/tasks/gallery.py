@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import flax.linen as nn
 import jax
@@ -152,6 +152,15 @@ class GalleryEncoder:
 def _groups(records: Sequence[Record]) -> Int[np.ndarray, " a"] | None:
     names = [record.group for record in records]
     return None if None in names else np.unique(names, return_inverse=True)[1].astype(np.int32)
+
+
+def equal_blocks(count: int, size: int) -> Iterator[Int[np.ndarray, " {size}"]]:
+    """Yields the numbers below `count` in blocks of one shape, so that one program serves all.
+
+    The last block repeats its last number; drop what follows the first `count` results.
+    """
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + size), count - 1)
 
 
 def to_host(tree: PyTree) -> PyTree:

@@ -13,7 +13,7 @@ from hbi_jax.data.source import FILLING, Source
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel.mesh import make_mesh
-from hbi_jax.tasks.gallery import compiled
+from hbi_jax.tasks.gallery import compiled, equal_blocks
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.tasks.retrieval.metrics import gallery_metrics
 from tests.tiny_hbi import CLIP, CONFIG, FRAMES, SIDE, WORDS, make_batch, random_params
@@ -73,3 +73,10 @@ def test_a_model_that_is_opened_again_is_not_compiled_again():
     functions = [compiled(HBI(config), "encode_text", make_mesh()) for config in (CONFIG, CONFIG, other)]
     assert functions[0] is functions[1] is not functions[2]
     assert compiled(HBI(CONFIG), "encode_text", make_mesh(2, 1, jax.devices()[:2])) is not functions[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"), [(0, []), (2, [[0, 1, 1]]), (3, [[0, 1, 2]]), (4, [[0, 1, 2], [3, 3, 3]])]
+)
+def test_blocks_have_one_shape(count, wanted):
+    assert [block.tolist() for block in equal_blocks(count, 3)] == wanted

@@ -19,7 +19,7 @@ from hbi_jax.models.decoding import Decoding, Generated, generate
 from hbi_jax.parallel.mesh import batch_sharding
 from hbi_jax.report.report import Column, Table, TableRow
 from hbi_jax.tasks.captions.metrics import NAMES, CaptionScores, caption_scores
-from hbi_jax.tasks.gallery import GalleryEncoder, to_host
+from hbi_jax.tasks.gallery import GalleryEncoder, equal_blocks, to_host
 from hbi_jax.types import WeightedTokens, finest
 
 # The scores in the headline of a table, if they were computed.
@@ -89,10 +89,9 @@ class CaptionEvaluator:
         rows, captions = batch_sharding(self._encoder.mesh), []
         log_probability = np.zeros((0, decoding.num_captions), np.float32)
         with Progress(count, f"caption videos, {source.split.name}") as progress:
-            for start in range(0, count, size):
-                # All batches have one shape: the last one repeats its last row.
-                block = place[video_index[np.minimum(np.arange(start, start + size), count - 1)]]
-                inputs = jax.device_put(jax.tree.map(itemgetter(block), tokens), rows)
+            for block in equal_blocks(count, size):
+                start = int(block[0])
+                inputs = jax.device_put(jax.tree.map(itemgetter(place[video_index[block]]), tokens), rows)
                 key = jax.random.fold_in(jax.random.key(seed), start)
                 made = to_host(self._caption(params, inputs, decoding, key))
                 real = min(size, count - start)

@@ -14,7 +14,7 @@ from hbi_jax.choices import Padding
 from hbi_jax.data.source import Source
 from hbi_jax.models.similarity import pair_similarity
 from hbi_jax.tasks.estimator.metrics import Agreement, agreement
-from hbi_jax.tasks.gallery import GalleryEncoder
+from hbi_jax.tasks.gallery import GalleryEncoder, equal_blocks
 from hbi_jax.types import WeightedTokens
 
 _PAIRS_AT_ONCE = 64
@@ -102,10 +102,8 @@ class InteractionEvaluator:
         found = OrderedDict()
         for level, (name, text) in enumerate(gallery.text.levels.items()):
             video, count, blocks = videos[name], len(text.mask), []
-            for start in range(0, count, _PAIRS_AT_ONCE):
-                # All blocks have one shape: the last one repeats its last pair.
-                block = np.minimum(np.arange(start, start + _PAIRS_AT_ONCE), count - 1)
-                key = jax.random.fold_in(jax.random.key(level), start)
+            for block in equal_blocks(count, _PAIRS_AT_ONCE):
+                key = jax.random.fold_in(jax.random.key(level), int(block[0]))
                 pairs = jax.tree.map(itemgetter(block), (text, video))
                 blocks.append(jax.device_get(self._compare(estimator, *pairs, key)))
             arrays = [np.concatenate(parts)[:count] for parts in zip(*blocks, strict=True)]

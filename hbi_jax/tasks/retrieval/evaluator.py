@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, PyTree
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.similarity import normalize
 from hbi_jax.parallel.mesh import batch_sharding, replicated
-from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, compiled, to_host
+from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, compiled, equal_blocks, to_host
 from hbi_jax.types import Encoded, Match
 
 
@@ -57,11 +57,9 @@ class RetrievalEvaluator:
             Encoded(OrderedDict({level: side.levels[level]}), side.pooled) for side in (gallery.text, gallery.video)
         )
         play, sharding, blocks = compiled(self.encoder.model, "match", mesh, level), batch_sharding(mesh), []
-        for start in range(0, len(rows), size):
-            # All blocks have one shape: the last one repeats its last row.
-            block = rows[np.minimum(np.arange(start, start + size), len(rows) - 1)]
-            text = jax.tree.map(itemgetter(block), texts)
-            video = jax.tree.map(itemgetter(gallery.text_to_video[block]), videos)
+        for places in equal_blocks(len(rows), size):
+            text = jax.tree.map(itemgetter(rows[places]), texts)
+            video = jax.tree.map(itemgetter(gallery.text_to_video[rows[places]]), videos)
             blocks.append(to_host(play(params, *jax.device_put((text, video), sharding))))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *blocks)
 
@@ -77,9 +75,7 @@ class RetrievalEvaluator:
         video = jax.device_put(gallery.video, replicated(mesh))
         num_texts = len(gallery.record_index)
         rows, blocks = batch_sharding(mesh), []
-        for start in range(0, num_texts, size):
-            # All blocks have one shape: the last one repeats its last row.
-            block = np.minimum(np.arange(start, start + size), num_texts - 1)
+        for block in equal_blocks(num_texts, size):
             text = jax.device_put(jax.tree.map(itemgetter(block), gallery.text), rows)
             blocks.append(to_host(score(params, text, video)))
         return np.concatenate(blocks)[:num_texts]
