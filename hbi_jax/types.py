@@ -37,10 +37,13 @@ class Encoded(NamedTuple):
     Attributes:
       levels: The tokens of each level by name, from fine to coarse.
       pooled: The sentence vector of a text; the mean of the real frame features of a video.
+      members: The token of each level that each word or frame has been merged into; -1 at padding. None in models whose
+        merged tokens are no groups of words or frames.
     """
 
     levels: OrderedDict[str, WeightedTokens]
     pooled: Float[Array, "b d"]
+    members: OrderedDict[str, Int[Array, "b n"]] | None = None
 
 
 def finest(levels: OrderedDict[str, T]) -> T:

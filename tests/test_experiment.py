@@ -50,10 +50,16 @@ def test_a_run_leaves_a_report_with_every_method_and_picture(finished):
     assert twins["group_chance"] == 25.0
     assert all(0 <= row["group_accuracy"] <= 100 for row in twins["rows"])
     pointing = {table["name"]: table for table in report["tables"]}
-    assert list(pointing) == ["pointing, gallery 'test'", "pointing, gallery 'twins'"]
-    for table in pointing.values():
-        rows_ = dict(table["rows"])
-        assert {name.split(":")[0] for name in rows_} == {"interaction", "similarity", "prediction header"}
+    assert list(pointing) == [
+        f"pointing, {level}gallery {name!r}"
+        for name in ("test", "twins")
+        for level in ("", "level 'action', ", "level 'event', ")
+    ]
+    for name, table in pointing.items():
+        rows_, own = dict(table["rows"]), {"interaction", "similarity", "prediction header"}
+        sampled = set() if "level" in name else {"sampled, 100 coalitions", "sampled, 1000 coalitions"}
+        assert {name.split(":")[0] for name in rows_} == own | sampled
+        assert bool(table["headline"]) == ("level" not in name)
         assert {"interaction: action", "interaction: color", "interaction: all words"} <= set(rows_)
         for mass, low, high, uniform, auc, count in rows_.values():
             assert 0 <= low <= mass <= high <= 100
@@ -64,7 +70,8 @@ def test_a_run_leaves_a_report_with_every_method_and_picture(finished):
     assert report["training"]["steps"] == NUM_STEPS
     assert 0 < report["training"]["wait_seconds"] < report["training"]["seconds"]
     assert report["unreadable"] == {}
-    assert len(report["pictures"]) == 2
+    # The interaction at the finest level and at all levels, and the curves of training.
+    assert len(report["pictures"]) == 3
     assert all((finished / picture["path"]).is_file() for picture in report["pictures"])
     assert "| chance |" in (finished / "report.md").read_text()
 

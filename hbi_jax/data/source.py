@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from hbi_jax.data.augment import Transform
@@ -16,7 +16,7 @@ from hbi_jax.data.decode import TIMEOUT
 from hbi_jax.data.images import resize_and_crop
 from hbi_jax.data.prepared import Prepared, window
 from hbi_jax.data.text import Tokenizer
-from hbi_jax.data.video import VideoError, map_windows
+from hbi_jax.data.video import VideoError, frame_times, map_windows
 
 # Index of a padding row, which stands for no record and no video; pads the last batch of a gallery.
 FILLING = -1
@@ -167,6 +167,20 @@ class Source:
             frames[row, : len(clip)] = clip
             frame_mask[row, : len(clip)] = True
         return frames, frame_mask, frame_mask.any(axis=1)
+
+    def frame_times(self, video: int) -> Float[np.ndarray, " n"]:
+        """Returns the times at which the sampled frames of a video are shown, in seconds, as its file tells them.
+
+        Args:
+          video: Index in `Split.videos`.
+
+        Raises:
+          VideoError: If the file cannot be read; prepared videos do not replace it.
+        """
+        record = self.split.videos[video]
+        return frame_times(
+            record.path, self._max_frames, record.start, record.end, self._frames_per_second, self._video_timeout
+        )
 
     def account(self, masked: Int[np.ndarray, " m"]) -> None:
         """Records videos that this process or a worker could not read, and checks their share.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from hbi_jax.data.augment import Transform
@@ -19,7 +19,7 @@ from hbi_jax.data.decode import TIMEOUT, TOO_LATE, TOO_SHORT, OpenVideo, VideoEr
 from hbi_jax.data.images import resize_and_crop
 from hbi_jax.data.timeline import CLOCK, Timeline
 
-__all__ = ["VideoError", "map_windows", "read_frames", "sample_indices", "sample_times"]
+__all__ = ["VideoError", "frame_times", "map_windows", "read_frames", "sample_indices", "sample_times"]
 
 T = TypeVar("T")
 # Beginning and end of a clip, in seconds, both included; `None` means those of the file.
@@ -103,6 +103,29 @@ def sample_times(
         return np.zeros(0, np.int64)
     ticks = sample(max(1, math.ceil(part.end * CLOCK)), float(CLOCK), start=start, end=end)
     return part.shown(ticks / CLOCK)
+
+
+def frame_times(
+    path: str | pathlib.Path,
+    max_frames: int,
+    start: float | int | None = None,
+    end: float | int | None = None,
+    frames_per_second: float = 1.0,
+    timeout: float | int = TIMEOUT,
+) -> Float[np.ndarray, " n"]:
+    """Returns the times of the frames that `sample_times` chooses, in seconds from the beginning of the presentation.
+
+    Args:
+      path: The file.
+      max_frames, start, end, frames_per_second: As for `sample_times`.
+      timeout: Maximum processor time, in seconds; 0 means no limit.
+
+    Raises:
+      VideoError: If the file cannot be read.
+    """
+    with OpenVideo(path, timeout) as video:
+        timeline = video.timeline()
+    return timeline.times[sample_times(timeline, max_frames, start, end, frames_per_second)]
 
 
 def read_frames(

@@ -123,14 +123,17 @@ class HBI(nn.Module):
         return jnp.swapaxes(features.reshape(p, b, f // p, -1), 0, 1).reshape(b, f, -1)
 
     def _encoded(self, tokens: Tokens, pooled: Float[Array, "b d"], merges: Mapping, weights: Mapping) -> Encoded:
+        place = jnp.arange(tokens.mask.shape[1])
         if self.config.pooled:
-            tokens = Tokens(pooled[:, None], tokens.mask.any(axis=1, keepdims=True))
-        levels = OrderedDict()
+            place, tokens = jnp.zeros_like(place), Tokens(pooled[:, None], tokens.mask.any(axis=1, keepdims=True))
+        real, levels, members = tokens.mask, OrderedDict(), OrderedDict()
+        member = jnp.where(real, place, -1)
         for level in self.config.levels:
             if level.name in merges:
-                tokens = merges[level.name](tokens)
-            levels[level.name] = weights[level.name](tokens)
-        return Encoded(levels, pooled)
+                tokens, assignment = merges[level.name](tokens)
+                member = jnp.where(real, jnp.take_along_axis(assignment, member, axis=1), -1)
+            levels[level.name], members[level.name] = weights[level.name](tokens), member
+        return Encoded(levels, pooled, members)
 
     def __call__(self, batch: Batch) -> OrderedDict[str, Alignment]:
         """Returns the alignment of a batch at every level; each row holds a text and its own video."""

@@ -1,9 +1,11 @@
 """The merge from one level to the next: tokens are clustered, averaged within clusters and refined by attention."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from hbi_jax.choices import Padding
 from hbi_jax.clustering import dpc_knn
@@ -41,6 +43,13 @@ class ScoredAttention(nn.Module):
         return dense(mixed.reshape(queries.shape), d, dtype=self.dtype, name="proj")
 
 
+class Merged(NamedTuple):
+    """Merged tokens, and the index of the merged token that each source token is part of; -1 at padding."""
+
+    tokens: Tokens
+    assignment: Int[Array, "b n"]
+
+
 class TokenMerge(nn.Module):
     """A merge of tokens into a static number of clusters (HBI V2, Fig. 6, Eq. 9 to 11).
 
@@ -56,7 +65,7 @@ class TokenMerge(nn.Module):
     padding: Padding = "masked"
 
     @nn.compact
-    def __call__(self, tokens: Tokens) -> Tokens:
+    def __call__(self, tokens: Tokens) -> Merged:
         """Returns the merged tokens; a merged token is real if its cluster holds a real token."""
         x, mask = tokens
         d = x.shape[-1]
@@ -77,4 +86,5 @@ class TokenMerge(nn.Module):
         merged = merged + ScoredAttention(self.num_heads, self.dtype, name="attention")(
             norm(merged), norm(x), scores, mask
         )
-        return Tokens(merged, clusters.mask if self.padding == "masked" else jnp.ones_like(clusters.mask))
+        real = clusters.mask if self.padding == "masked" else jnp.ones_like(clusters.mask)
+        return Merged(Tokens(merged, real), clusters.assignment)

@@ -73,7 +73,8 @@ class Table:
 
     Attributes:
       name: The heading.
-      headline: A sentence with the most important result.
+      headline: A sentence with the most important result; empty for a table of details, which the terminal does not
+        show.
       columns: The quantities.
       rows: The methods; the first is the run's own.
       note: A sentence that describes the data.

@@ -124,7 +124,7 @@ def headline(report: Report) -> str:
                 f"(chance {_number(gallery.group_chance)} %)"
             )
         sentences.append(f"{sentence}.")
-    sentences += [table.headline for table in report.tables]
+    sentences += [table.headline for table in report.tables if table.headline]
     return "\n\n".join(sentences)
 
 
@@ -154,6 +154,8 @@ def summary(report: Report) -> str:
             lines.append(line + (f"  {_number(row.group_accuracy):>8}" if _grouped(gallery) else ""))
         blocks.append("\n".join(lines))
     for table in report.tables:
+        if not table.headline:
+            continue
         names = [table.name, *(column.name for column in table.columns)]
         cells = [names, *([row.method, *map(_significant, row.values)] for row in table.rows)]
         first, *widths = (max(map(len, column)) for column in zip(*cells, strict=True))

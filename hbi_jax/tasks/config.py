@@ -65,6 +65,11 @@ class EvalConfig:
     num_pictures: int = field(
         4, "Number of test videos drawn in the report, with their interaction, answers or captions.", at_least=0
     )
+    word_times: str = field(
+        "",
+        "For task=retrieval: a JSON lines file of the times that words of captions refer to (docs/data.md). The report "
+        "then says whether words point at them. The embedded world brings its own.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

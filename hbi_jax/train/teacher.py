@@ -9,23 +9,25 @@ from jaxtyping import Array, Float, Key, PyTree
 from hbi_jax import banzhaf
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.choices import Padding
-from hbi_jax.types import Alignment
+from hbi_jax.types import Alignment, Match
 
+# Teachers read the matched pairs of a level.
+Pairs = Alignment | Match
 # Maps the matched pairs of a level and a key to the scaled logits of the teacher's distributions, `[b, t, v]`.
-Teacher = Callable[[Alignment, Key[Array, ""]], Float[Array, "b t v"]]
+Teacher = Callable[[Pairs, Key[Array, ""]], Float[Array, "b t v"]]
 
 
 def exact_teacher(scale: float) -> Teacher:
     """Returns a teacher that computes the exact Banzhaf interaction of the matched pairs, times `scale`."""
 
-    def teach(alignment: Alignment, key: Key[Array, ""]) -> Float[Array, "b t v"]:
+    def teach(pairs: Pairs, key: Key[Array, ""]) -> Float[Array, "b t v"]:
         del key
         return scale * banzhaf.interaction(
-            alignment.pair_similarity,
-            alignment.text.logits,
-            alignment.video.logits,
-            alignment.text.mask,
-            alignment.video.mask,
+            pairs.pair_similarity,
+            pairs.text.logits,
+            pairs.video.logits,
+            pairs.text.mask,
+            pairs.video.mask,
         )
 
     return teach
@@ -37,13 +39,13 @@ def sampled_teacher(scale: float, num_samples: int) -> Teacher:
     The samples of a row depend on the key and the row's position in the global batch, not on the devices.
     """
 
-    def teach(alignment: Alignment, key: Key[Array, ""]) -> Float[Array, "b t v"]:
+    def teach(pairs: Pairs, key: Key[Array, ""]) -> Float[Array, "b t v"]:
         game = (
-            alignment.pair_similarity,
-            alignment.text.logits,
-            alignment.video.logits,
-            alignment.text.mask,
-            alignment.video.mask,
+            pairs.pair_similarity,
+            pairs.text.logits,
+            pairs.video.logits,
+            pairs.text.mask,
+            pairs.video.mask,
         )
         # The teacher is not trained, so there is no backward pass through the samples.
         return scale * banzhaf.sample_similarity(*jax.lax.stop_gradient(game), key, num_samples)
@@ -58,9 +60,9 @@ def standardized(teacher: Teacher, temperature: float) -> Teacher:
     nearly one-hot for few. A pair whose interactions are all equal gets logits of 0. Padded cells get 0.
     """
 
-    def teach(alignment: Alignment, key: Key[Array, ""]) -> Float[Array, "b t v"]:
-        logits = teacher(alignment, key)
-        cells = alignment.text.mask[:, :, None] & alignment.video.mask[:, None, :]
+    def teach(pairs: Pairs, key: Key[Array, ""]) -> Float[Array, "b t v"]:
+        logits = teacher(pairs, key)
+        cells = pairs.text.mask[:, :, None] & pairs.video.mask[:, None, :]
 
         def mean(values: Float[Array, "b t v"]) -> Float[Array, "b 1 1"]:
             total = jnp.sum(jnp.where(cells, values, 0), axis=(1, 2), keepdims=True)
@@ -85,9 +87,9 @@ def estimator_teacher(net: InteractionNet, params: PyTree, padding: Padding = "m
       padding: Padding mode of the model; with `published`, padded cells are treated like real ones.
     """
 
-    def teach(alignment: Alignment, key: Key[Array, ""]) -> Float[Array, "b t v"]:
+    def teach(pairs: Pairs, key: Key[Array, ""]) -> Float[Array, "b t v"]:
         del key
-        cells = alignment.text.mask[:, :, None] & alignment.video.mask[:, None, :] if padding == "masked" else None
-        return net.apply(params, jax.lax.stop_gradient(alignment.pair_similarity), cells)
+        cells = pairs.text.mask[:, :, None] & pairs.video.mask[:, None, :] if padding == "masked" else None
+        return net.apply(params, jax.lax.stop_gradient(pairs.pair_similarity), cells)
 
     return teach

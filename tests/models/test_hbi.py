@@ -162,6 +162,33 @@ def test_each_side_alone_is_the_pair(encoded, aligned):
             np.testing.assert_allclose(got.logits[mask], wanted.logits[mask], atol=1e-5)
 
 
+def test_members_are_composed_over_the_levels():
+    """The token of a level that each word and frame is part of, through every merge before it; -1 at padding."""
+    levels = (*CONFIG.levels, Level("event", 2, 2))
+    model = HBI(dataclasses.replace(CONFIG, levels=levels))
+    batch = on_device(BATCH)
+    more = random_params(model, batch)
+
+    @jax.jit
+    def encode(params):
+        text = model.apply(params, batch.token_ids, batch.text_mask, method=HBI.encode_text)
+        return text, model.apply(params, batch.frames, batch.frame_mask, method=HBI.encode_video)
+
+    for side, mask in zip(encode(more), (BATCH.text_mask, BATCH.frame_mask), strict=True):
+        members = jax.tree.map(np.asarray, side.members)
+        assert list(members) == ["entity", "action", "event"]
+        np.testing.assert_array_equal(members["entity"], np.where(mask, np.arange(mask.shape[1]), -1))
+        for name in ("action", "event"):
+            np.testing.assert_array_equal(members[name] >= 0, mask)
+            real = np.asarray(side.levels[name].mask)
+            for row, tokens in enumerate(real):
+                assert set(members[name][row][mask[row]]) == set(np.flatnonzero(tokens))
+        # What is merged stays together.
+        for row in range(ROWS):
+            pairs = set(zip(members["action"][row].tolist(), members["event"][row].tolist(), strict=True))
+            assert len(pairs) == len(set(members["action"][row].tolist()))
+
+
 def test_pooled_vectors(encoded):
     text, video = encoded
     last = BATCH.text_mask.sum(1) - 1

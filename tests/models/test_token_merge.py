@@ -24,7 +24,8 @@ def params():
 
 @pytest.fixture(scope="module")
 def merge():
-    return jax.jit(MODEL.apply)
+    apply = jax.jit(MODEL.apply)
+    return lambda params, tokens: apply(params, tokens).tokens
 
 
 @pytest.fixture(scope="module")
@@ -99,19 +100,21 @@ def test_the_highest_score_is_the_cluster(params):
     p = {**p, "attention": {**p["attention"], "proj": proj}}
     p["score"] = {**p["score"], "kernel": 1e3 * p["score"]["kernel"]}
     apply = jax.jit(lambda tokens: MODEL.apply({"params": p}, tokens, capture_intermediates=True))
-    merged, state = apply(Tokens(FEATURES, MASK))
+    (merged, told), state = apply(Tokens(FEATURES, MASK))
     (x,), (score,) = (state["intermediates"][name]["__call__"] for name in ("norm", "score"))
     assignment = dpc_knn(x, jnp.asarray(MASK), CLUSTERS).assignment
+    np.testing.assert_array_equal(told, assignment)
+    merged = merged.features
     for row in range(3):
         for cluster in range(min(CLUSTERS, LENGTHS[row])):
             members = np.flatnonzero(assignment[row] == cluster)
             best = members[np.argmax(score.reshape(MASK.shape)[row, members])]
-            np.testing.assert_allclose(merged.features[row, cluster], x[row, best], atol=1e-5)
+            np.testing.assert_allclose(merged[row, cluster], x[row, best], atol=1e-5)
 
 
 def test_gradients_are_finite_and_reach_the_scores(params):
     def energy(params, features):
-        merged = MODEL.apply(params, Tokens(features, jnp.asarray(MASK)))
+        merged = MODEL.apply(params, Tokens(features, jnp.asarray(MASK))).tokens
         return jnp.sum(jnp.where(merged.mask[..., None], merged.features, 0) ** 2)
 
     by_params, by_features = jax.jit(jax.grad(energy, argnums=(0, 1)))(params, FEATURES)
@@ -123,7 +126,7 @@ def test_gradients_are_finite_and_reach_the_scores(params):
 
 def test_bfloat16_keeps_its_type(params, merged):
     tokens = Tokens(jnp.asarray(FEATURES, jnp.bfloat16), jnp.asarray(MASK))
-    got = jax.jit(TokenMerge(CLUSTERS, HEADS, jnp.bfloat16).apply)(params, tokens)
+    got = jax.jit(TokenMerge(CLUSTERS, HEADS, jnp.bfloat16).apply)(params, tokens).tokens
     assert got.features.dtype == jnp.bfloat16
     # Clusters are decided by rounded features; rows whose decision is the same agree to 8 bits.
     error = np.abs(got.features.astype(jnp.float32) - merged.features).max(axis=(1, 2))
@@ -138,9 +141,9 @@ def test_too_many_clusters_are_named(params):
 def test_published_padding_reaches_its_neighbour_and_counts_afterwards(params, merged):
     """Through the convolution; where nothing is padded, nothing changes; every merged token is real."""
     published = jax.jit(TokenMerge(CLUSTERS, HEADS, padding="published").apply)
-    got = published(params, Tokens(FEATURES, MASK))
+    got = published(params, Tokens(FEATURES, MASK)).tokens
     assert got.mask.all()
     np.testing.assert_allclose(got.features[0], merged.features[0], atol=1e-6)
     assert np.abs(got.features[1] - merged.features[1]).max() > 1e-2
-    zeroed = published(params, Tokens(np.where(MASK[..., None], FEATURES, 0), MASK))
+    zeroed = published(params, Tokens(np.where(MASK[..., None], FEATURES, 0), MASK)).tokens
     np.testing.assert_allclose(zeroed.features, merged.features, atol=1e-6)

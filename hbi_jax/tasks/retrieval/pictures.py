@@ -2,40 +2,51 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from hbi_jax.data.source import Source
 from hbi_jax.report.report import Picture
 from hbi_jax.tasks.retrieval.games import INTERACTION, Game
 from hbi_jax.tasks.retrieval.plot import plot_interaction
+from hbi_jax.tasks.retrieval.plot_levels import LevelGrid, plot_levels
 from hbi_jax.tasks.retrieval.pointing import Truths
 
 
 def draw_interactions(
-    games: Sequence[Game], source: Source, folder: str | os.PathLike[str], truths: Truths
+    games: Mapping[str, Sequence[Game]], source: Source, folder: str | os.PathLike[str], truths: Truths
 ) -> list[Picture]:
-    """Draws the interactions of matched pairs.
+    """Draws the interactions of matched pairs: those of the finest level, and those of all levels if there are several.
 
     Args:
-      games: The pairs.
+      games: The pairs at every level, from fine to coarse.
       source: The split that holds them.
       folder: The folder of the pictures.
-      truths: The ground truth, which is outlined in the pictures.
+      truths: The ground truth, which is outlined in the pictures of the finest level.
     """
     pictures = []
-    for game in games:
-        record = source.split.records[game.record_index]
-        clip, frame_mask, _ = source.video_rows(source.split.video_index[[game.record_index]])
+    for played in zip(*games.values(), strict=True):
+        finest = played[0]
+        record = source.split.records[finest.record_index]
+        clip, frame_mask, _ = source.video_rows(source.split.video_index[[finest.record_index]])
+        frames, truth = clip[frame_mask], truths.get((record.video_id, record.text))
         path = pathlib.Path(folder) / f"interaction_{record.video_id}.png"
-        truth = truths.get((record.video_id, record.text))
-        plot_interaction(
-            clip[frame_mask],
-            game.tokens,
-            game.values[INTERACTION],
-            path,
-            record.text,
-            None if truth is None else truth.of_tokens(game.tokens),
-        )
-        caption = f"Interaction of words and frames, video {record.video_id}: {record.text}"
-        pictures.append(Picture(str(path), caption))
+        outlined = None if truth is None else truth.of_tokens(finest.tokens)
+        plot_interaction(frames, finest.tokens, finest.values[INTERACTION], path, record.text, outlined)
+        what = f"video {record.video_id}: {record.text}"
+        pictures.append(Picture(str(path), f"Interaction of words and frames, {what}"))
+        if len(played) > 1:
+            path = pathlib.Path(folder) / f"levels_{record.video_id}.png"
+            plot_levels(frames, [_grid(*level) for level in zip(games, played, strict=True)], path, record.text)
+            pictures.append(Picture(str(path), f"Interaction of groups of words and frames at every level, {what}"))
     return pictures
+
+
+def _grid(name: str, game: Game) -> LevelGrid:
+    """Returns the rows of a game's groups of words, in the order of their first words."""
+    groups = list(dict.fromkeys(game.token_group.tolist()))
+    members = [np.flatnonzero(game.token_group == group) for group in groups]
+    words = [" ".join(game.tokens[place] for place in places) for places in members]
+    rows = [places[0] for places in members]
+    return LevelGrid(name, words, game.values[INTERACTION][rows], game.frame_group)

@@ -63,7 +63,7 @@ def interaction_figure(
     top_axes = axes("frames", left, bottom + grid_height + gap, grid_width, frame_height)
     heat_axes = axes("interaction", left, bottom, grid_width, grid_height)
     bar_axes = axes("colorbar", left + grid_width + 0.12, bottom, 0.14, grid_height)
-    _draw_frames(top_axes, frames)
+    draw_frames(top_axes, frames)
     limit = float(np.abs(interaction).max()) or 1.0
     image = heat_axes.imshow(
         interaction, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
@@ -115,7 +115,7 @@ def plot_interaction(
     figure.savefig(path)
 
 
-def _draw_frames(axes, frames: np.ndarray) -> None:
+def draw_frames(axes, frames: np.ndarray) -> None:
     """Draws the frames side by side, one unit wide each, at the centres of the columns."""
     for place, frame in enumerate(frames):
         axes.imshow(frame, extent=(place - 0.47, place + 0.47, 0.03, 0.97), aspect="auto")

@@ -103,12 +103,13 @@ def point(values: Float[np.ndarray, "t f"], tokens: Sequence[str], truth: WordTr
     return found
 
 
-def tables(name: str, methods: Mapping[str, Sequence[Pointed]]) -> list[Table]:
+def tables(name: str, methods: Mapping[str, Sequence[Pointed]], details: bool = False) -> list[Table]:
     """Returns a table of the words of each method by role; no table if no word refers to a part of its video.
 
     Args:
       name: The heading.
       methods: The words of each method, the run's own first.
+      details: Whether the table has no headline.
     """
     own, *_ = methods.values()
     roles = (*sorted({word.role for word in own}), _ALL)
@@ -120,6 +121,8 @@ def tables(name: str, methods: Mapping[str, Sequence[Pointed]]) -> list[Table]:
     ]
     if not rows:
         return []
+    if details:
+        return [Table(name, "", _COLUMNS, rows)]
     shares = [
         f"{role} **{row.values[0]:.1f} %** (uniform {row.values[3]:.1f} %)"
         for role, row in zip(roles, rows[: len(roles)], strict=True)

@@ -3,28 +3,28 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+import pathlib
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PyTree
 
-from hbi_jax.data import shapes
 from hbi_jax.data.datasets import Split
 from hbi_jax.data.source import Source
-from hbi_jax.data.video import sample_indices
 from hbi_jax.fields import ConfigError
 from hbi_jax.metrics import Directed, chance_metrics, dual_softmax, group_chance, querybank
 from hbi_jax.models.hbi import HBI
 from hbi_jax.report import report as reports
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.gallery import Gallery
-from hbi_jax.tasks.retrieval import pointing
+from hbi_jax.tasks.retrieval import pointing, truths
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
-from hbi_jax.tasks.retrieval.games import HEADER, INTERACTION, SIMILARITY, Game, play
+from hbi_jax.tasks.retrieval.games import HEADER, Estimate, Game, play
 from hbi_jax.tasks.retrieval.metrics import gallery_metrics
 from hbi_jax.tasks.retrieval.objective import retrieval_loss
 from hbi_jax.tasks.retrieval.pictures import draw_interactions
@@ -33,9 +33,12 @@ from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.checkpoint import CheckpointError
 from hbi_jax.train.step import LossFn
+from hbi_jax.train.teacher import Teacher, sampled_teacher
 
 _log = logging.getLogger(__name__)
 
+# Coalitions of the sampled interactions that are compared with the exact ones.
+_SAMPLES = (100, 1000)
 PROTOCOL = (
     "A rank is 1 + the number of better candidates + the number of equal ones: ties count against the method.",
     "Every caption of a video is a query. For video-to-text retrieval a video's captions count as one candidate, "
@@ -81,7 +84,6 @@ class RetrievalTask(Task):
         config = self.config
         baseline = self._baseline() if config.eval.baselines else None
         bank = self._querybank(params) if "querybank" in config.eval.normalize else None
-        truths = self._word_truths() if config.data.render else {}
         galleries, tables, dataset, unreadable, pictures = [], [], {}, {}, []
         for name in self.dataset.galleries:
             source = self.source(name)
@@ -93,36 +95,83 @@ class RetrievalTask(Task):
             galleries.append(_results(f"gallery {name!r}", scored, encoded))
             dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}
             unreadable |= source.unreadable
+            known = self._word_truths(source)
+            drawn = _spread(len(encoded.record_index), config.eval.num_pictures if len(galleries) == 1 else 0)
             # All processes play the same games, though only the first one draws.
-            drawn = config.eval.num_pictures if len(galleries) == 1 else 0
-            games = self._games(params, encoded, source, len(encoded.record_index) if truths else drawn)
-            if jax.process_index() == 0:
-                chosen = [games[row] for row in _spread(len(games), drawn)]
-                pictures += draw_interactions(chosen, source, self.workdir / "pictures", truths)
-            if truths:
-                tables += pointing.tables(f"pointing, gallery {name!r}", self._pointing(games, source, truths))
+            games = self._games(params, encoded, source, drawn, known)
+            if jax.process_index() == 0 and games:
+                chosen = {level: [played[row] for row in drawn.tolist()] for level, played in games.items()}
+                pictures += draw_interactions(chosen, source, self.workdir / "pictures", known)
+            tables += self._pointing(name, games, source, known)
         return Results(dataset, unreadable, galleries, tables, pictures, PROTOCOL)
 
-    def _games(self, params: PyTree, gallery: Gallery, source: Source, count: int) -> list[Game]:
-        """Returns the games of matched pairs at the finest level, spread evenly over a gallery."""
-        finest = self.config.model.levels[0]
-        # A pooled model has one token per side, and merged tokens are no words and frames.
-        if self.config.model.pooled or finest.words or finest.frames:
-            return []
-        rows = _spread(len(gallery.record_index), count)
-        return play(self.evaluator, params, gallery, rows, finest.name, source, self.dataset.tokenizer)
+    def _games(
+        self, params: PyTree, gallery: Gallery, source: Source, drawn: Int[np.ndarray, " n"], known: pointing.Truths
+    ) -> dict[str, dict[int, Game]]:
+        """Returns the games of matched pairs at every level, by row: those to draw, and those with ground truth.
 
-    def _pointing(self, games: Sequence[Game], source: Source, truths: pointing.Truths) -> dict[str, list[Pointed]]:
-        """Returns where the words of captions point whose ground truth is known, by what they point with."""
+        There are none if a text or video is a single token, or its merged tokens are no groups of words and frames.
+        """
+        if self.config.model.pooled or gallery.text.members is None:
+            return {}
+        records = [source.split.records[index] for index in gallery.record_index]
+        annotated = [row for row, record in enumerate(records) if (record.video_id, record.text) in known]
+        rows, finest = np.union1d(drawn, annotated).astype(int), self.config.model.levels[0].name
+        return {
+            level: dict(
+                zip(
+                    rows.tolist(),
+                    play(
+                        self.evaluator,
+                        params,
+                        gallery,
+                        rows,
+                        level,
+                        source,
+                        self.dataset.tokenizer,
+                        self._estimates() if annotated and level == finest else {},
+                    ),
+                    strict=True,
+                )
+            )
+            for level in gallery.text.levels
+        }
+
+    def _estimates(self) -> dict[str, Estimate]:
+        """Returns the estimates of the interaction that are compared with it: samples, and the run's estimator."""
+        teachers = {f"sampled, {number} coalitions": sampled_teacher(1.0, number) for number in _SAMPLES}
+        if self.config.loss.teacher == "estimator":
+            teachers["estimator"] = make_teacher(self.config.loss, self.config.model.padding)
+        key = jax.random.key(self.config.seed)
+
+        def estimate(teacher: Teacher) -> Estimate:
+            return lambda match: np.asarray(teacher(jax.tree.map(jnp.asarray, match), key))
+
+        return {name: estimate(teacher) for name, teacher in teachers.items()}
+
+    def _pointing(
+        self, name: str, games: Mapping[str, Mapping[int, Game]], source: Source, known: pointing.Truths
+    ) -> list[reports.Table]:
+        """Returns a table per level of where the words of captions point whose ground truth is known."""
+        tables = []
         # A header that learns nothing from the interaction does not point.
         trained = self.config.loss.interaction_weight and self.config.model.header != "none"
-        found = {name: [] for name in (INTERACTION, SIMILARITY, *([HEADER] if trained else []))}
-        for game in games:
-            record, video = (of[game.record_index] for of in (source.split.records, source.split.video_index))
-            if truth := truths.get((record.video_id, record.text)):
-                for name, words in found.items():
-                    words += pointing.point(game.values[name], game.tokens, truth, int(video))
-        return found
+        for level, played in games.items():
+            found: dict[str, list[Pointed]] = {}
+            for game in played.values():
+                record, video = (of[game.record_index] for of in (source.split.records, source.split.video_index))
+                truth = known.get((record.video_id, record.text))
+                if truth is None:
+                    continue
+                for method, values in game.values.items():
+                    if method != HEADER or trained:
+                        pointed = pointing.point(values, game.tokens, truth, int(video))
+                        found.setdefault(method, []).extend(pointed)
+            finest = level == self.config.model.levels[0].name
+            where = f"gallery {name!r}" if finest else f"level {level!r}, gallery {name!r}"
+            if found:
+                tables += pointing.tables(f"pointing, {where}", found, details=not finest)
+        return tables
 
     def _encode(self, params: PyTree, source: Source) -> Gallery:
         return self.evaluator.encoder.encode(params, source, self.config.data.num_threads)
@@ -181,23 +230,15 @@ class RetrievalTask(Task):
             _log.warning("the report has no row of the model before training: %s", error)
             return None
 
-    def _word_truths(self) -> pointing.Truths:
-        """Returns which sampled frames the words of the embedded world's first captions refer to."""
-        data, fps = self.config.data, float(self.dataset.world.fps)
-        sample = functools.partial(
-            sample_indices, fps=fps, max_frames=data.num_frames, frames_per_second=data.frames_per_second
-        )
-        out = {}
-        for video_id, truth in shapes.load_ground_truth(self.dataset.folder("annotations")).items():
-            frames = truth.word_frames()
-            # The only event of a video fills it, but for the ends.
-            left_out = {"", "action"} if len(truth.events) == 1 else {""}
-            out[video_id, truth.caption] = pointing.WordTruth(
-                [word.text for word in truth.words],
-                ["" if word.role in left_out else word.role for word in truth.words],
-                frames[:, sample(frames.shape[1])],
-            )
-        return out
+    def _word_truths(self, source: Source) -> pointing.Truths:
+        """Returns the frames that words of captions refer to, as far as they are known."""
+        data = self.config.data
+        if data.render:
+            folder, fps = self.dataset.folder("annotations"), float(self.dataset.world.fps)
+            return truths.of_world(folder, fps, data.num_frames, data.frames_per_second)
+        if self.config.eval.word_times:
+            return truths.of_source(truths.read_word_times(pathlib.Path(self.config.eval.word_times)), source)
+        return {}
 
 
 def make_evaluator(model: HBI, config: Config, mesh: Mesh) -> RetrievalEvaluator:

@@ -143,7 +143,7 @@ def test_normalised_rows_stand_beside_the_plain_one(world, finished, tmp_path):
     assert validated["t2v/R@1"] == gallery.rows[0].metrics["t2v"]["R@1"]
 
 
-@pytest.mark.parametrize(("changes", "played"), [({}, [8, 8]), ({"data__render": ""}, [2])])
+@pytest.mark.parametrize(("changes", "played"), [({}, 6 * [8]), ({"data__render": ""}, 3 * [2])])
 def test_processes_that_do_not_draw_play_the_same_games(world, finished, tmp_path, monkeypatch, changes, played):
     """Games are collective programs: a process that skipped one would leave the others waiting."""
     config = tiny_config(world, **changes, eval__baselines=False, eval__num_pictures=2)
@@ -160,6 +160,6 @@ def test_processes_that_do_not_draw_play_the_same_games(world, finished, tmp_pat
         if not draws:
             monkeypatch.setattr(task_module, "draw_interactions", lambda *_: [])
         rows.append([])
-        assert len(setup.task.evaluate(params, "x").pictures) == (2 if draws else 0)
-    # Where there is ground truth, every pair of every gallery is played once; otherwise what is drawn.
+        assert len(setup.task.evaluate(params, "x").pictures) == (4 if draws else 0)
+    # Where there is ground truth, every pair of every gallery is played once a level; otherwise what is drawn.
     assert rows == [played, played]
