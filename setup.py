@@ -40,7 +40,7 @@ setup(
     packages=[*find_packages(include=["hbi_jax", "hbi_jax.*"]), "hbi_jax.configs"],
     # For --config=NAME where nothing is cloned.
     package_dir={"hbi_jax.configs": "configs"},
-    package_data={"hbi_jax.data": ["assets/*"]},
+    package_data={"hbi_jax.data": ["assets/*"], "hbi_jax.pretrained": ["assets/*"]},
     install_requires=or_newer(requirements("requirements.txt")),
     extras_require={
         # The plugins that belong to the JAX which is installed: JAX names their versions.

@@ -21,6 +21,7 @@ def get_config(base: str = "msrvtt"):
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.frozen = ("^params/hbi/",)
+    config.data.cache_features = False
     if base.startswith("quickstart"):
         config.train.num_steps = 400
         config.train.eval_every = config.train.checkpoint_every = 100

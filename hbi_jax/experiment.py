@@ -115,6 +115,7 @@ def train(setup: Setup) -> None:
             _log.info("%s has already completed its %d steps; it is only evaluated", setup.workdir, start)
             return
         state = checkpoints.restore(abstract, start) if start else _first_state(task, tx, abstract)
+        task.cache_features(state.params, source)
         overview = parameter_overview.get_parameter_overview(state.params["params"], include_stats=False)
         _log.info("parameters\n%s", overview)
 

@@ -16,6 +16,10 @@ T = TypeVar("T")
 ArrayLike = Array | np.ndarray
 
 
+# Frames of videos: RGB as uint8 in 0..255, normalised pixels, or a vision tower's features of each frame.
+Frames = UInt8[ArrayLike, "b f h w 3"] | Float[ArrayLike, "b f h w 3"] | Float[ArrayLike, "b f d"]
+
+
 class Tokens(NamedTuple):
     """One set of tokens per row: words, phrases, frames or clips."""
 
@@ -106,7 +110,8 @@ class Batch(NamedTuple):
     Attributes:
       token_ids: CLIP token ids, zero at padding.
       text_mask: True at real tokens, start and end token included.
-      frames: RGB, resized and cropped: uint8 in 0..255 from the pipeline, or normalised floats.
+      frames: RGB, resized and cropped: uint8 in 0..255 from the pipeline, or normalised floats; or the features of each
+        frame, where they were computed before.
       frame_mask: True at real frames.
       video_index: Index of the row's video within its split. Rows with the same video are not each other's negatives.
       record_index: Index of the row's record (a text with its video) within its split.
@@ -115,7 +120,7 @@ class Batch(NamedTuple):
 
     token_ids: Int[ArrayLike, "b t"]
     text_mask: Bool[ArrayLike, "b t"]
-    frames: UInt8[ArrayLike, "b f h w 3"] | Float[ArrayLike, "b f h w 3"]
+    frames: Frames
     frame_mask: Bool[ArrayLike, "b f"]
     video_index: Int[ArrayLike, " b"]
     record_index: Int[ArrayLike, " b"]

@@ -104,6 +104,14 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"estimator__num_features": 0}, "config.estimator.num_features=0: wanted 1 or more"),
         ({"estimator__kind": "none"}, "config.estimator.kind='none': wanted one of 'mlp', 'cnn', 'mlp_sa', 'cnn_sa'"),
         ({"estimator__labels": "guessed"}, "config.estimator.labels='guessed': wanted one of 'exact', 'sampled'"),
+        (
+            {"data__cache_features": True, "data__augmentation": "crop_flip"},
+            "config.data.cache_features=True: wanted False if config.data.augmentation is set; turn one of them off",
+        ),
+        (
+            {"data__cache_features": True, "task": "estimator", "eval__best_metric": "correlation"},
+            "config.data.cache_features=True: wanted False if config.task='estimator'",
+        ),
         ({"task": "chess"}, "config.task='chess': wanted one of 'retrieval', 'estimator', 'answers'"),
         ({"loss__distil": "labels"}, "config.loss.distil='labels': wanted one of 'similarity', 'answers'"),
         ({"loss__answer_weight": -1.0}, "config.loss.answer_weight=-1.0: wanted 0 or more"),

@@ -217,6 +217,23 @@ def test_the_mean_pooling_baseline_trains_and_reports(world, tmp_path):
 
 
 @pytest.mark.slow
+def test_features_that_are_computed_once_train_what_pixels_train(world, tmp_path):
+    losses = []
+    for cached in (False, True):
+        changes = {"data.cache_features": cached, "optimizer.frozen": ("vision_tower",)}
+        config = {name.replace(".", "__"): value for name, value in (SMALLEST | changes).items()}
+        setup = experiment.prepare(tiny_config(world, **config), str(tmp_path / str(cached)))
+        experiment.train(setup)
+        losses.append([row["loss/total"] for row in rows(setup.workdir) if "loss/total" in row])
+    assert len(losses[0]) > 1
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    changes = {"optimizer.frozen": ("vision_tower/transformer",), "data.cache_features": True}
+    trained = {name.replace(".", "__"): value for name, value in (SMALLEST | changes).items()}
+    setup = experiment.prepare(tiny_config(world, **trained), str(tmp_path / "trained"))
+    with pytest.raises(ConfigError, match="cache_features=True: wanted a frozen vision tower"):
+        experiment.train(setup)
+
+
 def test_a_loss_that_is_no_number_stops_with_step_and_videos(world, tmp_path, monkeypatch):
     monkeypatch.setattr(RetrievalTask, "load_init", lambda task, params: jax.tree.map(lambda x: x * np.nan, params))
     with pytest.raises(NonFiniteError, match=r"step 1; its batch held video\d+, video\d+"):

@@ -81,6 +81,20 @@ ROOMS = {
         "commands.progress",
         packages=ARRAYS | {"safetensors", "huggingface_hub"},
     ),
+    "data.shapes.pretrain": _room(
+        "fields",
+        "types",
+        "losses",
+        "models",
+        "models.config",
+        "train",
+        "train.config",
+        "pretrained",
+        "data",
+        "data.shapes",
+        "commands.progress",
+        packages=ARRAYS,
+    ),
     # What every task needs of the others, as the configuration of a run composes all of them.
     "tasks.config": _room("fields", *CONFIGS, "tasks.configs"),
     # These two stand for modules of each task: hbi_jax/tasks/*/config.py, and objective.py with batch.py.
@@ -88,11 +102,11 @@ ROOMS = {
     "tasks.objectives": _room(*MATHS, "models", "train", "train.config", "tasks.configs", packages=ARRAYS),
     "tasks.captions.metrics": _room(packages=frozenset({"pycocoevalcap"})),
 }
-ROOMS["tasks"] = _room(
-    *(set(ROOMS) - {"version", "commands", "data.__main__"}), packages=ARRAYS | {"etils", "matplotlib"}
-)
+# Commands, which no room imports.
+PROGRAMS = {"data.__main__", "data.shapes.pretrain"}
+ROOMS["tasks"] = _room(*(set(ROOMS) - PROGRAMS - {"version", "commands"}), packages=ARRAYS | {"etils", "matplotlib"})
 ROOMS["config"] = _room("fields", "tasks.config", packages=frozenset({"ml_collections"}))
-ROOMS["experiment"] = _room(*(set(ROOMS) - {"config", "commands", "data.__main__"}), packages=ARRAYS | {"clu", "etils"})
+ROOMS["experiment"] = _room(*(set(ROOMS) - PROGRAMS - {"config", "commands"}), packages=ARRAYS | {"clu", "etils"})
 ROOMS[""] = _room("version", "pretrained", "tasks")  # its functions import when they are called
 ROOMS["ask"] = ROOMS["caption"] = _room("choices", "commands", "tasks")
 ROOMS["ablations"] = _room(

@@ -14,7 +14,12 @@ from tests.tiny_run import SMALLEST
 from tests.wheel import ROOT
 from tests.wheel import run as _run
 
-ASSETS = {"hbi_jax/data/assets/LICENSE.md", "hbi_jax/data/assets/bpe_simple_vocab_16e6.txt.gz"}
+ASSETS = {
+    "hbi_jax/data/assets/LICENSE.md",
+    "hbi_jax/data/assets/bpe_simple_vocab_16e6.txt.gz",
+    "hbi_jax/pretrained/assets/shapes-clip.md",
+    "hbi_jax/pretrained/assets/shapes-clip.safetensors",
+}
 
 
 @pytest.fixture(scope="module")

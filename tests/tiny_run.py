@@ -12,6 +12,9 @@ from hbi_jax.parallel.mesh import make_mesh
 
 NUM_STEPS = 6
 TINY = {
+    "init": "",
+    "data.cache_features": False,
+    "optimizer.frozen": (),
     "model.clip.vision_width": 32,
     "model.clip.vision_layers": 1,
     "model.clip.text_width": 32,

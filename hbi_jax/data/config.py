@@ -126,6 +126,11 @@ class DataConfig:
         "Memory for decoded clips, in GiB: clips that fit are decoded once instead of once per epoch; 0: no cache.",
         at_least=0,
     )
+    cache_features: bool = field(
+        False,
+        "Compute the vision tower's features of every training video once, before training, and keep them in memory: 4 "
+        "bytes per feature and frame. The tower must be frozen (optimizer.frozen), and clips cannot be augmented.",
+    )
     num_workers: int = field(0, "Number of decoding processes; 0: decode in threads of this process.", at_least=0)
     num_threads: int = field(4, "Number of decoding threads in each process.", at_least=1)
     augmentation: Literal["none", "rand_augment", "crop_flip"] = field("none", "Augmentation of training clips.")
@@ -142,6 +147,8 @@ class DataConfig:
         cached = f"0 if {path}.augmentation is set, because every clip is decoded anew"
         good = self.augmentation == "none" or self.cache_gib == 0
         require(good, f"{path}.cache_gib", self.cache_gib, cached, "set it to 0")
+        good = self.augmentation == "none" or not self.cache_features
+        require(good, f"{path}.cache_features", True, f"False if {path}.augmentation is set", "turn one of them off")
         wanted = f"'held_out' where {path}.val_list={self.val_list!r} and num_val_videos={self.num_val_videos}"
         good = self.protocol == "held_out" or not (self.val_list or self.num_val_videos)
         require(good, f"{path}.protocol", self.protocol, wanted, "empty those, or keep 'held_out'")

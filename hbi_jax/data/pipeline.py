@@ -11,11 +11,11 @@ from typing import Generic, NamedTuple, TypeVar
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int
 
 from hbi_jax.data.augment import Augmentation
 from hbi_jax.data.source import FILLING, Source
-from hbi_jax.types import Batch
+from hbi_jax.types import Batch, Frames
 
 
 class TextBatch(NamedTuple):
@@ -38,13 +38,13 @@ class VideoBatch(NamedTuple):
     """A batch of a gallery's videos.
 
     Attributes:
-      frames: RGB in 0..255, resized and cropped; zero at padding.
+      frames: RGB in 0..255, resized and cropped, zero at padding; or features.
       frame_mask: True at real frames.
       video_index: Index of the video in `Split.videos`; `FILLING` in padding rows.
       example_mask: False for unreadable videos and in the padding rows of the last batch.
     """
 
-    frames: UInt8[np.ndarray, "b f h w 3"]
+    frames: Frames
     frame_mask: Bool[np.ndarray, "b f"]
     video_index: Int[np.ndarray, " b"]
     example_mask: Bool[np.ndarray, " b"]

@@ -4,7 +4,7 @@ import functools
 import pathlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -17,11 +17,19 @@ from hbi_jax.data.images import resize_and_crop
 from hbi_jax.data.prepared import Prepared, window
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.data.video import VideoError, frame_times, map_windows
+from hbi_jax.types import Frames
 
 # Index of a padding row, which stands for no record and no video; pads the last batch of a gallery.
 FILLING = -1
 
 _NAMED_AT_MOST = 50
+
+
+class FrameFeatures(NamedTuple):
+    """A vision tower's features of every frame of every video of a split; the mask is True at real frames."""
+
+    features: Float[np.ndarray, "n f d"]
+    mask: Bool[np.ndarray, "n f"]
 
 
 class Source:
@@ -34,6 +42,7 @@ class Source:
       split: The split.
       captions_per_video: "all" or "one": whether an epoch of training visits every record or one per video.
       unreadable: The videos that this process has found unreadable so far: video id -> reason.
+      features: Features that rows have instead of pixels; None: pixels.
     """
 
     def __init__(
@@ -86,6 +95,7 @@ class Source:
         self.split = split
         self.captions_per_video = captions_per_video
         self.unreadable: dict[str, str] = {}
+        self.features: FrameFeatures | None = None
         self.cache = _ClipCache(int(cache_gib * 2**30))
         self._tokenizer = tokenizer
         self._token_ids, self._text_mask = tokenizer.encode([record.text for record in split.records])
@@ -147,8 +157,8 @@ class Source:
 
     def video_rows(
         self, video_index: Int[np.ndarray, " b"], transforms: Sequence[Transform] | None = None
-    ) -> tuple[UInt8[np.ndarray, "b f h w 3"], Bool[np.ndarray, "b f"], Bool[np.ndarray, " b"]]:
-        """Decodes the given videos.
+    ) -> tuple[Frames, Bool[np.ndarray, "b f"], Bool[np.ndarray, " b"]]:
+        """Decodes the given videos, or looks up their features.
 
         Args:
           video_index: Indices in `Split.videos`, or `FILLING`.
@@ -156,10 +166,13 @@ class Source:
             cached.
 
         Returns:
-          frames: RGB in 0..255; zero at padding and in unreadable rows.
+          frames: RGB in 0..255, zero at padding and in unreadable rows; or features.
           frame_mask: True at real frames.
           readable: False for `FILLING` and for unreadable videos.
         """
+        if self.features is not None:
+            frame_mask = self.features.mask[video_index] & (video_index != FILLING)[:, None]
+            return self.features.features[video_index], frame_mask, frame_mask.any(axis=1)
         size = self._image_size
         frames = np.zeros((len(video_index), self._max_frames, size, size, 3), np.uint8)
         frame_mask = np.zeros((len(video_index), self._max_frames), bool)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
 from hbi_jax.choices import Padding
 from hbi_jax.models.dense import dense
 from hbi_jax.models.hbi import HBI, TokenWeight
 from hbi_jax.models.similarity import token_weights
-from hbi_jax.types import Alignment, Batch, Encoded, Tokens, WeightedTokens, texts_of
+from hbi_jax.types import Alignment, Batch, Encoded, Frames, Tokens, WeightedTokens, texts_of
 
 
 class AnswerHead(nn.Module):
@@ -71,8 +71,9 @@ class AnswerHBI(HBI):
             for level in config.levels
         }
 
-    def _frame_features(self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"]) -> Float[Array, "b f d"]:
-        features = super()._frame_features(frames)
+    def frame_features(self, frames: Frames, mask: Bool[Array, "b f"]) -> Float[Array, "b f d"]:
+        """Returns the features of every frame as `HBI` does, or zeros if `question_only`."""
+        features = super().frame_features(frames, mask)
         return jnp.zeros_like(features) if self.question_only else features
 
     def __call__(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.models.clip import TextTower, VisionTower, normalize_pixels
@@ -17,7 +17,7 @@ from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_w
 from hbi_jax.models.similarity import pair_similarity, wti
 from hbi_jax.models.token_merge import TokenMerge
 from hbi_jax.models.token_mlp import TokenMLP, mlp_hidden, mlp_output
-from hbi_jax.types import Alignment, Batch, Encoded, Match, Pair, Tokens, WeightedTokens
+from hbi_jax.types import Alignment, Batch, Encoded, Frames, Match, Pair, Tokens, WeightedTokens
 
 
 class TokenWeight(TokenMLP):
@@ -84,22 +84,30 @@ class HBI(nn.Module):
         words, sentence = self.text_tower(token_ids, mask)
         return self._encoded(words, sentence, self.text_merge, self.text_weight)
 
-    def encode_video(
-        self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"], mask: Bool[Array, "b f"]
-    ) -> Encoded:
-        """Returns the frames of each video at every level, and the mean of its real frame features."""
+    def encode_video(self, frames: Frames, mask: Bool[Array, "b f"]) -> Encoded:
+        """Returns the frames of each video at every level, and the mean of its real frame features.
+
+        Args:
+          frames: Pixels, or what `frame_features` returned for them.
+          mask: True at real frames.
+        """
+        tokens = self.frame_transformer(Tokens(self.frame_features(frames, mask), mask))
+        real = mask[..., None].astype(jnp.float32)
+        pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
+        return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
+
+    def frame_features(self, frames: Frames, mask: Bool[Array, "b f"]) -> Float[Array, "b f d"]:
+        """Returns the vision tower's features of every frame, computed in `frame_portions` sequential portions.
+
+        Features that are given instead of pixels stay as they are.
+        """
+        if frames.ndim == 3:
+            return frames
         if self.config.padding == "published":
             # The published code pads after normalisation, so padding is grey rather than black; the merge's
             # convolution sees it.
             pixels = normalize_pixels(frames, self.config.clip.pixels) if frames.dtype == jnp.uint8 else frames
             frames = jnp.where(mask[:, :, None, None, None], pixels, 0)
-        tokens = self.frame_transformer(Tokens(self._frame_features(frames), mask))
-        real = mask[..., None].astype(jnp.float32)
-        pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
-        return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
-
-    def _frame_features(self, frames: UInt8[Array, "b f h w 3"] | Float[Array, "b f h w 3"]) -> Float[Array, "b f d"]:
-        """Returns the vision tower's features of every frame, computed in `frame_portions` sequential portions."""
         (b, f), p = frames.shape[:2], self.config.frame_portions
         if f % p:
             raise ValueError(

@@ -24,6 +24,7 @@ from hbi_jax.pretrained.folder import (
     write_folder,
 )
 from hbi_jax.pretrained.settings import ACTIVATIONS, CONFIG, Settings
+from hbi_jax.pretrained.shipped import is_shipped
 from hbi_jax.pretrained.sizes import KINDS, TOKENS, describe
 from hbi_jax.pretrained.sources import open_source
 from hbi_jax.pretrained.translate import translate
@@ -75,6 +76,8 @@ def _say(text: str) -> None:
 
 def _open(options: argparse.Namespace) -> Contents:
     config = local(options.source) / CONFIG
+    if is_shipped(options.source):
+        return read_folder(options.source)
     if exists(config) and is_converted(read_json(config)):
         return read_folder(options.source)
     return translate(open_source(options.source), options.words, options.frames, _given(options))

@@ -15,11 +15,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 from hbi_jax.commands.progress import Progress
+from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.settings import CONFIG, PREPROCESSOR
+from hbi_jax.pretrained.shipped import compress, expand, is_shipped, shipped_file
 from hbi_jax.pretrained.sizes import build_model, leaves_of, model_config, verify
 from hbi_jax.pretrained.tensors import Entry, from_arrays, read_safetensors, write_safetensors
 
@@ -87,10 +89,10 @@ class Contents(NamedTuple):
 
 
 def load(folder: str | os.PathLike, progress: bool = True) -> Pretrained:
-    """Loads a folder that `convert` or `save` wrote.
+    """Loads a folder that `convert` or `save` wrote, or weights that ship with the package.
 
     Args:
-      folder: A folder on this machine.
+      folder: A folder on this machine, or `shapes-clip`.
       progress: Whether to show progress on standard error.
 
     Returns:
@@ -130,11 +132,13 @@ def contents_of(weights: Pretrained) -> Contents:
 
 
 def read_folder(folder: str | os.PathLike) -> Contents:
-    """Reads the contents of one of our folders.
+    """Reads the contents of one of our folders, or of weights that ship with the package.
 
     Raises:
       PretrainedError: If this library did not write the folder, or its weights do not match its configuration.
     """
+    if is_shipped(folder):
+        return _read_shipped(os.fspath(folder))
     folder = local(folder)
     if exists(folder) and not folder.is_dir():
         raise PretrainedError(
@@ -163,6 +167,35 @@ def read_folder(folder: str | os.PathLike) -> Contents:
     if contents.part(ESTIMATOR):
         verify("estimator", contents.estimator_config(), contents.shapes(ESTIMATOR), f"{folder}, estimator")
     return contents
+
+
+def _read_shipped(name: str) -> Contents:
+    entries, metadata = read_safetensors(shipped_file(name))
+    about = json.loads(metadata[METADATA])
+    entries = expand(entries, about["model"]["vocab_size"])
+    contents = Contents(about["kind"], about["model"], about["origin"], entries, tuple(about.get("notes", ())))
+    verify(contents.kind, contents.config, contents.shapes(PARAMS), name)
+    return contents
+
+
+def write_shipped(path: pathlib.Path, weights: Pretrained, rows: Int[np.ndarray, " n"], origin: str) -> None:
+    """Writes a CLIP as one small file, see `hbi_jax.pretrained.shipped`.
+
+    Args:
+      path: The file, which is replaced once the new one is complete.
+      weights: The CLIP, whose table of tokens has only the trained rows.
+      rows: CLIP's ids of these tokens, in order.
+      origin: A description of where the weights come from.
+    """
+    contents = contents_of(weights)
+    config = {**contents.config, "vocab_size": CLIPConfig().vocab_size}
+    contents = contents._replace(origin=origin, config=config)
+    partial = path.with_name(f".{uuid.uuid4().hex[:12]}.partial")
+    try:
+        write_safetensors(partial, compress(contents.entries, rows), {METADATA: json.dumps(header(contents))}, False)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_folder(contents: Contents, destination: str | os.PathLike, overwrite: bool, progress: bool) -> None:

@@ -89,7 +89,8 @@ class Config:
     )
     init: str = field(
         "",
-        "Initial weights: a folder written by `python -m hbi_jax.pretrained convert`, or a work folder. Empty: random.",
+        "Initial weights: a folder written by `python -m hbi_jax.pretrained convert`, a work folder, or shapes-clip: "
+        "towers for the embedded world that ship with the package. Empty: random.",
     )
     seed: int = field(
         0, "Seed of the initialisation, of the order and augmentation of training data, and of sampling teachers."
@@ -143,6 +144,9 @@ class Config:
         require(task != "answers" or dataset in QUESTIONS, name, dataset, wanted, "choose one of them")
         wanted = f"a data set of captions, such as 'msrvtt_caption', if {path}.task='captions'"
         require(task != "captions" or dataset not in QUESTIONS, name, dataset, wanted, "choose one")
+        fits = task != "estimator" or not self.data.cache_features
+        wanted = f"False if {path}.task='estimator', which encodes its data itself"
+        require(fits, f"{path}.data.cache_features", True, wanted, "turn it off")
         normalize = self.eval.normalize
         fits = task == "retrieval" or not normalize
         wanted = f"() if {path}.task={task!r}: only retrieval similarities are normalised"

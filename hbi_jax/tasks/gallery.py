@@ -14,9 +14,9 @@ from jaxtyping import Bool, Int, PyTree
 from hbi_jax.commands.progress import Progress
 from hbi_jax.data.datasets.records import Record
 from hbi_jax.data.pipeline import TextBatch, VideoBatch, text_batches, video_batches
-from hbi_jax.data.source import Source
+from hbi_jax.data.source import FrameFeatures, Source
 from hbi_jax.parallel.mesh import DATA_AXIS, batch_sharding, put_batch
-from hbi_jax.types import Encoded
+from hbi_jax.types import Encoded, Frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,20 +126,46 @@ class GalleryEncoder:
         Raises:
           DataError: If more videos are unreadable than the source allows.
         """
+        video, video_index, is_video = self._all_videos(self._encode_video, params, source, num_threads)
+        place = np.full(source.split.num_videos, -1, np.int32)
+        place[video_index[is_video]] = np.arange(is_video.sum())
+        return jax.tree.map(lambda x: x[is_video], video), place
+
+    def frame_features(self, params: PyTree, source: Source, num_threads: int = 1) -> FrameFeatures:
+        """Computes the vision tower's features of every frame of a split once.
+
+        Args:
+          params: The model's variables.
+          source: The split.
+          num_threads: Number of decoding threads.
+
+        Raises:
+          DataError: If more videos are unreadable than the source allows.
+        """
+        encode = compiled(self.model, "frame_features", self.mesh)
+
+        def with_mask(params: PyTree, frames: Frames, mask: Bool[jax.Array, "b f"]) -> tuple[jax.Array, jax.Array]:
+            return encode(params, frames, mask), mask
+
+        (features, mask), _, is_video = self._all_videos(with_mask, params, source, num_threads)
+        # The videos come in the order of the split, then padding.
+        return FrameFeatures(*(x[: source.split.num_videos] for x in (features, mask & is_video[:, None])))
+
+    def _all_videos(
+        self, encode: Callable, params: PyTree, source: Source, num_threads: int
+    ) -> tuple[PyTree, Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+        """Encodes every video of a split; see `_encode_all`."""
         with (
             Progress(source.split.num_videos, f"encode videos, {source.split.name}") as progress,
             video_batches(
                 source, self.batch_size, jax.process_index(), jax.process_count(), num_threads=num_threads
             ) as videos,
         ):
-            video, video_index, is_video = self._encode_all(self._encode_video, params, videos, progress)
-        place = np.full(source.split.num_videos, -1, np.int32)
-        place[video_index[is_video]] = np.arange(is_video.sum())
-        return jax.tree.map(lambda x: x[is_video], video), place
+            return self._encode_all(encode, params, videos, progress)
 
     def _encode_all(
         self, encode: Callable, params: PyTree, batches: Iterable[TextBatch | VideoBatch], progress: Progress
-    ) -> tuple[Encoded, Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    ) -> tuple[PyTree, Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
         """Encodes all batches and concatenates their encodings, indices and masks."""
         parts = []
         for batch in batches:

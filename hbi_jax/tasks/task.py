@@ -18,14 +18,19 @@ from jaxtyping import Int, PyTree
 from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.pipeline import train_batches
 from hbi_jax.data.source import Source
+from hbi_jax.fields import ConfigError
 from hbi_jax.parallel.mesh import abstract_params
 from hbi_jax.report.report import Gallery, Picture, Table
 from hbi_jax.tasks.config import Config
+from hbi_jax.tasks.gallery import GalleryEncoder
 from hbi_jax.tasks.weights import KINDS, initialize
+from hbi_jax.train.optimizer import is_frozen
 from hbi_jax.train.step import LossFn
 from hbi_jax.types import Batch
 
 _log = logging.getLogger(__name__)
+
+VISION_TOWER = "vision_tower"
 
 # The record index of each row, and the batch that the loss takes.
 IndexedBatch = tuple[Int[np.ndarray, " b"], PyTree]
@@ -134,7 +139,7 @@ class Task(abc.ABC):
             start_step=start_step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            num_workers=data.num_workers,
+            num_workers=0 if source.features else data.num_workers,
             num_threads=data.num_threads,
             augmentation=self.dataset.augmentation,
         )
@@ -143,19 +148,46 @@ class Task(abc.ABC):
             for step, batch in enumerate(batches, start_step):
                 yield batch.record_index, complete(batch, step)
 
+    def cache_features(self, params: PyTree, source: Source) -> None:
+        """Gives a source the vision tower's features of its videos, if `config.data.cache_features` asks for them.
+
+        Raises:
+          ConfigError: If the tower is trained, so that its features change.
+          DataError: If too many videos are unreadable.
+        """
+        config = self.config
+        if not config.data.cache_features:
+            return
+        frozen = is_frozen(params, config.optimizer.frozen)["params"]
+        if not all(jax.tree.leaves(frozen[VISION_TOWER])):
+            raise ConfigError(
+                f"config.data.cache_features=True: wanted a frozen vision tower, got config.optimizer.frozen="
+                f"{config.optimizer.frozen!r}; add {VISION_TOWER!r} to it, or turn the cache off"
+            )
+        encoder = GalleryEncoder(self.model, self.mesh, config.eval.batch_size)
+        source.features = encoder.frame_features(params, source, config.data.num_threads)
+
     def completion(self, source: Source) -> Callable[[Batch, int], PyTree]:
         """Returns a function `(batch, step) -> batch` that adds whatever else the loss needs to the matched rows."""
         del source
         return lambda batch, step: batch
 
 
-def abstract_batch(config: Config) -> Batch:
-    """Returns the shapes and dtypes of a global batch of matched rows."""
+def abstract_batch(config: Config, *, pixels: bool = False) -> Batch:
+    """Returns the shapes and dtypes of a global batch of matched rows.
+
+    Args:
+      config: The configuration.
+      pixels: Whether frames are pixels even if features are cached.
+    """
     b, t, f, size = config.train.batch_size, config.data.num_words, config.data.num_frames, config.model.clip.image_size
+    frames = ((b, f, size, size, 3), np.uint8)
+    if config.data.cache_features and not pixels:
+        frames = ((b, f, config.model.clip.embed_features), np.float32)
     shapes = Batch(
         token_ids=((b, t), np.int32),
         text_mask=((b, t), bool),
-        frames=((b, f, size, size, 3), np.uint8),
+        frames=frames,
         frame_mask=((b, f), bool),
         video_index=((b,), np.int32),
         record_index=((b,), np.int32),
@@ -166,7 +198,7 @@ def abstract_batch(config: Config) -> Batch:
 
 def init_model(model: nn.Module, config: Config) -> PyTree:
     """Initialises a model on a batch of matched rows. The result depends only on `config.seed`."""
-    return _init_model(model, abstract_batch(config), config.seed)
+    return _init_model(model, abstract_batch(config, pixels=True), config.seed)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

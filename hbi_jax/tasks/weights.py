@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from hbi_jax import pretrained
 from hbi_jax.fields import ConfigError, plain
 from hbi_jax.pretrained import Pretrained, PretrainedError
+from hbi_jax.pretrained.shipped import is_shipped
 from hbi_jax.tasks.config import Config, read_config
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 
@@ -60,13 +61,13 @@ def open_checkpoint(path: str, best_metric: str) -> Iterator[tuple[Checkpoints, 
 
 
 def load_weights(path: str) -> Pretrained:
-    """Loads weights from a folder written by `hbi_jax.pretrained`, a work folder, or one of its steps.
+    """Loads weights from a folder written by `hbi_jax.pretrained`, a work folder, one of its steps, or the package.
 
     Raises:
       PretrainedError, CheckpointError: If there are no weights, or they cannot be read.
     """
     workdir = workdir_of(path)
-    if not (workdir / "checkpoints").is_dir():
+    if is_shipped(path) or not (workdir / "checkpoints").is_dir():
         return pretrained.load(path)
     try:
         config = read_config(workdir / "config.json")

@@ -9,13 +9,15 @@ import pytest
 
 from hbi_jax.data import shapes
 from hbi_jax.data.datasets import load_split
+from hbi_jax.data.pipeline import train_batches
 from hbi_jax.data.source import FILLING, Source
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel.mesh import make_mesh
-from hbi_jax.tasks.gallery import compiled, equal_blocks
+from hbi_jax.tasks.gallery import GalleryEncoder, compiled, equal_blocks
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.tasks.retrieval.metrics import gallery_metrics
+from hbi_jax.types import Batch
 from tests.tiny_hbi import CLIP, CONFIG, FRAMES, SIDE, WORDS, make_batch, random_params
 
 
@@ -66,6 +68,33 @@ def test_each_video_is_encoded_once_and_every_caption_is_a_query(gallery, monkey
     assert metrics["t2v"]["R@1"] == pytest.approx(100 * np.mean(np.equal(texts, 1)))
     assert metrics["v2t"]["R@1"] == pytest.approx(100 * np.mean(np.equal(videos, 1)))
     assert jax.tree.all(jax.tree.map(np.isfinite, metrics))
+
+
+@pytest.mark.parametrize("padding", ["masked", "published"])
+def test_features_that_were_computed_before_give_the_same_batches(gallery, padding):
+    config = dataclasses.replace(CONFIG, clip=dataclasses.replace(CLIP, vocab_size=49408), padding=padding)
+    model = HBI(config)
+    params = random_params(model, jax.tree.map(jnp.asarray, make_batch(2)))
+    plain, cached = (
+        Source(gallery, Tokenizer(WORDS), SIDE, FRAMES, frames_per_second=4.0, max_unreadable_rate=0.2)
+        for _ in range(2)
+    )
+    mesh = make_mesh(2, 1, jax.devices()[:2])
+    cached.features = GalleryEncoder(model, mesh, 4).frame_features(params, cached)
+    assert cached.features.features.shape == (6, FRAMES, 32)
+    assert list(cached.unreadable) == ["video0"]
+    assert not cached.features.mask[0].any()
+    apply = jax.jit(model.apply)
+    with train_batches(plain, 8, 0) as pixels, train_batches(cached, 8, 0) as features:
+        for _, one, other in zip(range(3), pixels, features, strict=False):
+            assert (one.frames.dtype, other.frames.dtype) == (np.uint8, np.float32)
+            for name in Batch._fields:
+                if name != "frames":
+                    np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            assert not one.example_mask.all()
+            got, wanted = (apply(params, batch)["action"] for batch in (other, one))
+            rows = np.ix_(one.example_mask, one.example_mask)
+            np.testing.assert_allclose(got.similarity[rows], wanted.similarity[rows], atol=1e-5)
 
 
 def test_a_model_that_is_opened_again_is_not_compiled_again():

@@ -1,12 +1,13 @@
 """Renders scenes to frames and computes the exact bounding boxes of their shapes."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageChops, ImageDraw
 
-from hbi_jax.data.shapes.entities import COLORS
+from hbi_jax.data.shapes.entities import COLORS, Entity
 from hbi_jax.data.shapes.scenes import NUM_BACKGROUNDS, Pose, Scene
 
 BACKGROUNDS = ((58, 62, 72), (78, 72, 66), (60, 76, 68), (88, 88, 94), (72, 62, 80))
@@ -18,6 +19,8 @@ _RING_HOLE = 0.5  # inner diameter of a ring, relative to the outer
 _HAND_WIDTH = 0.15
 _HAND_LENGTH, _RING_HAND_LENGTH = 0.32, 0.6
 _LUMA = (0.299, 0.587, 0.114)
+# The coverage masks of a shape and its hand, by shape and pose.
+Sprites = dict[tuple[str, Pose], tuple[Image.Image, Image.Image]]
 
 
 def _star() -> tuple[tuple[float, float], ...]:
@@ -67,23 +70,39 @@ def render(scene: Scene, size: int) -> UInt8[np.ndarray, "f size size 3"]:
       RGB frames, 0..255, antialiased.
     """
     frames = np.empty((scene.num_frames, size, size, 3), np.uint8)
-    sprites: dict[tuple[str, Pose], tuple[Image.Image, Image.Image]] = {}  # cache for shapes at rest
+    entities, sprites = [actor.entity for actor in scene.actors], {}
     for number in range(scene.num_frames):
-        image = Image.new("RGB", (size, size), BACKGROUNDS[scene.background])
-        for actor in scene.actors:
-            pose = actor.pose(number, scene.fps)
-            if not pose.visible:
-                continue
-            key = (actor.entity.shape, pose)
-            if key not in sprites:
-                sprites[key] = _draw_sprite(actor.entity.shape, pose, size)
-            body, hand = sprites[key]
-            color = COLORS[actor.entity.color]
-            corner = _corner(pose, size)
-            image.paste(color, corner, body)
-            image.paste(_hand_color(color), corner, hand)
-        frames[number] = image
+        poses = [actor.pose(number, scene.fps) for actor in scene.actors]
+        frames[number] = draw_picture(scene.background, entities, poses, size, sprites)
     return frames
+
+
+def draw_picture(
+    background: int, entities: Sequence[Entity], poses: Sequence[Pose], size: int, sprites: Sprites | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Returns a picture of entities, the later ones on top.
+
+    Args:
+      background: Index of the background.
+      entities: The entities; their sizes are ignored.
+      poses: The pose of each entity.
+      size: Height and width in pixels.
+      sprites: A cache for shapes at rest, filled here.
+    """
+    sprites = {} if sprites is None else sprites
+    image = Image.new("RGB", (size, size), BACKGROUNDS[background])
+    for entity, pose in zip(entities, poses, strict=True):
+        if not pose.visible:
+            continue
+        key = (entity.shape, pose)
+        if key not in sprites:
+            sprites[key] = _draw_sprite(entity.shape, pose, size)
+        body, hand = sprites[key]
+        color = COLORS[entity.color]
+        corner = _corner(pose, size)
+        image.paste(color, corner, body)
+        image.paste(_hand_color(color), corner, hand)
+    return np.asarray(image)
 
 
 def pose_box(shape: str, pose: Pose) -> tuple[float, float, float, float]:
