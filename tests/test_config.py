@@ -137,7 +137,26 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"data__render": "cubes"}, "config.data.render='cubes': wanted one of '', 'shapes'"),
         ({"eval__best_metric": "t2v/R@2"}, "config.eval.best_metric='t2v/R@2': wanted one of 't2v/R@1'"),
         ({"optimizer__frozen": ("ok", "(")}, "config.optimizer.frozen has '(': wanted a regular expression"),
+        ({"model__method": "clip4clip"}, "config.model.method='clip4clip': wanted one of 'hbi', 'hcmi'"),
+        ({"model__aggregation_layers": -1}, "config.model.aggregation_layers=-1: wanted 0 or more"),
         # A field against another.
+        (
+            {"model__method": "hcmi", "model__reconstruction": True},
+            "config.model.reconstruction=True: wanted the default if config.model.method='hcmi'; it is a part of HBI",
+        ),
+        (
+            {"model__method": "hcmi", "model__padding": "published"},
+            "config.model.padding='published': wanted the default if config.model.method='hcmi'",
+        ),
+        (
+            {
+                "model__method": "hcmi",
+                "task": "answers",
+                "data__dataset": "msvd_qa",
+                "eval__best_metric": "accuracy",
+            },
+            "config.model.method='hcmi': wanted 'hbi' if config.task='answers'; choose it, or task='retrieval'",
+        ),
         (
             {"data__protocol": "published", "data__num_val_videos": 5},
             "config.data.protocol='published': wanted 'held_out' where config.data.val_list='' and num_val_videos=5",

@@ -134,6 +134,9 @@ class Config:
         wanted = f"one of {', '.join(map(repr, metrics))} if {path}.task={task!r}"
         require(best in metrics, f"{path}.eval.best_metric", best, wanted, "choose one of them")
         name, dataset = f"{path}.data.dataset", self.data.dataset
+        wanted = f"'hbi' if {path}.task={task!r}"
+        good = task == "retrieval" or self.model.method == "hbi"
+        require(good, f"{path}.model.method", self.model.method, wanted, "choose it, or task='retrieval'")
         wanted = f"one of {', '.join(map(repr, QUESTIONS))}, which have questions, if {path}.task='answers'"
         require(task != "answers" or dataset in QUESTIONS, name, dataset, wanted, "choose one of them")
         wanted = f"a data set of captions, such as 'msrvtt_caption', if {path}.task='captions'"

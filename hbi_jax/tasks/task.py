@@ -21,7 +21,7 @@ from hbi_jax.data.source import Source
 from hbi_jax.parallel.mesh import abstract_params
 from hbi_jax.report.report import Gallery, Picture, Table
 from hbi_jax.tasks.config import Config
-from hbi_jax.tasks.weights import KINDS, initialize
+from hbi_jax.tasks.weights import initialize, kind_of_run
 from hbi_jax.train.step import LossFn
 from hbi_jax.types import Batch
 
@@ -79,7 +79,7 @@ class Task(abc.ABC):
 
     def load_converted(self, params: PyTree, path: str) -> PyTree:
         """Returns `params` with the weights of a converted folder in place; the folder must hold this task's model."""
-        return initialize(params, self.config, path, "--checkpoint", KINDS[self.name])
+        return initialize(params, self.config, path, "--checkpoint", kind_of_run(self.config))
 
     @abc.abstractmethod
     def loss_fn(self) -> LossFn:

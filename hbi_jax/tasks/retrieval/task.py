@@ -19,6 +19,7 @@ from hbi_jax.data.video import sample_indices
 from hbi_jax.fields import ConfigError
 from hbi_jax.metrics import Directed, chance_metrics, dual_softmax, group_chance, querybank
 from hbi_jax.models.hbi import HBI
+from hbi_jax.models.methods import make_model
 from hbi_jax.report import report as reports
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.gallery import Gallery
@@ -54,13 +55,13 @@ class _Scored(NamedTuple):
 
 
 class RetrievalTask(Task):
-    """HBI for retrieval."""
+    """Retrieval with the model that `config.model.method` names."""
 
     name = "retrieval"
 
     def __init__(self, config: Config, mesh: Mesh, workdir: epath.Path):
         super().__init__(config, mesh, workdir)
-        self.model = HBI(config.model)
+        self.model = make_model(config.model)
         self.evaluator = make_evaluator(self.model, config, mesh)
 
     def init_params(self) -> PyTree:  # noqa: D102
