@@ -137,6 +137,7 @@ class Task(abc.ABC):
             num_workers=data.num_workers,
             num_threads=data.num_threads,
             augmentation=self.dataset.augmentation,
+            num_views=data.num_views,
         )
         complete = self.completion(source)
         with contextlib.closing(batches):
@@ -152,16 +153,20 @@ class Task(abc.ABC):
 def abstract_batch(config: Config) -> Batch:
     """Returns the shapes and dtypes of a global batch of matched rows."""
     b, t, f, size = config.train.batch_size, config.data.num_words, config.data.num_frames, config.model.clip.image_size
-    shapes = Batch(
-        token_ids=((b, t), np.int32),
-        text_mask=((b, t), bool),
-        frames=((b, f, size, size, 3), np.uint8),
-        frame_mask=((b, f), bool),
-        video_index=((b,), np.int32),
-        record_index=((b,), np.int32),
-        example_mask=((b,), bool),
+    frames, mask = jax.ShapeDtypeStruct((b, f, size, size, 3), np.uint8), jax.ShapeDtypeStruct((b, f), bool)
+    index = jax.ShapeDtypeStruct((b,), np.int32)
+    two_views = config.data.num_views == 2
+    return Batch(
+        token_ids=jax.ShapeDtypeStruct((b, t), np.int32),
+        text_mask=jax.ShapeDtypeStruct((b, t), bool),
+        frames=frames,
+        frame_mask=mask,
+        video_index=index,
+        record_index=index,
+        example_mask=jax.ShapeDtypeStruct((b,), bool),
+        second_frames=frames if two_views else None,
+        second_mask=mask if two_views else None,
     )
-    return Batch(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
 
 
 def init_model(model: nn.Module, config: Config) -> PyTree:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, PyTree
 from hbi_jax.data import shapes
 from hbi_jax.data.datasets import Split
 from hbi_jax.data.source import Source
-from hbi_jax.data.video import sample_indices
+from hbi_jax.data.video import middle, sample_indices
 from hbi_jax.fields import ConfigError
 from hbi_jax.metrics import Directed, chance_metrics, dual_softmax, group_chance, querybank
 from hbi_jax.models.hbi import HBI
@@ -34,6 +34,7 @@ from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.checkpoint import CheckpointError
 from hbi_jax.train.step import LossFn
+from hbi_jax.types import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +72,26 @@ class RetrievalTask(Task):
         teacher = make_teacher(self.config.loss, self.config.model.padding)
         return functools.partial(retrieval_loss, self.model, self.config.loss, teacher)
 
+    @property
+    def _knows_duplicates(self) -> bool:
+        """Whether the loss can report how many of the positives that it finds are right."""
+        return self.config.loss.denoising and bool(self.config.data.render)
+
+    def _truths(self) -> dict[str, shapes.GroundTruth]:
+        """Returns the ground truth of the embedded world's videos."""
+        return shapes.load_ground_truth(self.dataset.folder("annotations"))
+
+    def abstract_batch(self) -> Batch:  # noqa: D102
+        batch = super().abstract_batch()
+        return batch._replace(scene_index=batch.video_index) if self._knows_duplicates else batch
+
+    def completion(self, source: Source) -> Callable[[Batch, int], Batch]:  # noqa: D102
+        if not self._knows_duplicates:
+            return super().completion(source)
+        numbers = shapes.number_scenes(self._truths())
+        scenes = np.asarray([numbers[video.video_id] for video in source.split.videos], np.int32)
+        return lambda batch, step: batch._replace(scene_index=scenes[batch.video_index])
+
     def validate(self, params: PyTree, source: Source) -> dict[str, float]:  # noqa: D102
         gallery = self._encode(params, source)
         metrics = gallery_metrics(self.evaluator.similarity(params, gallery), gallery)
@@ -83,7 +104,8 @@ class RetrievalTask(Task):
         baseline = self._baseline() if config.eval.baselines else None
         bank = self._querybank(params) if "querybank" in config.eval.normalize else None
         truths = self._word_truths() if config.data.render else {}
-        galleries, tables, dataset, unreadable, pictures = [], [], {}, {}, []
+        galleries, tables, unreadable, pictures = [], [], {}, []
+        dataset = self._ambiguous_captions() if config.data.render else {}
         for name in self.dataset.galleries:
             source = self.source(name)
             encoded = self._encode(params, source)
@@ -182,14 +204,29 @@ class RetrievalTask(Task):
             _log.warning("the report has no row of the model before training: %s", error)
             return None
 
+    def _ambiguous_captions(self) -> dict[str, int]:
+        """Returns how many of the embedded world's training captions describe a video besides their own."""
+        split, numbers = self.dataset.split("train"), shapes.number_scenes(self._truths())
+        scenes = [numbers[video.video_id] for video in split.videos]
+        videos_of = np.bincount(scenes)
+        ambiguous = sum(int(videos_of[numbers[record.video_id]] > 1) for record in split.records)
+        return {
+            "training captions": len(split.records),
+            "training captions that describe another training video as well": ambiguous,
+        }
+
     def _word_truths(self) -> pointing.Truths:
         """Returns which sampled frames the words of the embedded world's first captions refer to."""
         data, fps = self.config.data, float(self.dataset.world.fps)
         sample = functools.partial(
-            sample_indices, fps=fps, max_frames=data.num_frames, frames_per_second=data.frames_per_second
+            sample_indices,
+            fps=fps,
+            max_frames=data.num_frames,
+            frames_per_second=data.frames_per_second,
+            draws=middle(data.num_frames) if data.sampling == "segments" else None,
         )
         out = {}
-        for video_id, truth in shapes.load_ground_truth(self.dataset.folder("annotations")).items():
+        for video_id, truth in self._truths().items():
             frames = truth.word_frames()
             # The only event of a video fills it, but for the ends.
             left_out = {"", "action"} if len(truth.events) == 1 else {""}
