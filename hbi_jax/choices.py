@@ -5,6 +5,9 @@ This module imports no array package, so that configurations can be declared and
 
 from typing import Literal
 
+# The model: HBI (with or without the reconstruction of V2) or HCMI. They differ in how the tokens of a level become
+# those of the next: by clusters or by learned queries.
+Method = Literal["hbi", "hcmi"]
 # The network that predicts an interaction from a similarity (Table V): multilayer perceptron or convolutions, with or
 # without self-attention (`sa`). `none` leaves the similarity as it is, which an estimator cannot use.
 InteractionNetKind = Literal["none", "mlp", "cnn", "mlp_sa", "cnn_sa"]

@@ -1,5 +1,7 @@
 """The losses of HBI: contrastive (Eq. 13), interaction (Eq. 8), distillation (Eq. 15), answers and captions.
 
+Also those of HCMI: label denoising for the contrastive loss, and the margin to the hardest negatives (docs/hcmi.md).
+
 Every loss takes masks. Masked rows and classes do not enter the numerator, the denominator or the gradient.
 """
 
@@ -61,8 +63,32 @@ def negatives_mask(
     return own | (other & example_mask[None, :])
 
 
+def denoised_positives(
+    first: Float[Array, "b d"], second: Float[Array, "b d"], mask: Bool[Array, "b b"]
+) -> Bool[Array, "b b"]:
+    """Returns which texts (rows) and videos (columns) belong together by HCMI's adaptive label denoising.
+
+    Text `i` also belongs to video `j` if videos `i` and `j` are as similar as two views of video `i`: if the mean of
+    the four cosines of their views is at least the cosine of the views of `i`. Matched pairs always belong together. No
+    gradient flows through the decision.
+
+    Args:
+      first, second: The vectors of two views of each row's video, of length 1.
+      mask: Pairs that may be found, from `negatives_mask`.
+    """
+    first, second = jax.lax.stop_gradient((first, second))
+    # The mean of the four cosines is the inner product of the means of the views.
+    mean = 0.5 * (first + second)
+    own = jnp.sum(first * second, axis=-1)
+    found = mean @ mean.T >= own[:, None]
+    return jnp.eye(len(first), dtype=bool) | (found & mask)
+
+
 def contrastive_loss(
-    logits: Float[Array, "b b"], mask: Bool[Array, "b b"], example_mask: Bool[Array, " b"]
+    logits: Float[Array, "b b"],
+    mask: Bool[Array, "b b"],
+    example_mask: Bool[Array, " b"],
+    positives: Bool[Array, "b b"] | None = None,
 ) -> Float[Array, ""]:
     """Returns the symmetric cross-entropy of the matched pairs, the mean of both directions (HBI V2, Eq. 13), in nats.
 
@@ -70,9 +96,49 @@ def contrastive_loss(
       logits: Similarity times the inverse temperature, texts by videos; the matches are on the diagonal.
       mask: Entries that enter the softmax, from `negatives_mask`; symmetric except at masked rows.
       example_mask: False at rows to leave out.
+      positives: Pairs that belong together, from `denoised_positives`; the targets of a row are uniform over them.
+        None: the matched pairs.
     """
-    text_to_video = -jnp.diagonal(masked_log_softmax(logits, mask))
-    video_to_text = -jnp.diagonal(masked_log_softmax(logits.T, mask))
+
+    def cross_entropy(logits: Float[Array, "b b"], positives: Bool[Array, "b b"] | None) -> Float[Array, " b"]:
+        log_probability = masked_log_softmax(logits, mask)
+        if positives is None:
+            return -jnp.diagonal(log_probability)
+        positives = positives & mask
+        return -jnp.sum(jnp.where(positives, log_probability, 0), axis=-1) / jnp.sum(positives, axis=-1)
+
+    text_to_video = cross_entropy(logits, positives)
+    video_to_text = cross_entropy(logits.T, None if positives is None else positives.T)
+    return 0.5 * (masked_mean(text_to_video, example_mask) + masked_mean(video_to_text, example_mask))
+
+
+def margin_loss(
+    similarity: Float[Array, "b b"],
+    mask: Bool[Array, "b b"],
+    example_mask: Bool[Array, " b"],
+    margin: float,
+    positives: Bool[Array, "b b"] | None = None,
+) -> Float[Array, ""]:
+    """Returns the margin loss of the hardest negative of each text and each video, the mean of both directions (HCMI).
+
+    A row without negatives has loss 0.
+
+    Args:
+      similarity: Cosines of the global vectors, texts by videos; the matches are on the diagonal.
+      mask: Entries that may be negatives, and the row's own, from `negatives_mask`.
+      example_mask: False at rows to leave out.
+      margin: By how much the match is to exceed the hardest negative.
+      positives: Pairs that belong together, from `denoised_positives`, which are no negatives. None: the matched pairs.
+    """
+    matched = jnp.diagonal(similarity)
+    positives = jnp.eye(len(similarity), dtype=bool) if positives is None else positives
+
+    def violation(similarity: Float[Array, "b b"], positives: Bool[Array, "b b"]) -> Float[Array, " b"]:
+        negatives = mask & ~positives
+        hardest = jnp.max(jnp.where(negatives, similarity, _ABSENT), axis=-1)
+        return jnp.where(negatives.any(axis=-1), jax.nn.relu(hardest - matched + margin), 0)
+
+    text_to_video, video_to_text = violation(similarity, positives), violation(similarity.T, positives.T)
     return 0.5 * (masked_mean(text_to_video, example_mask) + masked_mean(video_to_text, example_mask))
 
 

@@ -41,8 +41,8 @@ class Encoded(NamedTuple):
     Attributes:
       levels: The tokens of each level by name, from fine to coarse.
       pooled: The sentence vector of a text; the mean of the real frame features of a video.
-      members: The token of each level that each word or frame has been merged into; -1 at padding. None in models whose
-        merged tokens are no groups of words or frames.
+      members: For each level whose tokens are words, frames or groups of them: the token that each word or frame is
+        part of; -1 at padding. None: not known.
     """
 
     levels: OrderedDict[str, WeightedTokens]
@@ -116,6 +116,9 @@ class Batch(NamedTuple):
       video_index: Index of the row's video within its split. Rows with the same video are not each other's negatives.
       record_index: Index of the row's record (a text with its video) within its split.
       example_mask: False at masked rows: unreadable videos and the padding of a last batch.
+      second_frames, second_mask: A second view of the videos: other frames of the same segments; None without.
+      scene_index: Index of what the video shows, where that is known; videos with the same index are duplicates. None
+        if it is not known.
     """
 
     token_ids: Int[ArrayLike, "b t"]
@@ -125,6 +128,9 @@ class Batch(NamedTuple):
     video_index: Int[ArrayLike, " b"]
     record_index: Int[ArrayLike, " b"]
     example_mask: Bool[ArrayLike, " b"]
+    second_frames: UInt8[ArrayLike, "b f h w 3"] | Float[ArrayLike, "b f h w 3"] | None = None
+    second_mask: Bool[ArrayLike, "b f"] | None = None
+    scene_index: Int[ArrayLike, " b"] | None = None
 
 
 def texts_of(

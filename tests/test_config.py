@@ -145,7 +145,60 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"data__render": "cubes"}, "config.data.render='cubes': wanted one of '', 'shapes'"),
         ({"eval__best_metric": "t2v/R@2"}, "config.eval.best_metric='t2v/R@2': wanted one of 't2v/R@1'"),
         ({"optimizer__frozen": ("ok", "(")}, "config.optimizer.frozen has '(': wanted a regular expression"),
+        ({"model__method": "clip4clip"}, "config.model.method='clip4clip': wanted one of 'hbi', 'hcmi'"),
+        ({"model__aggregation_layers": -1}, "config.model.aggregation_layers=-1: wanted 0 or more"),
+        ({"data__num_views": 3}, "config.data.num_views=3: wanted 2 or less"),
+        ({"data__sampling": "odd"}, "config.data.sampling='odd': wanted one of 'even', 'segments'"),
+        ({"loss__margin_weight": -1.0}, "config.loss.margin_weight=-1.0: wanted 0 or more"),
+        ({"loss__margin": 3.0}, "config.loss.margin=3.0: wanted 2 or less"),
         # A field against another.
+        (
+            {"data__num_views": 2},
+            "config.data.num_views=2: wanted 1 if config.data.sampling='even', which always takes the same frames; set",
+        ),
+        (
+            {"loss__denoising": True},
+            "config.loss.denoising=True: wanted False if the last of config.model.levels is ('event', 4, 2), not one "
+            "word and one frame; end the levels with one such as ('video', 1, 1), or turn it off",
+        ),
+        (
+            {"loss__denoising": True, "model__levels": (*LEVELS[:2], ("video", 1, 1))},
+            "config.loss.denoising=True: wanted False if config.data.num_views=1; set config.data.num_views=2 and ",
+        ),
+        (
+            {"loss__margin_weight": 1.0},
+            "config.loss.margin_weight=1.0: wanted 0.0 if the last of config.model.levels is ('event', 4, 2), not one",
+        ),
+        (
+            {
+                "loss__margin_weight": 1.0,
+                "task": "captions",
+                "data__dataset": "msrvtt_caption",
+                "eval__best_metric": "CIDEr",
+            },
+            "config.loss.margin_weight=1.0: wanted 0.0 if config.task='captions'; turn it off",
+        ),
+        (
+            {"model__method": "hcmi", "model__levels": (("frame", 0, 0), ("clip", 8, 13), ("video", 1, 1))},
+            "config.model.levels[1] (clip) frames=13: wanted at most the 12 frames of the level before; use a count",
+        ),
+        (
+            {"model__method": "hcmi", "model__reconstruction": True},
+            "config.model.reconstruction=True: wanted the default if config.model.method='hcmi'; it is a part of HBI",
+        ),
+        (
+            {"model__method": "hcmi", "model__padding": "published"},
+            "config.model.padding='published': wanted the default if config.model.method='hcmi'",
+        ),
+        (
+            {
+                "model__method": "hcmi",
+                "task": "answers",
+                "data__dataset": "msvd_qa",
+                "eval__best_metric": "accuracy",
+            },
+            "config.model.method='hcmi': wanted 'hbi' if config.task='answers'; choose it, or task='retrieval'",
+        ),
         (
             {"data__protocol": "published", "data__num_val_videos": 5},
             "config.data.protocol='published': wanted 'held_out' where config.data.val_list='' and num_val_videos=5",
@@ -347,7 +400,7 @@ TERMS = {"retrieval": "contrastive", "estimator": "squared_error", "answers": "a
 
 
 # One of each task; the others take minutes together.
-FEW = ("msrvtt", "estimator", "quickstart", "quickstart_qa", "quickstart_caption")
+FEW = ("msrvtt", "estimator", "quickstart", "quickstart_hcmi", "quickstart_qa", "quickstart_caption")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The losses by hand and in numpy, and that what is masked takes no part."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,11 @@ from hbi_jax.losses import (
     answer_distillation_loss,
     caption_cross_entropy,
     contrastive_loss,
+    denoised_positives,
     distillation_loss,
     interaction_loss,
     kl_divergence,
+    margin_loss,
     masked_log_softmax,
     masked_mean,
     negatives_mask,
@@ -24,6 +28,8 @@ contrastive = jax.jit(contrastive_loss)
 interaction = jax.jit(interaction_loss, static_argnames="divergence")
 distillation = jax.jit(distillation_loss, static_argnames=("temperature", "divergence"))
 divergence = jax.jit(kl_divergence)
+denoise = jax.jit(denoised_positives)
+margin = jax.jit(margin_loss, static_argnames="margin")
 
 ROWS = 5
 LOGITS = np.random.default_rng(0).normal(size=(ROWS, ROWS)).astype(np.float32)
@@ -327,3 +333,106 @@ def test_captions_are_a_mean_over_real_tokens(smoothing):
 def test_captions_of_nothing_are_zero():
     nothing, row = jnp.zeros((1, 2), bool), jnp.ones(1, bool)
     assert caption_cross_entropy(jnp.ones((1, 2, 3)), jnp.zeros((1, 2), int), nothing, row) == 0
+
+
+def unit(degrees):
+    """Vectors of length 1 in the plane."""
+    radians = np.deg2rad(np.asarray(degrees, np.float64))
+    return np.stack([np.cos(radians), np.sin(radians)], axis=-1).astype(np.float32)
+
+
+# Views of four videos as directions in degrees. Video 0 varies by 40 degrees and video 1 lies between its views; the
+# views of video 1 differ by 10 degrees, so that it finds no other; video 2 is far away; video 3 is a copy of video 0.
+VIEWS = unit([0, 10, 90, 0]), unit([40, 20, 95, 40])
+
+
+def test_denoised_positives_by_hand():
+    """The mean of the four cosines of videos i and j against the cosine of the views of i."""
+    videos = list(zip(*VIEWS, strict=True))
+    four = np.array([[np.mean([a @ b for a in i for b in j]) for j in videos] for i in videos])
+    np.testing.assert_allclose(four[0, 1], np.cos(np.deg2rad([10, 20, 30, 20])).mean(), atol=1e-6)
+    own = np.cos(np.deg2rad([40, 10, 5, 40]))
+    assert ((four >= own[:, None]) | np.eye(4, dtype=bool)).tolist() == [
+        [True, True, False, True],
+        [False, True, False, False],
+        [False, False, True, False],
+        [True, True, False, True],
+    ]
+    got = denoise(*VIEWS, np.ones((4, 4), bool))
+    np.testing.assert_array_equal(got, (four >= own[:, None]) | np.eye(4, dtype=bool))
+
+
+def test_denoising_finds_no_masked_rows():
+    rows = jnp.array([True, True, True, False])
+    mask = negatives_mask(jnp.array([0, 1, 2, 3]), rows)
+    got = denoise(*VIEWS, mask)
+    assert got[0].tolist() == [True, True, False, False]
+    # Nor another caption of the same video, which is left out of the softmax.
+    mask = negatives_mask(jnp.array([0, 1, 2, 0]), jnp.ones(4, bool))
+    assert denoise(*VIEWS, mask)[0].tolist() == [True, True, False, False]
+
+
+def test_no_gradient_flows_through_the_decision():
+    def loss(first, second):
+        positives = denoised_positives(first, second, jnp.ones((4, 4), bool))
+        return contrastive_loss(first @ second.T, jnp.ones((4, 4), bool), jnp.ones(4, bool), positives)
+
+    def without(first, second):
+        positives = denoise(*VIEWS, jnp.ones((4, 4), bool))
+        return contrastive_loss(first @ second.T, jnp.ones((4, 4), bool), jnp.ones(4, bool), positives)
+
+    got, wanted = (jax.jit(jax.grad(f, (0, 1)))(*VIEWS) for f in (loss, without))
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+def test_contrastive_with_two_positives_by_hand():
+    """Text 0 also describes video 1: its targets are 1/2, 1/2, and so are those of video 1."""
+    logits = np.log(np.array([[3.0, 1.0], [2.0, 2.0]])).astype(np.float32)
+    positives = np.array([[True, True], [False, True]])
+    rows = -(0.5 * np.log(3 / 4) + 0.5 * np.log(1 / 4) + np.log(2 / 4)) / 2
+    columns = -(np.log(3 / 5) + 0.5 * np.log(1 / 3) + 0.5 * np.log(2 / 3)) / 2
+    got = contrastive(logits, np.ones((2, 2), bool), np.ones(2, bool), positives)
+    np.testing.assert_allclose(got, (rows + columns) / 2, rtol=1e-6)
+
+
+def test_matched_pairs_alone_give_the_same_loss():
+    mask = negatives_mask(jnp.array([0, 1, 0, 2, 3]), jnp.asarray(ROW_KEPT))
+    got = contrastive(LOGITS, mask, ROW_KEPT, np.eye(ROWS, dtype=bool))
+    np.testing.assert_allclose(got, contrastive(LOGITS, mask, ROW_KEPT), rtol=1e-6)
+
+
+# The hardest negatives of the texts are videos 1, 0 and 0, those of the videos texts 1, 0 and 0.
+COSINES = np.array([[0.9, 0.8, 0.1], [0.6, 0.5, 0.2], [0.0, -0.2, 0.7]], np.float32)
+
+
+def test_margin_by_hand():
+    """theta 0.2. Texts: 0.8 - 0.9, 0.6 - 0.5, 0.0 - 0.7; videos: 0.6 - 0.9, 0.8 - 0.5, 0.2 - 0.7."""
+    texts, videos = (0.1 + 0.3 + 0) / 3, (0 + 0.5 + 0) / 3
+    got = margin(COSINES, np.ones((3, 3), bool), np.ones(3, bool), margin=0.2)
+    np.testing.assert_allclose(got, (texts + videos) / 2, rtol=1e-5)
+
+
+def test_found_positives_are_no_negatives():
+    """Text 0 also describes video 1: it is left with video 2, and video 1 with text 2."""
+    positives = np.eye(3, dtype=bool)
+    positives[0, 1] = True
+    got = margin(COSINES, np.ones((3, 3), bool), np.ones(3, bool), 0.2, positives)
+    np.testing.assert_allclose(got, ((0 + 0.3 + 0) / 3 + 0) / 2, rtol=1e-5)
+
+
+def test_margin_of_masked_rows():
+    """They are neither rows nor negatives; a row without negatives costs nothing."""
+    rows = np.array([True, True, False])
+    mask = negatives_mask(jnp.arange(3), jnp.asarray(rows))
+    garbage = np.where(rows[:, None] & rows[None, :], COSINES, 50).astype(np.float32)
+    got = margin(garbage, mask, rows, margin=0.2)
+    wanted = margin(COSINES[:2, :2], np.ones((2, 2), bool), np.ones(2, bool), margin=0.2)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    gradients = jax.jit(jax.value_and_grad(functools.partial(margin_loss, margin=0.2)))
+    value, gradient = gradients(garbage, np.eye(3, dtype=bool), rows)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+    _, gradient = gradients(garbage, mask, rows)
+    assert not np.any(gradient[2])
+    assert not np.any(gradient[:, 2])
+    assert np.any(gradient)

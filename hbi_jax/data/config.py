@@ -104,6 +104,19 @@ class DataConfig:
     )
     num_frames: int = field(12, "Maximum number of frames per video.")
     frames_per_second: float = field(1.0, "Density of the grid of candidate frames, per second of video.", above=0)
+    sampling: Literal["even", "segments"] = field(
+        "even",
+        "How frames are chosen from that grid. even: spread evenly, as in HBI. segments: the grid is divided into "
+        "num_frames equal segments; in training, a frame of each is drawn anew every time; otherwise it is the middle "
+        "one.",
+    )
+    num_views: int = field(
+        1,
+        "Views of each training video, drawn independently and decoded together; 2, for loss.denoising, needs "
+        "sampling=segments and a frames_per_second that gives videos more frames than num_frames.",
+        at_least=1,
+        at_most=2,
+    )
     captions_per_video: Literal["all", "one"] = field(
         "all", "Content of an epoch. all: every caption. one: one caption per video, drawn anew in every epoch."
     )
@@ -149,6 +162,12 @@ class DataConfig:
         require(good, f"{path}.cache_gib", self.cache_gib, cached, "set it to 0")
         good = self.augmentation == "none" or not self.cache_features
         require(good, f"{path}.cache_features", True, f"False if {path}.augmentation is set", "turn one of them off")
+        wanted = f"1 if {path}.sampling='even', which always takes the same frames"
+        good = self.num_views == 1 or self.sampling == "segments"
+        require(good, f"{path}.num_views", self.num_views, wanted, f"set {path}.sampling='segments'")
+        good = self.sampling == "even" or not self.cache_features
+        wanted = f"False if {path}.sampling='segments', which draws other frames in every epoch"
+        require(good, f"{path}.cache_features", True, wanted, "turn it off")
         wanted = f"'held_out' where {path}.val_list={self.val_list!r} and num_val_videos={self.num_val_videos}"
         good = self.protocol == "held_out" or not (self.val_list or self.num_val_videos)
         require(good, f"{path}.protocol", self.protocol, wanted, "empty those, or keep 'held_out'")

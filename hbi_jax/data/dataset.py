@@ -93,6 +93,7 @@ class Dataset:
             video_timeout=config.video_timeout,
             captions_per_video=config.captions_per_video,
             square_pixels=config.square_pixels,
+            sampling=config.sampling,
             prepared=Prepared.holding(records.videos[0].path) if config.prepared else None,
         )
 

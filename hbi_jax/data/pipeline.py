@@ -14,6 +14,7 @@ from absl import flags
 from jaxtyping import Bool, Int
 
 from hbi_jax.data.augment import Augmentation
+from hbi_jax.data.datasets.records import DataError
 from hbi_jax.data.source import FILLING, Source
 from hbi_jax.types import Batch, Frames
 
@@ -65,7 +66,7 @@ class Batches(Generic[_B]):
                 f"num_workers: got {num_workers} with a cache of clips, wanted 0, because each worker would "
                 "fill its own cache; set num_workers or cache_gib to 0."
             )
-        self._source = source
+        self._source, self._views_checked = source, False
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(prefetch, num_threads))
         dataset = rows.to_iter_dataset(options)
         if num_workers > 0:
@@ -82,6 +83,9 @@ class Batches(Generic[_B]):
         batch = next(self._iterator)
         masked = ~np.asarray(batch.example_mask) & (batch.video_index != FILLING)
         self._source.account(batch.video_index[masked])
+        if isinstance(batch, Batch) and not self._views_checked:
+            _check_views(batch)
+            self._views_checked = True
         return batch
 
     def close(self) -> None:
@@ -107,6 +111,7 @@ def train_batches(
     num_threads: int = 4,
     prefetch: int = 4,
     augmentation: Augmentation | None = None,
+    num_views: int = 1,
 ) -> Batches[Batch]:
     """Returns an endless iterator of training batches, shuffled anew every epoch.
 
@@ -126,13 +131,16 @@ def train_batches(
       prefetch: Number of batches that each (worker) process buffers, at least `num_threads`.
       augmentation: Draws the transform of each row's frames; its random generator is seeded with the seed, the step and
         the row of the global batch. `None` leaves the frames unchanged.
+      num_views: Views of each video, 1 or 2. If the source samples segments, the frames of every view are drawn from
+        the seed, the step and the row of the global batch. Two views share one decoding pass and one transform.
 
     Returns:
-      An iterator; close it after use.
+      An iterator; close it after use. Its first batch raises a DataError if two views are equal for all videos.
 
     Raises:
       ValueError: If the batch has more rows than an epoch, if the processes cannot share it evenly, if the seed or the
-        first step is out of range, or if an augmentation is combined with a cache of clips.
+        first step is out of range, if an augmentation is combined with a cache of clips, or if two views are wanted of
+        a source that does not sample segments.
     """
     num_rows = source.num_rows
     if not 0 < batch_size <= num_rows:
@@ -148,8 +156,12 @@ def train_batches(
             "augmentation: got one with a cache of clips, wanted none, because frames are augmented before they are "
             "resized, so every clip has to be decoded anew; omit the augmentation or set cache_gib to 0."
         )
+    if num_views not in (1, 2) or (num_views == 2 and source.sampling != "segments"):
+        raise ValueError(
+            f"num_views: got {num_views} with sampling={source.sampling!r}, wanted 1, or 2 with sampling='segments'."
+        )
     mine = _rows_of_process(batch_size, process_index, process_count)
-    rows = functools.partial(_matched_rows, source, mine, augmentation, seed)
+    rows = functools.partial(_matched_rows, source, mine, augmentation, num_views, seed)
     order = grain.MapDataset.range(num_rows).seed(seed).shuffle().repeat()
     steps = order.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).map_with_index(rows)
     # Elements are computed lazily, so the batches before the first step are not decoded.
@@ -217,6 +229,7 @@ def _matched_rows(
     source: Source,
     mine: slice,
     augmentation: Augmentation | None,
+    num_views: int,
     seed: int,
     step: int,
     rows: Int[np.ndarray, " n"],
@@ -232,7 +245,15 @@ def _matched_rows(
         transforms = [
             augmentation(text, np.random.default_rng((seed, step, row))) for row, text in enumerate(texts, mine.start)
         ]
-    frames, frame_mask, readable = source.video_rows(video_index, transforms)
+    draws = None
+    if source.sampling == "segments":
+        # The 2 separates this random stream from those of the captions, (..., 1), and of the augmentation.
+        generators = [np.random.default_rng((seed, step, row, 2)) for row in range(mine.start, mine.stop)]
+        views = [generator.random((num_views, source.max_frames)) for generator in generators]
+        draws = [tuple(drawn[view].tolist()) for view in range(num_views) for drawn in views]
+    # The views of a video are rows of its file, which share one decoding pass.
+    found = source.video_rows(np.tile(video_index, num_views), transforms and num_views * transforms, draws)
+    (frames, frame_mask, readable), *second = zip(*(np.split(part, num_views) for part in found), strict=True)
     return Batch(
         token_ids=np.where(readable[:, None], token_ids, 0),
         text_mask=text_mask & readable[:, None],
@@ -241,7 +262,21 @@ def _matched_rows(
         video_index=video_index,
         record_index=record_index,
         example_mask=readable,
+        second_frames=second[0][0] if second else None,
+        second_mask=second[0][1] if second else None,
     )
+
+
+def _check_views(batch: Batch) -> None:
+    """Raises DataError if the two views of every readable video are the same frames."""
+    if batch.second_frames is not None and np.array_equal(batch.frames, batch.second_frames):
+        raise DataError(
+            "config.data.num_views",
+            "2 equal views of every video of the first batch, because no video has more frames in its grid than "
+            f"config.data.num_frames={batch.frames.shape[1]} segments",
+            "more frames than segments",
+            "raise config.data.frames_per_second or lower config.data.num_frames",
+        )
 
 
 def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from hbi_jax.data.config import PrepareConfig
 from hbi_jax.data.datasets.records import DataError, Record, Split
-from hbi_jax.data.video import VideoError, Window, sample_indices
+from hbi_jax.data.video import Draws, VideoError, Window, sample_indices
 from hbi_jax.fields import check, field
 
 T = TypeVar("T")
@@ -295,6 +295,7 @@ class Prepared:
         frames_per_second: float = 1.0,
         timeout: float = 0.0,
         square_pixels: bool = True,
+        draws: Sequence[Draws | None] | None = None,
     ) -> list[list[T] | VideoError]:
         """Applies a function to the prepared frames that `hbi_jax.data.video.map_windows` would choose from the file.
 
@@ -305,6 +306,7 @@ class Prepared:
           max_frames: Maximum number of frames per clip.
           frames_per_second, timeout, square_pixels: Ignored: the folder fixes the grid and the pixels (see `check`),
             and no video is decoded.
+          draws: As in `hbi_jax.data.video.map_windows`.
 
         Returns:
           For each clip the values of `keep` for its frames, or the reason why there are none.
@@ -313,12 +315,14 @@ class Prepared:
           DataError: If a shard is damaged.
         """
         found: list[list[T] | VideoError] = []
-        for limits in windows:
+        for limits, drawn in zip(windows, draws or [None] * len(windows), strict=True):
             record = self._clips[relative(pathlib.Path(path), self._folder), limits]
-            found.append(VideoError(path, record) if isinstance(record, str) else self._kept(keep, record, max_frames))
+            found.append(
+                VideoError(path, record) if isinstance(record, str) else self._kept(keep, record, max_frames, drawn)
+            )
         return found
 
-    def _kept(self, keep: Callable[[Image.Image], T], record: int, max_frames: int) -> list[T]:
+    def _kept(self, keep: Callable[[Image.Image], T], record: int, max_frames: int, draws: Draws | None) -> list[T]:
         """Returns the values of `keep` for the sampled frames of a record."""
         # This import takes most of a second, which processes that read video files should not pay.
         from tensorflow_datasets.proto import tf_example_pb2
@@ -334,7 +338,7 @@ class Prepared:
             raise
         encoded = example.features.feature[FRAMES].bytes_list.value
         # The record holds the whole grid, so sampling only chooses among its frames.
-        chosen = sample_indices(len(encoded), 1.0, max_frames).tolist()
+        chosen = sample_indices(len(encoded), 1.0, max_frames, draws=draws).tolist()
         return [keep(Image.open(io.BytesIO(encoded[number]))) for number in chosen]
 
     def _files(self) -> list[tuple[pathlib.Path, Shard]]:

@@ -16,7 +16,7 @@ from hbi_jax.data.decode import TIMEOUT
 from hbi_jax.data.images import resize_and_crop
 from hbi_jax.data.prepared import Prepared, window
 from hbi_jax.data.text import Tokenizer
-from hbi_jax.data.video import VideoError, frame_times, map_windows
+from hbi_jax.data.video import SEGMENTED_GRID, Draws, VideoError, frame_times, map_windows, middle, segment_places
 from hbi_jax.types import Frames
 
 # Index of a padding row, which stands for no record and no video; pads the last batch of a gallery.
@@ -41,6 +41,8 @@ class Source:
     Attributes:
       split: The split.
       captions_per_video: "all" or "one": whether an epoch of training visits every record or one per video.
+      sampling: "even" or "segments": how the frames of a video are chosen.
+      max_frames: Number of frames of a video row.
       unreadable: The videos that this process has found unreadable so far: video id -> reason.
       features: Features that rows have instead of pixels; None: pixels.
     """
@@ -58,6 +60,7 @@ class Source:
         video_timeout: float = TIMEOUT,
         captions_per_video: str = "all",
         square_pixels: bool = True,
+        sampling: str = "even",
         prepared: Prepared | None = None,
     ):
         """Tokenises all captions; decodes nothing yet.
@@ -74,6 +77,8 @@ class Source:
           captions_per_video: "all": every record is a row of an epoch. "one": every video is a row, with one of its
             records drawn anew in every epoch.
           square_pixels: Whether to scale pictures with non-square pixels as a player does.
+          sampling: "even": evenly spread frames. "segments": a frame of each of `max_frames` equal segments, the middle
+            one unless the caller draws others.
           prepared: The prepared videos to read instead of the video files; `None` reads the video files.
 
         Raises:
@@ -90,6 +95,8 @@ class Source:
             )
         if captions_per_video not in ("all", "one"):
             raise ValueError(f"captions_per_video: got {captions_per_video!r}, wanted 'all' or 'one'.")
+        if sampling not in ("even", "segments"):
+            raise ValueError(f"sampling: got {sampling!r}, wanted 'even' or 'segments'.")
         if prepared is not None:
             prepared.check(split, image_size, frames_per_second, square_pixels)
         self.split = split
@@ -100,7 +107,9 @@ class Source:
         self._tokenizer = tokenizer
         self._token_ids, self._text_mask = tokenizer.encode([record.text for record in split.records])
         self._image_size = image_size
-        self._max_frames = max_frames
+        self.max_frames = max_frames
+        self.sampling = sampling
+        self._draws = middle(max_frames) if sampling == "segments" else None
         self._frames_per_second = frames_per_second
         self._video_timeout = video_timeout
         self._square_pixels = square_pixels
@@ -156,7 +165,10 @@ class Source:
         return np.where(real, self._token_ids[record_index], 0), self._text_mask[record_index] & real
 
     def video_rows(
-        self, video_index: Int[np.ndarray, " b"], transforms: Sequence[Transform] | None = None
+        self,
+        video_index: Int[np.ndarray, " b"],
+        transforms: Sequence[Transform] | None = None,
+        draws: Sequence[Draws] | None = None,
     ) -> tuple[Frames, Bool[np.ndarray, "b f"], Bool[np.ndarray, " b"]]:
         """Decodes the given videos, or looks up their features.
 
@@ -164,6 +176,7 @@ class Source:
           video_index: Indices in `Split.videos`, or `FILLING`.
           transforms: The transform of each video's frames, applied before they are resized. Transformed clips are not
             cached.
+          draws: Where in its segment each frame of a row lies, if the source samples segments.
 
         Returns:
           frames: RGB in 0..255, zero at padding and in unreadable rows; or features.
@@ -174,9 +187,11 @@ class Source:
             frame_mask = self.features.mask[video_index] & (video_index != FILLING)[:, None]
             return self.features.features[video_index], frame_mask, frame_mask.any(axis=1)
         size = self._image_size
-        frames = np.zeros((len(video_index), self._max_frames, size, size, 3), np.uint8)
-        frame_mask = np.zeros((len(video_index), self._max_frames), bool)
-        for row, clip in self._clips(video_index.tolist(), transforms or [None] * len(video_index)):
+        frames = np.zeros((len(video_index), self.max_frames, size, size, 3), np.uint8)
+        frame_mask = np.zeros((len(video_index), self.max_frames), bool)
+        if draws is not None and self._draws is None:
+            raise ValueError("draws: got some with sampling='even', wanted none; use sampling='segments'.")
+        for row, clip in self._clips(video_index.tolist(), transforms or [None] * len(video_index), draws):
             frames[row, : len(clip)] = clip
             frame_mask[row, : len(clip)] = True
         return frames, frame_mask, frame_mask.any(axis=1)
@@ -192,7 +207,13 @@ class Source:
         """
         record = self.split.videos[video]
         return frame_times(
-            record.path, self._max_frames, record.start, record.end, self._frames_per_second, self._video_timeout
+            record.path,
+            self.max_frames,
+            record.start,
+            record.end,
+            self._frames_per_second,
+            self._draws,
+            self._video_timeout,
         )
 
     def account(self, masked: Int[np.ndarray, " m"]) -> None:
@@ -212,9 +233,17 @@ class Source:
         check_unreadable(self.split, self.unreadable.copy(), self._max_unreadable_rate)
 
     def _clips(
-        self, videos: Sequence[int], transforms: Sequence[Transform | None]
+        self, videos: Sequence[int], transforms: Sequence[Transform | None], draws: Sequence[Draws] | None = None
     ) -> Iterator[tuple[int, UInt8[np.ndarray, "n h w 3"]]]:
         """Yields the row and the real frames of each readable video; records the reason for the others."""
+        draws = [self._draws] * len(videos) if draws is None else draws
+        # The cache holds whole grids of frames if they are sampled anew each time.
+        whole = self._draws is not None and self.cache.capacity > 0
+        max_frames = SEGMENTED_GRID if whole else self.max_frames
+
+        def sampled(row: int, clip: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "m h w 3"]:
+            return clip[segment_places(len(clip), self.max_frames, draws[row])] if whole else clip
+
         files: dict[pathlib.Path, list[int]] = {}
         for row, (video, transform) in enumerate(zip(videos, transforms, strict=True)):
             record = None if video == FILLING else self.split.videos[video]
@@ -224,18 +253,20 @@ class Source:
             if clip is None:
                 files.setdefault(record.path, []).append(row)
             else:
-                yield row, clip
+                yield row, sampled(row, clip)
         read = map_windows if self._prepared is None else self._prepared.map_windows
         for path, rows in files.items():
-            windows = list(dict.fromkeys(window(self.split.videos[videos[row]]) for row in rows))
+            requests = {row: (window(self.split.videos[videos[row]]), None if whole else draws[row]) for row in rows}
+            wanted = list(dict.fromkeys(requests.values()))
+            windows, drawn = zip(*wanted, strict=True)
             # Rows with the same transform, or with none, share frames.
             distinct = list({id(transforms[row]): transforms[row] for row in rows}.values())
             finish = functools.partial(_variants, distinct, self._image_size)
-            settings = self._max_frames, self._frames_per_second, self._video_timeout, self._square_pixels
-            found = read(finish, path, windows, *settings)
+            settings = max_frames, self._frames_per_second, self._video_timeout, self._square_pixels
+            found = read(finish, path, windows, *settings, drawn)
             for row in rows:
                 record, transform = self.split.videos[videos[row]], transforms[row]
-                pictures = found[windows.index(window(record))]
+                pictures = found[wanted.index(requests[row])]
                 if isinstance(pictures, VideoError):
                     self.unreadable[record.video_id] = str(pictures)
                     continue
@@ -243,7 +274,7 @@ class Source:
                 clip = np.stack([variants[variant] for variants in pictures])
                 if transform is None:
                     self.cache.put(videos[row], clip)
-                yield row, clip
+                yield row, sampled(row, clip)
 
 
 def _variants(

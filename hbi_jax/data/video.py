@@ -19,11 +19,24 @@ from hbi_jax.data.decode import TIMEOUT, TOO_LATE, TOO_SHORT, OpenVideo, VideoEr
 from hbi_jax.data.images import resize_and_crop
 from hbi_jax.data.timeline import CLOCK, Timeline
 
-__all__ = ["VideoError", "frame_times", "map_windows", "read_frames", "sample_indices", "sample_times"]
+__all__ = [
+    "VideoError",
+    "frame_times",
+    "map_windows",
+    "middle",
+    "read_frames",
+    "sample_indices",
+    "sample_times",
+    "segment_places",
+]
 
 T = TypeVar("T")
 # Beginning and end of a clip, in seconds, both included; `None` means those of the file.
 Window = tuple[float | int | None, float | int | None]
+# Where in its segment each sampled frame lies: 0 is its first frame, numbers below 1 lead up to its last.
+Draws = tuple[float, ...]
+# Longer grids are thinned evenly to this number of frames before they are divided into segments.
+SEGMENTED_GRID = 512
 
 
 def sample_indices(
@@ -33,11 +46,13 @@ def sample_indices(
     start: float | int | None = None,
     end: float | int | None = None,
     frames_per_second: float = 1.0,
+    draws: Draws | None = None,
 ) -> Int[np.ndarray, " n"]:
-    """Returns the numbers of the frames that represent a clip, by the rule of the published HBI code.
+    """Returns the numbers of the frames that represent a clip, by the rule of the published HBI code or by segments.
 
     The rule takes every `round(fps / frames_per_second)`-th frame of the clip. If these are more than `max_frames`, it
-    takes `max_frames` of them, spread evenly from the first to the last and rounded down.
+    takes `max_frames` of them, spread evenly from the first to the last and rounded down. With `draws`, it divides them
+    into `max_frames` equal segments and takes a frame of each.
 
     Args:
       num_frames: Number of frames in the file.
@@ -45,6 +60,7 @@ def sample_indices(
       max_frames: Maximum number of frames to take.
       start, end: The clip in seconds, both ends included; `None` means the beginning and the end of the file.
       frames_per_second: Density of the grid; the published code takes 1.
+      draws: Where in its segment each of `max_frames` frames lies; `None` takes evenly spread frames.
 
     Returns:
       Ascending frame numbers: at most `max_frames`, and none if the clip begins after the end of the file.
@@ -55,11 +71,38 @@ def sample_indices(
     if max_frames < 1:
         raise ValueError(f"max_frames: got {max_frames}, wanted at least 1.")
     grid = _grid(num_frames, fps, start, end, frames_per_second)
-    # Do not materialise the grid: a damaged header may promise billions of frames.
-    places = (
-        np.arange(len(grid)) if len(grid) <= max_frames else np.linspace(0, len(grid) - 1, max_frames, dtype=np.int64)
-    )
+    if draws is None:
+        places = _spread(len(grid), max_frames)
+    else:
+        places = _spread(len(grid), SEGMENTED_GRID)
+        places = places[segment_places(len(places), max_frames, draws)]
     return grid.start + grid.step * places
+
+
+def segment_places(count: int, num_segments: int, draws: Draws) -> Int[np.ndarray, " n"]:
+    """Returns which of `count` frames in order represent them: one of each of `num_segments` equal segments.
+
+    If there are no more frames than segments, all of them are returned.
+
+    Args:
+      count: Number of frames.
+      num_segments: Number of segments.
+      draws: Where in its segment each frame lies.
+
+    Raises:
+      ValueError: If the number of draws differs from that of the segments, or a draw is not in [0, 1).
+    """
+    if len(draws) != num_segments or not all(0 <= draw < 1 for draw in draws):
+        raise ValueError(f"draws: got {draws}, wanted {num_segments} numbers in [0, 1), one for each segment.")
+    if count <= num_segments:
+        return np.arange(count)
+    edges = count * np.arange(num_segments + 1) // num_segments
+    return edges[:-1] + (np.asarray(draws) * np.diff(edges)).astype(np.int64)
+
+
+def middle(num_segments: int) -> Draws:
+    """Returns the draws of the middle frame of each segment."""
+    return (0.5,) * num_segments
 
 
 def sample_times(
@@ -68,6 +111,7 @@ def sample_times(
     start: float | int | None = None,
     end: float | int | None = None,
     frames_per_second: float = 1.0,
+    draws: Draws | None = None,
 ) -> Int[np.ndarray, " n"]:
     """Returns the numbers of the frames that represent a clip of a video, chosen by the times of the frames.
 
@@ -80,6 +124,7 @@ def sample_times(
       max_frames: Maximum number of frames to take.
       start, end: The clip in seconds, both ends included; `None` means the beginning and the end of the file.
       frames_per_second: Density of the grid.
+      draws: As in `sample_indices`.
 
     Returns:
       Frame numbers in non-descending order: at most `max_frames`, and none if the file shows no picture within the
@@ -89,7 +134,7 @@ def sample_times(
       ValueError: As in `sample_indices`.
     """
     part = timeline.until(end)
-    sample = functools.partial(sample_indices, max_frames=max_frames, frames_per_second=frames_per_second)
+    sample = functools.partial(sample_indices, max_frames=max_frames, frames_per_second=frames_per_second, draws=draws)
     if not len(part.times):
         return sample(1, 1.0, start=1.0, end=None)[:0]
     late = float(part.times[0])
@@ -111,13 +156,14 @@ def frame_times(
     start: float | int | None = None,
     end: float | int | None = None,
     frames_per_second: float = 1.0,
+    draws: Draws | None = None,
     timeout: float | int = TIMEOUT,
 ) -> Float[np.ndarray, " n"]:
     """Returns the times of the frames that `sample_times` chooses, in seconds from the beginning of the presentation.
 
     Args:
       path: The file.
-      max_frames, start, end, frames_per_second: As for `sample_times`.
+      max_frames, start, end, frames_per_second, draws: As for `sample_times`.
       timeout: Maximum processor time, in seconds; 0 means no limit.
 
     Raises:
@@ -125,7 +171,7 @@ def frame_times(
     """
     with OpenVideo(path, timeout) as video:
         timeline = video.timeline()
-    return timeline.times[sample_times(timeline, max_frames, start, end, frames_per_second)]
+    return timeline.times[sample_times(timeline, max_frames, start, end, frames_per_second, draws)]
 
 
 def read_frames(
@@ -176,6 +222,7 @@ def map_windows(
     frames_per_second: float = 1.0,
     timeout: float | int = TIMEOUT,
     square_pixels: bool = True,
+    draws: Sequence[Draws | None] | None = None,
 ) -> list[list[T] | VideoError]:
     """Decodes a file once and applies a function to the frames that `sample_times` chooses for several clips.
 
@@ -190,6 +237,8 @@ def map_windows(
       frames_per_second: Density of the sampling grid.
       timeout: Maximum processor time for decoding, in seconds; 0 means no limit.
       square_pixels: Whether to scale pictures with non-square pixels as a player does.
+      draws: For each clip, where in its segment each frame lies; `None`, also for a single clip, takes evenly spread
+        frames.
 
     Returns:
       For each clip the values of `keep` for its frames, at least one, or the error that makes it unreadable. The result
@@ -198,28 +247,30 @@ def map_windows(
     Raises:
       ValueError: As in `sample_indices`.
     """
-    read = functools.partial(_read, keep, path, max_frames, frames_per_second, timeout, square_pixels)
+    draws = [None] * len(windows) if draws is None else draws
+    settings = max_frames, frames_per_second, timeout, square_pixels
     try:
-        return read(windows)
+        return _read(keep, path, windows, *settings, draws)
     except VideoError as error:
         if len(windows) == 1:
             return [error]
     # The damage may affect only some of the clips, so read each clip alone.
     return [
         found
-        for window in windows
-        for found in map_windows(keep, path, [window], max_frames, frames_per_second, timeout, square_pixels)
+        for window, drawn in zip(windows, draws, strict=True)
+        for found in map_windows(keep, path, [window], *settings, [drawn])
     ]
 
 
 def _read(
     keep: Callable[[Image.Image], T],
     path: str | pathlib.Path,
+    windows: Sequence[Window],
     max_frames: int,
     frames_per_second: float,
     timeout: float | int,
     square_pixels: bool,
-    windows: Sequence[Window],
+    draws: Sequence[Draws | None],
 ) -> list[list[T]]:
     def picture(pixels: UInt8[np.ndarray, "h w 3"]) -> T:
         return keep(Image.fromarray(pixels))
@@ -229,13 +280,22 @@ def _read(
         timeline = video.timeline(until)
         if until >= timeline.end:
             video.check_whole(timeline)
-        clips = [sample_times(timeline, max_frames, start, end, frames_per_second) for start, end in windows]
+        clips = [
+            sample_times(timeline, max_frames, *window, frames_per_second, drawn)
+            for window, drawn in zip(windows, draws, strict=True)
+        ]
         for (_, end), clip in zip(windows, clips, strict=True):
             if not len(clip):
                 is_late = end is not None and timeline.times[0] > end
                 raise VideoError(path, TOO_LATE if is_late else TOO_SHORT)
         kept = video.decode(sorted(set().union(*(clip.tolist() for clip in clips))), picture)
         return [[kept[number] for number in clip.tolist()] for clip in clips]
+
+
+def _spread(count: int, max_frames: int) -> Int[np.ndarray, " n"]:
+    """Returns all of `count` places or, if these are more than `max_frames`, that many, spread evenly."""
+    # Do not materialise all of them: a damaged header may promise billions of frames.
+    return np.arange(count) if count <= max_frames else np.linspace(0, count - 1, max_frames, dtype=np.int64)
 
 
 def _grid(

@@ -45,10 +45,15 @@ def normalize_pixels(images: UInt8[Array, "*b h w 3"], pixels: Pixels = "clip") 
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values."""
+    """Multi-head self-attention with one fused projection for queries, keys and values.
+
+    Attributes:
+      out_init: Initializer of the output projection.
+    """
 
     num_heads: int
     dtype: jax.typing.DTypeLike = jnp.float32
+    out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
@@ -59,7 +64,7 @@ class Attention(nn.Module):
         if mask is not None:
             mask = mask[:, None]
         mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
-        return dense(mixed.reshape(x.shape), d, dtype=self.dtype, name="out_proj")
+        return dense(mixed.reshape(x.shape), d, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")
 
 
 class ResidualBlock(nn.Module):
@@ -67,22 +72,24 @@ class ResidualBlock(nn.Module):
 
     Attributes:
       mlp_features: Hidden width of the MLP; 0 means four times the input width.
+      out_init: Initializer of the last kernel of attention and MLP; with zeros, a fresh block returns its input.
     """
 
     num_heads: int
     dtype: jax.typing.DTypeLike = jnp.float32
     activation: Activation = "quick_gelu"
     mlp_features: int = 0
+    out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
         """Applies one layer; `mask` is as in `Attention`."""
         d = x.shape[-1]
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_1")(x)
-        x = x + Attention(self.num_heads, self.dtype, name="attn")(h, mask)
+        x = x + Attention(self.num_heads, self.dtype, self.out_init, name="attn")(h, mask)
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_2")(x)
         h = activate(dense(h, self.mlp_features or 4 * d, dtype=self.dtype, name="mlp_fc"), self.activation)
-        return x + dense(h, d, dtype=self.dtype, name="mlp_proj")
+        return x + dense(h, d, dtype=self.dtype, kernel_init=self.out_init, name="mlp_proj")
 
 
 class Transformer(nn.Module):

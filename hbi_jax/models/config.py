@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
-from hbi_jax.choices import Activation, DecodingMethod, InteractionNetKind, Padding, Pixels, Remat
+from hbi_jax.choices import Activation, DecodingMethod, InteractionNetKind, Method, Padding, Pixels, Remat
 from hbi_jax.fields import field, require, section
 
 
@@ -95,8 +95,13 @@ class Level(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class HBIConfig:
-    """The architecture of an HBI model."""
+    """The architecture of an HBI or HCMI model."""
 
+    method: Method = field(
+        "hbi",
+        "The model. hbi: tokens are clustered from level to level (HBI, and with reconstruction HBI V2). hcmi: learned "
+        "queries re-organise them (docs/hcmi.md); for task=retrieval.",
+    )
     clip: CLIPConfig = section(CLIPConfig, "Sizes of the two towers.")
     levels: tuple[Level, ...] = field(
         (Level("entity"), Level("action", 16, 6), Level("event", 4, 2)),
@@ -129,6 +134,9 @@ class HBIConfig:
         1 / 0.07, "Initial inverse temperature of the contrastive loss, unless weights are loaded.", above=0
     )
     merge_heads: int = field(8, "Attention heads of a token merge; must divide clip.embed_features.", at_least=1)
+    aggregation_layers: int = field(
+        1, "HCMI: layers of self-attention before each aggregation of tokens. Not published; ours.", at_least=0
+    )
     padding: Padding = field(
         "masked",
         "How padding is treated. masked: padding has no effect. published: as in the first paper's code, padding "
@@ -168,6 +176,10 @@ class HBIConfig:
             remedy = f"reconstruction needs masked padding and several tokens; turn {path}.reconstruction off"
             good = not (self.reconstruction and excluded)
             require(good, f"{path}.{name}", getattr(self, name), "another", remedy)
+        for name, excluded in (("reconstruction", self.reconstruction), ("padding", self.padding == "published")):
+            remedy = f"it is a part of HBI; keep the default or set {path}.method='hbi'"
+            good = not (self.method == "hcmi" and excluded)
+            require(good, f"{path}.{name}", getattr(self, name), f"the default if {path}.method='hcmi'", remedy)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ def dense(
     name: str,
     use_bias: bool = True,
     dtype: jax.typing.DTypeLike = jnp.float32,
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal(),  # noqa: B008 (a pure function)
 ) -> Float[Array, "*b features"]:
     """Applies `nn.Dense`, as a submodule of the caller, with all leading axes merged into one.
 
@@ -27,6 +28,7 @@ def dense(
       name: Name of the submodule in the parameter tree.
       use_bias: Whether there is a bias.
       dtype: Dtype of the computation.
+      kernel_init: Initializer of the kernel.
     """
-    layer = nn.Dense(features, use_bias=use_bias, dtype=dtype, name=name)
+    layer = nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
     return layer(x.reshape(math.prod(x.shape[:-1]), x.shape[-1])).reshape(*x.shape[:-1], features)

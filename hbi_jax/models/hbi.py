@@ -61,14 +61,12 @@ class HBI(nn.Module):
 
         def merges(side: str):
             return {
-                level.name: TokenMerge(getattr(level, side), config.merge_heads, config.dtype, config.padding)
-                for level in config.levels
-                if getattr(level, side)
+                level.name: self.make_merge(getattr(level, side)) for level in config.levels if getattr(level, side)
             }
 
         self.text_merge, self.video_merge = merges("words"), merges("frames")
-        self.text_weight = per_level(lambda _: TokenWeight(config.weight_features, dtype=config.dtype))
-        self.video_weight = per_level(lambda _: TokenWeight(config.weight_features, dtype=config.dtype))
+        self.text_weight = per_level(lambda level: self.make_weight(level.words))
+        self.video_weight = per_level(lambda level: self.make_weight(level.frames))
         # Gates start at 1, so a fresh model equals the model without reconstruction.
         self.text_gate, self.video_gate = (
             per_level(lambda _: TokenMLP(config.gate_features, 1.0)) if config.reconstruction else {} for _ in range(2)
@@ -78,6 +76,15 @@ class HBI(nn.Module):
     def make_vision_tower(self) -> nn.Module:
         """Returns the module that embeds images; a subclass may return another with the interface of `VisionTower`."""
         return VisionTower(self.config.clip, self.config.remat, self.config.dtype)
+
+    def make_merge(self, count: int) -> nn.Module:
+        """Returns a module from the tokens of a level to the `count` tokens of the next one."""
+        return TokenMerge(count, self.config.merge_heads, self.config.dtype, self.config.padding)
+
+    def make_weight(self, count: int) -> nn.Module:
+        """Returns a module that weighs the tokens of a level made of `count` merged tokens; 0: not merged."""
+        del count
+        return TokenWeight(self.config.weight_features, dtype=self.config.dtype)
 
     def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Encoded:
         """Returns the words of each text at every level, and its sentence vector."""
@@ -139,8 +146,12 @@ class HBI(nn.Module):
         for level in self.config.levels:
             if level.name in merges:
                 tokens, assignment = merges[level.name](tokens)
-                member = jnp.where(real, jnp.take_along_axis(assignment, member, axis=1), -1)
-            levels[level.name], members[level.name] = weights[level.name](tokens), member
+                if member is not None:
+                    grouped = assignment is not None
+                    member = jnp.where(real, jnp.take_along_axis(assignment, member, axis=1), -1) if grouped else None
+            levels[level.name] = weights[level.name](tokens)
+            if member is not None:
+                members[level.name] = member
         return Encoded(levels, pooled, members)
 
     def __call__(self, batch: Batch) -> OrderedDict[str, Alignment]:

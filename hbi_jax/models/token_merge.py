@@ -44,10 +44,16 @@ class ScoredAttention(nn.Module):
 
 
 class Merged(NamedTuple):
-    """Merged tokens, and the index of the merged token that each source token is part of; -1 at padding."""
+    """Merged tokens.
+
+    Attributes:
+      tokens: The tokens.
+      assignment: The merged token that each source token is part of; -1 at padding. None if merged tokens are no
+        groups.
+    """
 
     tokens: Tokens
-    assignment: Int[Array, "b n"]
+    assignment: Int[Array, "b n"] | None = None
 
 
 class TokenMerge(nn.Module):

@@ -25,6 +25,7 @@ from hbi_jax.pretrained.folder import (
     write_folder,
 )
 from hbi_jax.pretrained.settings import ASSUMED, CONFIG, OPENAI, PREPROCESSOR, Settings, settings_of
+from hbi_jax.pretrained.sizes import KINDS
 from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import from_arrays, write_safetensors
 from hbi_jax.pretrained.translate import hf_config, hf_entries, hf_preprocessor, published, towers, translate
@@ -114,9 +115,9 @@ def export(
     """Exports one of our folders for PyTorch, completely or not at all.
 
     Writes the towers to `model.safetensors` and `config.json`, which `transformers.CLIPModel` opens, and adds a
-    `preprocessor_config.json` if pixels are not normalised as OpenAI's. For every kind except a CLIP, also writes the
-    whole model to `hbi.safetensors` under the published names. Logs the changes that the published code needs in
-    order to compute the same.
+    `preprocessor_config.json` if pixels are not normalised as OpenAI's. For every kind except CLIP and HCMI, also
+    writes the whole model to `hbi.safetensors` under the published names. Logs the changes that the published code
+    needs in order to compute the same.
 
     Args:
       folder: A folder that `convert` or `save` wrote.
@@ -130,7 +131,9 @@ def export(
     check_destination(destination, overwrite, folder)
     contents = read_folder(folder)
     with new_folder(destination, overwrite) as out:
-        if contents.kind != "clip":
+        if contents.kind == "hcmi":
+            _log.info("only the towers are exported, because there is no published code of %s", KINDS["hcmi"])
+        elif contents.kind != "clip":
             write_safetensors(out / PUBLISHED, published(contents), _metadata(contents), progress)
             _log_changes(contents)
         if contents.kind != "estimator":

@@ -39,7 +39,7 @@ class Pretrained:
     """Weights with the kind and configuration of their model.
 
     Attributes:
-      kind: `clip`, `hbi` (retrieval), `answer`, `caption` or `estimator`.
+      kind: `clip`, `hbi` or `hcmi` (retrieval), `answer`, `caption` or `estimator`.
       config: The fields of `config.model`; of `config.model.clip` for kind `clip`, and of `config.estimator` for kind
         `estimator`.
       params: The model's variables, `{"params": ...}`.

@@ -20,6 +20,7 @@ from hbi_jax.models.caption import CaptionHBI
 from hbi_jax.models.clip import CLIP, PIXELS
 from hbi_jax.models.config import CLIPConfig, HBIConfig
 from hbi_jax.models.hbi import HBI
+from hbi_jax.models.hcmi import HCMI
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.settings import ACTIVATIONS, UNTOLD, settings_of
 from hbi_jax.pretrained.tables import count_layers
@@ -30,13 +31,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 KINDS = {
     "clip": "CLIP",
     "hbi": "HBI (retrieval)",
+    "hcmi": "HCMI (retrieval)",
     "answer": "HBI with an answer head",
     "caption": "HBI with a caption decoder",
     "estimator": "estimator of the interaction",
 }
-# The modules of the kinds that are HBI models, and their fields that are not in `config.model`.
+# The modules of the kinds that have levels, and their fields that are not in `config.model`.
 _MODULES = {
     "hbi": (HBI, ()),
+    "hcmi": (HCMI, ()),
     "answer": (AnswerHBI, ("num_answers", "dropout_rate")),
     "caption": (CaptionHBI, ("decoder_layers", "dropout_rate")),
 }
@@ -76,6 +79,8 @@ def kind_of(paths: Sequence[str]) -> str:
     if {"text_tower", "vision_tower"} <= starts:
         if any(start.startswith("answer_") for start in starts):
             return "answer"
+        if any(path.endswith("/queries") for path in paths):
+            return "hcmi"
         return "caption" if "caption" in starts else "hbi" if "frame_transformer" in starts else "clip"
     raise PretrainedError(f"parameters {', '.join(sorted(starts)[:8])} are of no model of this library")
 
@@ -105,6 +110,11 @@ def model_config(kind: str, shapes: Shapes, first_level: str = "", untold: Mappi
         "weight_features": _hidden_width(shapes, f"text_weight_{first_level}"),
         **_net(shapes, f"header_{first_level}/", "header", "header_features"),
     }
+    if kind == "hcmi":
+        config["method"] = "hcmi"
+        # A level of one token has no weights.
+        if not config["weight_features"]:
+            del config["weight_features"]
     if gate := _hidden_width(shapes, f"text_gate_{first_level}"):
         config |= {"reconstruction": True, "gate_features": gate}
     if kind == "answer":
@@ -154,6 +164,8 @@ def build_model(kind: str, config: Mapping) -> nn.Module:
         values = {name: value for name, value in config.items() if name not in names}
         # No defaults for these: weights belong to specific towers and levels.
         values |= {name: config[name] for name in ("clip", "levels")}
+        if kind == "hcmi":
+            values["method"] = kind
         return module(fields.parse(HBIConfig, values, "config"), **task_fields)
     except (KeyError, TypeError, ValueError) as error:
         raise PretrainedError(

@@ -26,9 +26,9 @@ def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None
     """Returns fresh parameters, replaced by those of `source` where it has them.
 
     A source of the same kind replaces all parameters. An HBI replaces the shared parameters of an HBI with answer head
-    or caption decoder. A CLIP replaces the towers and logit scale of any HBI. As published, it also initialises the
-    frame transformer with the first layers of the text tower, and the frame positions with the text positions, if the
-    two transformers have the same width, heads and MLPs. The positions are the first rows; if more are needed, they
+    or caption decoder. A CLIP replaces the towers and logit scale of any HBI or HCMI. As published, it also initialises
+    the frame transformer with the first layers of the text tower, and the frame positions with the text positions, if
+    the two transformers have the same width, heads and MLPs. The positions are the first rows; if more are needed, they
     are linearly interpolated. All other parameters stay as they are.
 
     Args:
@@ -46,7 +46,10 @@ def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None
     """
     ours, given = leaves_of(params), leaves_of(source.params)
     kind = kind_of(list(ours))
-    parts = {"hbi": ("clip",), "answer": ("hbi", "clip"), "caption": ("hbi", "clip")}.get(kind, ())
+    if kind == "hbi" and config is not None:
+        # An HCMI of one level has the parameters of an HBI.
+        kind = config.get("method", kind)
+    parts = {"hbi": ("clip",), "hcmi": ("clip",), "answer": ("hbi", "clip"), "caption": ("hbi", "clip")}.get(kind, ())
     if source.kind not in (kind, *parts):
         others = {"clip": " or a CLIP for its towers", "hbi": " or an HBI for all but its heads"}
         raise PretrainedError(

@@ -147,7 +147,7 @@ def published(contents: Contents) -> dict[str, Entry]:
 
 
 def towers(contents: Contents) -> Contents:
-    """Returns the CLIP within an HBI or answer model."""
+    """Returns the CLIP within another model."""
     if contents.kind == "clip":
         return contents
     parts = ("text_tower/", "vision_tower/", "logit_scale")

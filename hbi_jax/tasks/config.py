@@ -140,6 +140,9 @@ class Config:
         wanted = f"one of {', '.join(map(repr, metrics))} if {path}.task={task!r}"
         require(best in metrics, f"{path}.eval.best_metric", best, wanted, "choose one of them")
         name, dataset = f"{path}.data.dataset", self.data.dataset
+        wanted = f"'hbi' if {path}.task={task!r}"
+        good = task == "retrieval" or self.model.method == "hbi"
+        require(good, f"{path}.model.method", self.model.method, wanted, "choose it, or task='retrieval'")
         wanted = f"one of {', '.join(map(repr, QUESTIONS))}, which have questions, if {path}.task='answers'"
         require(task != "answers" or dataset in QUESTIONS, name, dataset, wanted, "choose one of them")
         wanted = f"a data set of captions, such as 'msrvtt_caption', if {path}.task='captions'"
@@ -181,6 +184,7 @@ class Config:
                 name = f"{path}.model.levels[{row}] ({level.name}) {side}"
                 require(0 <= count <= tokens, name, count, wanted, f"use a count <= {tokens} or {more}")
                 tokens = count or tokens
+        self._validate_global(path)
         names, rates = [level.name for level in levels], self.eval.level_rates
         for pair in self.loss.distillation_paths:
             wanted = f"(teacher, student), two different of the levels {names}"
@@ -190,6 +194,24 @@ class Config:
         example = f"write for instance {(1.0,) + (0.0,) * (len(names) - 1)}"
         good = len(rates) == len(names) and any(rates) and all(map(math.isfinite, rates))
         require(good, f"{path}.eval.level_rates", rates, wanted, example)
+
+    def _validate_global(self, path: str) -> None:
+        """Checks what the losses on global vectors need: retrieval, one token a side at the last level, two views."""
+        loss, last = self.loss, self.model.levels[-1]
+        for name, is_on in (("denoising", loss.denoising), ("margin_weight", bool(loss.margin_weight))):
+            value, off = getattr(loss, name), "turn it off"
+            wanted = f"{type(value)()!r} if {path}.task={self.task!r}"
+            require(not is_on or self.task == "retrieval", f"{path}.loss.{name}", value, wanted, off)
+            is_global = self.model.pooled or (last.words, last.frames) == (1, 1)
+            wanted = (
+                f"{type(value)()!r} if the last of {path}.model.levels is {tuple(last)!r}, not one word and one frame"
+            )
+            remedy = f"end the levels with one such as ('video', 1, 1), or {off}"
+            require(not is_on or is_global, f"{path}.loss.{name}", value, wanted, remedy)
+        wanted = f"False if {path}.data.num_views={self.data.num_views}"
+        remedy = f"set {path}.data.num_views=2 and {path}.data.sampling='segments'"
+        good = not loss.denoising or self.data.num_views == 2
+        require(good, f"{path}.loss.denoising", loss.denoising, wanted, remedy)
 
 
 def to_json(config: Config) -> str:

@@ -23,7 +23,7 @@ from hbi_jax.parallel.mesh import abstract_params
 from hbi_jax.report.report import Gallery, Picture, Table
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.gallery import GalleryEncoder
-from hbi_jax.tasks.weights import KINDS, initialize
+from hbi_jax.tasks.weights import initialize, kind_of_run
 from hbi_jax.train.optimizer import is_frozen
 from hbi_jax.train.step import LossFn
 from hbi_jax.types import Batch
@@ -84,7 +84,7 @@ class Task(abc.ABC):
 
     def load_converted(self, params: PyTree, path: str) -> PyTree:
         """Returns `params` with the weights of a converted folder in place; the folder must hold this task's model."""
-        return initialize(params, self.config, path, "--checkpoint", KINDS[self.name])
+        return initialize(params, self.config, path, "--checkpoint", kind_of_run(self.config))
 
     @abc.abstractmethod
     def loss_fn(self) -> LossFn:
@@ -142,6 +142,7 @@ class Task(abc.ABC):
             num_workers=0 if source.features else data.num_workers,
             num_threads=data.num_threads,
             augmentation=self.dataset.augmentation,
+            num_views=data.num_views,
         )
         complete = self.completion(source)
         with contextlib.closing(batches):
@@ -181,19 +182,22 @@ def abstract_batch(config: Config, *, pixels: bool = False) -> Batch:
       pixels: Whether frames are pixels even if features are cached.
     """
     b, t, f, size = config.train.batch_size, config.data.num_words, config.data.num_frames, config.model.clip.image_size
-    frames = ((b, f, size, size, 3), np.uint8)
+    frames, mask = jax.ShapeDtypeStruct((b, f, size, size, 3), np.uint8), jax.ShapeDtypeStruct((b, f), bool)
     if config.data.cache_features and not pixels:
-        frames = ((b, f, config.model.clip.embed_features), np.float32)
-    shapes = Batch(
-        token_ids=((b, t), np.int32),
-        text_mask=((b, t), bool),
+        frames = jax.ShapeDtypeStruct((b, f, config.model.clip.embed_features), np.float32)
+    index = jax.ShapeDtypeStruct((b,), np.int32)
+    two_views = config.data.num_views == 2
+    return Batch(
+        token_ids=jax.ShapeDtypeStruct((b, t), np.int32),
+        text_mask=jax.ShapeDtypeStruct((b, t), bool),
         frames=frames,
-        frame_mask=((b, f), bool),
-        video_index=((b,), np.int32),
-        record_index=((b,), np.int32),
-        example_mask=((b,), bool),
+        frame_mask=mask,
+        video_index=index,
+        record_index=index,
+        example_mask=jax.ShapeDtypeStruct((b,), bool),
+        second_frames=frames if two_views else None,
+        second_mask=mask if two_views else None,
     )
-    return Batch(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
 
 
 def init_model(model: nn.Module, config: Config) -> PyTree:

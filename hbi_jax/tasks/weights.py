@@ -14,8 +14,13 @@ from hbi_jax.pretrained.shipped import is_shipped
 from hbi_jax.tasks.config import Config, read_config
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 
-# The kind of weights that each task produces, as named by `hbi_jax.pretrained`.
-KINDS = {"retrieval": "hbi", "estimator": "estimator", "answers": "answer", "captions": "caption"}
+# The kind of weights that each task produces, as named by `hbi_jax.pretrained`; retrieval produces those of its model.
+_KINDS = {"estimator": "estimator", "answers": "answer", "captions": "caption"}
+
+
+def kind_of_run(config: Config) -> str:
+    """Returns the kind of weights that a run produces, as named by `hbi_jax.pretrained`."""
+    return _KINDS.get(config.task, config.model.method)
 
 
 def workdir_of(path: str) -> epath.Path:
@@ -76,7 +81,7 @@ def load_weights(path: str) -> Pretrained:
             f"{workdir}/config.json cannot be read ({error}), so the checkpoints cannot be loaded; give a folder that "
             "was written by training or by `python -m hbi_jax.pretrained convert`"
         ) from error
-    kind = KINDS[config.task]
+    kind = kind_of_run(config)
     fields = plain(config.model)
     if kind == "estimator":
         fields = {"kind": config.estimator.kind, "num_features": config.estimator.num_features}

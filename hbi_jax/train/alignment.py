@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from hbi_jax import losses
 from hbi_jax.train.config import AlignmentLossConfig
@@ -14,7 +14,7 @@ from hbi_jax.train.step import Scalars
 from hbi_jax.train.teacher import Teacher
 from hbi_jax.types import Alignment, Batch
 
-Kind = Literal["contrastive", "interaction", "distillation", "answer", "caption"]
+Kind = Literal["contrastive", "interaction", "distillation", "margin", "answer", "caption"]
 
 
 class Term(NamedTuple):
@@ -48,6 +48,7 @@ def alignment_terms(
     *,
     distil: bool = True,
     keep_padding: bool = False,
+    positives: Bool[Array, "b b"] | None = None,
 ) -> list[Term]:
     """Returns the alignment terms of every level: contrastive, interaction and distillation of similarities.
 
@@ -60,6 +61,7 @@ def alignment_terms(
       key: For a teacher that samples.
       distil: Whether similarities are distilled between levels.
       keep_padding: Whether the interaction loss includes padded cells, with the values of header and teacher there.
+      positives: The pairs that belong together, texts by videos; None: the matched pairs.
     """
     rows = batch.example_mask
     mask = losses.negatives_mask(batch.video_index, rows, config.mask_same_video)
@@ -68,7 +70,7 @@ def alignment_terms(
 
     terms = []
     for number, (name, alignment) in enumerate(alignments.items()):
-        contrastive = losses.contrastive_loss(scale * alignment.similarity, mask, rows)
+        contrastive = losses.contrastive_loss(scale * alignment.similarity, mask, rows, positives)
         terms.append(Term("contrastive", contrastive, level=name))
         if config.interaction_weight:
             interaction = losses.interaction_loss(

@@ -118,6 +118,25 @@ class AlignmentLossConfig:
         "Form of the divergences in the interaction and distillation losses. paper: KL(student || teacher), averaged "
         "over rows, without gradient to the teacher. published: as in the published code (docs/differences.md).",
     )
+    denoising: bool = field(
+        False,
+        "With task=retrieval: adaptive label denoising (HCMI). A text also belongs to another video of the batch that "
+        "is as similar to its own as two views of its own are; needs data.num_views=2 and a last level of one word and "
+        "one frame.",
+    )
+    margin_weight: float = field(
+        0.0,
+        "With task=retrieval: weight of the margin loss of the hardest negatives at the last level (HCMI), which needs "
+        "one word and one frame. 0: it is not computed. The weight 1 of configs/hcmi_*.py is not published; ours.",
+        at_least=0,
+    )
+    margin: float = field(
+        0.2,
+        "theta, by how much the cosine of a matched pair is to exceed that of its hardest negative. Not published; "
+        "ours.",
+        at_least=0,
+        at_most=2,
+    )
     alignment_weight: float = field(
         1.0,
         "With task=answers: weight of every level's contrastive and interaction loss. With task=captions: weight of "

@@ -1,5 +1,6 @@
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -115,10 +116,7 @@ def test_too_many_unreadable_videos_stop_the_run(make):
 def test_processes_share_the_global_batch(make, reference, augmented, count, augmentation):
     options = {"process_count": count, "augmentation": augmentation}
     parts = [_take(train_batches(make(), 4, 3, process_index=p, **options), 8) for p in range(count)]
-    merged = [
-        type(batches[0])(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
-        for batches in zip(*parts, strict=True)
-    ]
+    merged = [jax.tree.map(lambda *shares: np.concatenate(shares), *batches) for batches in zip(*parts, strict=True)]
     _assert_equal(merged, augmented if augmentation else reference)
 
 
@@ -198,10 +196,7 @@ def test_with_one_caption_nothing_but_seed_and_step_matters(make, single, start,
         _take(train_batches(make(captions_per_video="one"), 4, 3, process_index=p, **options), 7 - start)
         for p in range(count)
     ]
-    merged = [
-        type(batches[0])(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
-        for batches in zip(*parts, strict=True)
-    ]
+    merged = [jax.tree.map(lambda *shares: np.concatenate(shares), *batches) for batches in zip(*parts, strict=True)]
     _assert_equal(merged, single[start:])
 
 
@@ -290,3 +285,58 @@ def test_a_cache_and_workers_exclude_each_other(make):
 def test_a_cache_and_augmentation_exclude_each_other(make):
     with pytest.raises(ValueError, match="augmentation: got one with a cache of clips, wanted none"):
         train_batches(make(cache_gib=0.1), 4, 0, augmentation=CropFlip())
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory, write_video):
+    """Five videos of eight frames."""
+    folder = tmp_path_factory.mktemp("longer")
+    for number in range(5):
+        write_video(folder / f"v{number}.mp4", [40 * number + 5 * step for step in range(8)], fps=1)
+    return Split("longer", tuple(Record(f"{n}", f"v{n}", folder / f"v{n}.mp4") for n in range(5)))
+
+
+def of_segments(split, **options):
+    return Source(split, Tokenizer(8), 16, max_frames=2, sampling="segments", **options)
+
+
+def test_two_views_are_drawn_from_seed_step_and_row(longer):
+    """The same on two processes, when resumed, with workers and with a cache; each within its segments."""
+    reference = _take(train_batches(of_segments(longer), 4, 3, num_threads=0, num_views=2), 3)
+    views = np.stack([[batch.frames, batch.second_frames] for batch in reference]).mean(axis=(-1, -2, -3))
+    place = (views - 40 * np.stack([batch.video_index for batch in reference])[:, None, :, None]) / 5
+    steps = np.rint(place).astype(int)
+    assert np.abs(place - steps).max() < 0.5
+    assert steps[..., 0].max() <= 3 < steps[..., 1].min()
+    assert len(np.unique(steps[..., 0])) == 4
+    assert (steps[:, 0] != steps[:, 1]).any(axis=-1).mean() > 0.5
+    for start, options in ((1, {"num_workers": 1}), (1, {}), (0, {"cache_gib": 0.1})):
+        source = of_segments(longer, cache_gib=options.pop("cache_gib", 0.0))
+        parts = [
+            _take(
+                train_batches(source, 4, 3, start_step=start, process_index=p, process_count=2, num_views=2, **options),
+                3 - start,
+            )
+            for p in range(2)
+        ]
+        merged = [jax.tree.map(lambda *shares: np.concatenate(shares), *pair) for pair in zip(*parts, strict=True)]
+        _assert_equal(merged, reference[start:])
+
+
+def test_one_view_is_the_first_of_two(longer):
+    one = _take(train_batches(of_segments(longer), 4, 3, num_views=1), 2)
+    two = _take(train_batches(of_segments(longer), 4, 3, num_views=2), 2)
+    _assert_equal(one, [batch._replace(second_frames=None, second_mask=None) for batch in two])
+
+
+def test_views_that_cannot_differ_are_named(longer):
+    """There are as many frames as segments."""
+    source = Source(longer, Tokenizer(8), 16, max_frames=8, sampling="segments")
+    batches = train_batches(source, 4, 3, num_views=2)
+    with batches, pytest.raises(DataError, match=r"2 equal views of every video .* lower config.data.num_frames"):
+        next(batches)
+
+
+def test_two_views_need_segments(make):
+    with pytest.raises(ValueError, match="num_views: got 2 with sampling='even', wanted 1, or 2 with"):
+        train_batches(make(), 4, 0, num_views=2)

@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import ImageOps
@@ -133,9 +134,9 @@ def test_batches_are_a_function_of_seed_and_step(split, videos, folder, augmenta
     assert any(batch.example_mask.any() for batch in whole)
     parts = [take(2, start_step=2, process_index=process, process_count=2, num_threads=2) for process in range(2)]
     for step, expected in enumerate(whole[2:]):
-        for name, value in zip(expected._fields, expected, strict=True):
-            got = np.concatenate([getattr(part[step], name) for part in parts])
-            np.testing.assert_array_equal(got, value, err_msg=name)
+        got = jax.tree.map(lambda *shares: np.concatenate(shares), *(part[step] for part in parts))
+        for name, a, b in zip(expected._fields, got, expected, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def test_a_copy_for_a_worker_reads_the_same(split, videos, folder):

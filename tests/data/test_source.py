@@ -258,3 +258,27 @@ def test_a_copy_starts_with_an_empty_cache(make, decoded):
 def test_options_out_of_range_are_refused(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def test_the_middle_of_every_segment_unless_others_are_drawn(make, decoded):
+    """Video a in two segments: frames 0, 1 and 2, 3, 4. Two views of a video share one decoding pass."""
+    index = np.asarray([0, 0, 2], np.int32)
+    drawn = [(0.0, 0.0), (0.9, 0.9), (0.9, 0.4)]
+    expected = {"middle": [[20, 40], [20, 40], [100, 120]], "drawn": [[10, 30], [20, 50], [100, 120]]}
+    expected["drawn"][2] = [100, 110]
+    for options in ({}, {"cache_gib": 0.1}):
+        source = Source(make().split, Tokenizer(8), SIZE, max_frames=2, sampling="segments", **options)
+        decoded.clear()
+        for draws, wanted in ((None, expected["middle"]), (drawn, expected["drawn"])):
+            frames, mask, readable = source.video_rows(index, draws=draws)
+            np.testing.assert_allclose(frames.mean(axis=(2, 3, 4)), wanted, atol=3)
+            assert mask.all()
+            assert readable.all()
+        assert decoded == ["a", "b"] * (1 if options else 2)
+
+
+def test_draws_need_segments(make):
+    with pytest.raises(ValueError, match="draws: got some with sampling='even', wanted none"):
+        make().video_rows(np.asarray([0], np.int32), draws=[(0.5,) * 4])
+    with pytest.raises(ValueError, match="sampling: got 'odd', wanted 'even' or 'segments'"):
+        make(sampling="odd")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from hbi_jax.data.decode import OpenVideo
-from hbi_jax.data.video import VideoError, map_windows, read_frames, sample_indices
+from hbi_jax.data.video import VideoError, map_windows, middle, read_frames, sample_indices, segment_places
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 GREYS = [10 + 10 * number for number in range(24)]
@@ -305,3 +305,30 @@ def _grey_number(grey):
 def test_a_header_that_promises_everything_costs_nothing():
     """Not even the memory of the numbers of the frames."""
     assert sample_indices(2**40, 25.0, 3).tolist() == [0, 25 * ((2**40 - 1) // 50), 25 * ((2**40 - 1) // 25)]
+
+
+def test_segments_by_hand():
+    """Ten frames in three segments: 0 to 2, 3 to 5, 6 to 9; the first, the middle and the last frame of each."""
+    assert segment_places(10, 3, (0.0, 0.0, 0.0)).tolist() == [0, 3, 6]
+    assert segment_places(10, 3, middle(3)).tolist() == [1, 4, 8]
+    assert segment_places(10, 3, (0.99, 0.99, 0.99)).tolist() == [2, 5, 9]
+    assert segment_places(3, 3, middle(3)).tolist() == segment_places(3, 3, (0.0, 0.9, 0.3)).tolist() == [0, 1, 2]
+    assert segment_places(2, 3, middle(3)).tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"draws: got \(0.5, 1.0\), wanted 2 numbers in \[0, 1\)"):
+        segment_places(5, 2, (0.5, 1.0))
+
+
+def test_segments_of_the_grid():
+    """A frame every half second from 1 s to 5 s is 10, 15, ... 50; longer grids are thinned first."""
+    draws = (0.0, 0.5, 0.9)
+    assert sample_indices(100, 10.0, 3, 1.0, 5.0, 2.0, draws=draws).tolist() == [10, 30, 50]
+    long = sample_indices(10**12, 1.0, 4, draws=middle(4))
+    assert (long / 10**12).tolist() == pytest.approx([0.126, 0.376, 0.626, 0.876], abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_frame_of_a_segment_can_be_drawn(seed):
+    """And none of another one."""
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([segment_places(13, 4, tuple(rng.random(4))) for _ in range(200)])
+    assert [sorted(set(column)) for column in drawn.T.tolist()] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11, 12]]

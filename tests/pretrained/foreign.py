@@ -44,6 +44,14 @@ HBI = {
     "merge_heads": 8,
     "padding": "published",
 }
+HCMI = {
+    **HBI,
+    "method": "hcmi",
+    "levels": [["frame", 0, 0], ["clip", 3, 2], ["video", 1, 1]],
+    "frame_layers": 0,
+    "header": "none",
+    "padding": "masked",
+}
 ESTIMATOR = {"kind": "cnn_sa", "num_features": 4}
 
 

@@ -11,7 +11,7 @@ import safetensors.numpy
 from flax.traverse_util import unflatten_dict
 
 from hbi_jax.models.config import CLIPConfig
-from hbi_jax.pretrained import PretrainedError, convert, export, from_state_dict, load, to_state_dict
+from hbi_jax.pretrained import PretrainedError, convert, export, from_state_dict, load, save, to_state_dict
 from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import Entry
 from hbi_jax.pretrained.translate import hf_config, translate
@@ -19,6 +19,7 @@ from tests.pretrained.foreign import (
     CLIP,
     ESTIMATOR,
     HBI,
+    HCMI,
     hf_names,
     random_array,
     script_module,
@@ -72,6 +73,29 @@ def assert_same(got, wanted):
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape), path
         np.testing.assert_array_equal(a, b, err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+    "levels", [HCMI["levels"], [["frame", 0, 0]], [["video", 1, 1]], [["frame", 0, 0], ["video", 1, 1]]]
+)
+def test_hcmi_as_a_folder_and_its_towers_for_others(levels, tmp_path):
+    """Any hierarchy is loaded as it was saved; an export holds the CLIP in it, since others have no such model."""
+    hcmi = weights("hcmi", {**HCMI, "levels": levels})
+    save(tmp_path / "hcmi", hcmi)
+    loaded = load(tmp_path / "hcmi")
+    assert (loaded.kind, loaded.model) == ("hcmi", hcmi.model)
+    assert_same(loaded.params, hcmi.params)
+    export(tmp_path / "hcmi", tmp_path / "exported")
+    assert not (tmp_path / "exported" / "hbi.safetensors").exists()
+    convert(tmp_path / "exported", tmp_path / "clip")
+    clip = load(tmp_path / "clip")
+    assert clip.kind == "clip"
+    assert_same(clip.params["params"], {name: hcmi.params["params"][name] for name in clip.params["params"]})
+
+
+def test_hcmi_has_no_published_names():
+    with pytest.raises(PretrainedError, match="the published code has no place for text_merge_clip/block_0"):
+        to_state_dict(weights("hcmi", HCMI))
 
 
 def test_values_of_every_layout(openai, clip):

@@ -9,7 +9,7 @@ import pytest
 
 from hbi_jax.pretrained import Pretrained, PretrainedError, initialize
 from hbi_jax.pretrained.start import stretch
-from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, weights
+from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, HCMI, weights
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,33 @@ def test_a_caption_model_starts_from_a_retrieval_model_a_clip_or_its_own_kind(cl
         initialize(fresh, weights("caption", {**HBI, "decoder_layers": 1}))
     with pytest.raises(PretrainedError, match="of kind 'caption' \\(HBI with a caption decoder\\), wanted 'hbi'"):
         initialize(hbi.params, caption)
+
+
+def test_hcmi_starts_from_a_clip_or_its_own_kind(clip, hbi):
+    """Not from an HBI; and of another number of clips only in its own size."""
+    hcmi = weights("hcmi", HCMI)
+    fresh = shifted(hcmi.params)
+    got, given = initialize(fresh, clip, HCMI)["params"], clip.params["params"]
+    assert_same({name: got[name] for name in given}, given)
+    assert_same(got["frame_transformer"]["positional_embedding"], given["text_tower"]["positional_embedding"])
+    assert_same(got["text_merge_clip"], fresh["params"]["text_merge_clip"])
+    assert_same(initialize(fresh, hcmi, HCMI), hcmi.params)
+    with pytest.raises(PretrainedError, match=r"kind 'hbi' \(HBI \(retrieval\)\), wanted 'hcmi' .* or a CLIP for"):
+        initialize(fresh, hbi, HCMI)
+    with pytest.raises(PretrainedError, match=r"kind 'hcmi' \(HCMI \(retrieval\)\), wanted 'hbi'"):
+        initialize(hbi.params, hcmi, HBI)
+    other = weights("hcmi", {**HCMI, "levels": [["frame", 0, 0], ["clip", 4, 2], ["video", 1, 1]]})
+    with pytest.raises(PretrainedError, match=r"text_merge_clip/queries has shape \(4, 64\), wanted \(3, 64\)"):
+        initialize(fresh, other, HCMI)
+
+
+def test_hcmi_of_one_level(clip):
+    """It has the parameters of an HBI of that level, and is told apart by the configuration."""
+    config = {**HCMI, "levels": [["frame", 0, 0]]}
+    hcmi = weights("hcmi", config)
+    fresh = shifted(hcmi.params)
+    assert_same(initialize(fresh, hcmi, config), hcmi.params)
+    assert_same(initialize(fresh, clip, config)["params"]["text_tower"], clip.params["params"]["text_tower"])
 
 
 NARROW = {**CLIP, "head_features": 16}

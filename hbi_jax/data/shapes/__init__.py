@@ -13,7 +13,7 @@ from hbi_jax.data.shapes.entities import ACTIONS, COLORS, SHAPES, SIZES, Entity,
 from hbi_jax.data.shapes.exports import export
 from hbi_jax.data.shapes.generator import Summary, generate
 from hbi_jax.data.shapes.grammar import Word, canonical_sentence, parse_caption
-from hbi_jax.data.shapes.truth import GroundTruth, load_ground_truth
+from hbi_jax.data.shapes.truth import GroundTruth, load_ground_truth, number_scenes
 
 __all__ = [
     "ACTIONS",
@@ -31,6 +31,7 @@ __all__ = [
     "export",
     "generate",
     "load_ground_truth",
+    "number_scenes",
     "parse_caption",
     "preview",
 ]

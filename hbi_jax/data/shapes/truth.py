@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,16 @@ def load_ground_truth(folder: str | Path) -> dict[str, GroundTruth]:
             ) from error
         truths[truth.video_id] = truth
     return truths
+
+
+def number_scenes(truths: Mapping[str, GroundTruth]) -> dict[str, int]:
+    """Returns a number for each video; videos that show the same events, which the same captions describe, share one.
+
+    Args:
+      truths: The ground truth of each video by its id.
+    """
+    numbers: dict[Events, int] = {}
+    return {video_id: numbers.setdefault(truth.events, len(numbers)) for video_id, truth in truths.items()}
 
 
 def _runs(flags: Bool[np.ndarray, " f"]) -> list[list[int]]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,11 +14,14 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PyTree
 
+from hbi_jax.data import shapes
 from hbi_jax.data.datasets import Split
 from hbi_jax.data.source import Source
+from hbi_jax.data.video import middle
 from hbi_jax.fields import ConfigError
 from hbi_jax.metrics import Directed, chance_metrics, dual_softmax, group_chance, querybank
 from hbi_jax.models.hbi import HBI
+from hbi_jax.models.methods import make_model
 from hbi_jax.report import report as reports
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.gallery import Gallery
@@ -34,6 +37,7 @@ from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.checkpoint import CheckpointError
 from hbi_jax.train.step import LossFn
 from hbi_jax.train.teacher import Teacher, sampled_teacher
+from hbi_jax.types import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -57,13 +61,13 @@ class _Scored(NamedTuple):
 
 
 class RetrievalTask(Task):
-    """HBI for retrieval."""
+    """Retrieval with the model that `config.model.method` names."""
 
     name = "retrieval"
 
     def __init__(self, config: Config, mesh: Mesh, workdir: epath.Path):
         super().__init__(config, mesh, workdir)
-        self.model = HBI(config.model)
+        self.model = make_model(config.model)
         self.evaluator = make_evaluator(self.model, config, mesh)
 
     def init_params(self) -> PyTree:  # noqa: D102
@@ -72,6 +76,26 @@ class RetrievalTask(Task):
     def loss_fn(self) -> LossFn:  # noqa: D102
         teacher = make_teacher(self.config.loss, self.config.model.padding)
         return functools.partial(retrieval_loss, self.model, self.config.loss, teacher)
+
+    @property
+    def _knows_duplicates(self) -> bool:
+        """Whether the loss can report how many of the positives that it finds are right."""
+        return self.config.loss.denoising and bool(self.config.data.render)
+
+    def _truths(self) -> dict[str, shapes.GroundTruth]:
+        """Returns the ground truth of the embedded world's videos."""
+        return shapes.load_ground_truth(self.dataset.folder("annotations"))
+
+    def abstract_batch(self) -> Batch:  # noqa: D102
+        batch = super().abstract_batch()
+        return batch._replace(scene_index=batch.video_index) if self._knows_duplicates else batch
+
+    def completion(self, source: Source) -> Callable[[Batch, int], Batch]:  # noqa: D102
+        if not self._knows_duplicates:
+            return super().completion(source)
+        numbers = shapes.number_scenes(self._truths())
+        scenes = np.asarray([numbers[video.video_id] for video in source.split.videos], np.int32)
+        return lambda batch, step: batch._replace(scene_index=scenes[batch.video_index])
 
     def validate(self, params: PyTree, source: Source) -> dict[str, float]:  # noqa: D102
         gallery = self._encode(params, source)
@@ -84,7 +108,8 @@ class RetrievalTask(Task):
         config = self.config
         baseline = self._baseline() if config.eval.baselines else None
         bank = self._querybank(params) if "querybank" in config.eval.normalize else None
-        galleries, tables, dataset, unreadable, pictures = [], [], {}, {}, []
+        galleries, tables, unreadable, pictures = [], [], {}, []
+        dataset = self._ambiguous_captions() if config.data.render else {}
         for name in self.dataset.galleries:
             source = self.source(name)
             encoded = self._encode(params, source)
@@ -110,9 +135,9 @@ class RetrievalTask(Task):
     ) -> dict[str, dict[int, Game]]:
         """Returns the games of matched pairs at every level, by row: those to draw, and those with ground truth.
 
-        There are none if a text or video is a single token, or its merged tokens are no groups of words and frames.
+        There are none at levels whose tokens are no groups of words and frames, nor if a text is a single token.
         """
-        if self.config.model.pooled or gallery.text.members is None:
+        if self.config.model.pooled:
             return {}
         records = [source.split.records[index] for index in gallery.record_index]
         annotated = [row for row, record in enumerate(records) if (record.video_id, record.text) in known]
@@ -134,7 +159,8 @@ class RetrievalTask(Task):
                     strict=True,
                 )
             )
-            for level in gallery.text.levels
+            for level in gallery.text.members
+            if level in gallery.video.members
         }
 
     def _estimates(self) -> dict[str, Estimate]:
@@ -230,12 +256,24 @@ class RetrievalTask(Task):
             _log.warning("the report has no row of the model before training: %s", error)
             return None
 
+    def _ambiguous_captions(self) -> dict[str, int]:
+        """Returns how many of the embedded world's training captions describe a video besides their own."""
+        split, numbers = self.dataset.split("train"), shapes.number_scenes(self._truths())
+        scenes = [numbers[video.video_id] for video in split.videos]
+        videos_of = np.bincount(scenes)
+        ambiguous = sum(int(videos_of[numbers[record.video_id]] > 1) for record in split.records)
+        return {
+            "training captions": len(split.records),
+            "training captions that describe another training video as well": ambiguous,
+        }
+
     def _word_truths(self, source: Source) -> pointing.Truths:
         """Returns the frames that words of captions refer to, as far as they are known."""
         data = self.config.data
         if data.render:
-            folder, fps = self.dataset.folder("annotations"), float(self.dataset.world.fps)
-            return truths.of_world(folder, fps, data.num_frames, data.frames_per_second)
+            fps = float(self.dataset.world.fps)
+            draws = middle(data.num_frames) if data.sampling == "segments" else None
+            return truths.of_world(self._truths(), fps, data.num_frames, data.frames_per_second, draws)
         if self.config.eval.word_times:
             return truths.of_source(truths.read_word_times(pathlib.Path(self.config.eval.word_times)), source)
         return {}

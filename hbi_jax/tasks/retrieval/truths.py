@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hbi_jax.data import shapes
 from hbi_jax.data.datasets.readers import read_json_lines, shown
 from hbi_jax.data.datasets.records import DataError
+from hbi_jax.data.shapes import GroundTruth
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import clean
-from hbi_jax.data.video import VideoError, sample_indices
+from hbi_jax.data.video import Draws, VideoError, sample_indices
 from hbi_jax.tasks.retrieval.pointing import Truths, WordTruth
 
 _FORMAT = (
@@ -40,17 +40,25 @@ class TimedWord(NamedTuple):
 WordTimes = Mapping[tuple[str, str], Sequence[TimedWord]]
 
 
-def of_world(folder: pathlib.Path, fps: float, max_frames: int, frames_per_second: float) -> Truths:
+def of_world(
+    world: Mapping[str, GroundTruth],
+    fps: float,
+    max_frames: int,
+    frames_per_second: float,
+    draws: Draws | None = None,
+) -> Truths:
     """Returns which sampled frames the words of the embedded world's first captions refer to.
 
     Args:
-      folder: The folder of the world.
+      world: The ground truth of its videos.
       fps: Frames per second of its videos.
-      max_frames, frames_per_second: How frames are sampled.
+      max_frames, frames_per_second, draws: How frames are sampled.
     """
-    sample = functools.partial(sample_indices, fps=fps, max_frames=max_frames, frames_per_second=frames_per_second)
+    sample = functools.partial(
+        sample_indices, fps=fps, max_frames=max_frames, frames_per_second=frames_per_second, draws=draws
+    )
     out = {}
-    for video_id, truth in shapes.load_ground_truth(folder).items():
+    for video_id, truth in world.items():
         frames = truth.word_frames()
         # The only event of a video fills it, but for the ends.
         left_out = {"", "action"} if len(truth.events) == 1 else {""}

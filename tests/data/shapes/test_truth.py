@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -87,3 +88,13 @@ def test_no_world_and_damaged_lines(tmp_path):
     (tmp_path / "ground_truth.jsonl").write_text('{"video_id": "video0"}\n')
     with pytest.raises(shapes.ShapesError, match="line 1 is damaged"):
         shapes.load_ground_truth(tmp_path)
+
+
+def test_videos_of_the_same_events_share_a_number(truths):
+    """Whatever else they show."""
+    one, other, *_ = truths
+    changed = dataclasses.replace(truths[one], video_id="again", boxes=truths[one].boxes + 1)
+    numbers = shapes.number_scenes({**truths, "again": changed})
+    assert numbers["again"] == numbers[one] != numbers[other]
+    events = [truth.events for truth in truths.values()]
+    assert len(set(numbers.values())) == len(set(events))

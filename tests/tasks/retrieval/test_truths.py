@@ -88,7 +88,7 @@ def test_times_are_those_of_the_sampled_frames(tmp_path):
     lines.append({"video_id": "gone", "caption": "a gone square", "words": []})
     source = Source(Split("test", tuple(records)), Tokenizer(32), 16, 6, frames_per_second=2.0)
     found = truths.of_source(truths.read_word_times(write(tmp_path / "words.jsonl", *lines)), source)
-    wanted = truths.of_world(tmp_path / "world", float(config.fps), 6, 2.0)
+    wanted = truths.of_world(known, float(config.fps), 6, 2.0)
     assert set(found) == set(wanted)
     for key, truth in found.items():
         assert list(truth.words) == [word.lower() for word in wanted[key].words]
