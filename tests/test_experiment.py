@@ -18,8 +18,8 @@ from hbi_jax.fields import ConfigError
 from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.tasks.retrieval.task import RetrievalTask
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
-from hbi_jax.train.loop import NonFiniteError
 from hbi_jax.train.preemption import PreemptedError
+from hbi_jax.train.window import NonFiniteError
 from tests.tiny_run import NUM_STEPS, SMALLEST, run, tiny_config
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from hbi_jax.data.dataset import Dataset
-from hbi_jax.data.pipeline import train_batches
+from hbi_jax.data.pipeline import batch_records, train_batches
 from hbi_jax.data.source import Source
-from hbi_jax.parallel.mesh import abstract_params
+from hbi_jax.parallel.mesh import abstract_params, local_rows
 from hbi_jax.report.report import Gallery, Picture, Table
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.weights import KINDS, initialize
@@ -132,8 +132,7 @@ class Task(abc.ABC):
             self.config.train.batch_size,
             seed=self.config.seed,
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            mine=local_rows(self.mesh, self.config.train.batch_size),
             num_workers=data.num_workers,
             num_threads=data.num_threads,
             augmentation=self.dataset.augmentation,
@@ -142,6 +141,11 @@ class Task(abc.ABC):
         with contextlib.closing(batches):
             for step, batch in enumerate(batches, start_step):
                 yield batch.record_index, complete(batch, step)
+
+    def describe_batch(self, source: Source, step: int) -> str:
+        """Returns the names of the videos of the global batch of a step, counted from 1."""
+        records = batch_records(source, self.config.train.batch_size, self.config.seed, step - 1)
+        return ", ".join(dict.fromkeys(source.split.records[record].video_id for record in records.tolist()))
 
     def completion(self, source: Source) -> Callable[[Batch, int], PyTree]:
         """Returns a function `(batch, step) -> batch` that adds whatever else the loss needs to the matched rows."""
