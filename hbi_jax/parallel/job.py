@@ -24,7 +24,7 @@ from jax._src import distributed
 # to be gone before the reason is printed.
 _SHUTDOWN_SECONDS, _FAREWELL_SECONDS = 24 * 3600, 5.0
 # Seconds to wait for the news of another process's failure, which may be the cause of one's own error.
-_NEWS_SECONDS = 2.0
+_NEWS_SECONDS = 5.0
 _LONGEST_MESSAGE = 65536
 _KEY = "hbi_jax/job"
 
@@ -74,7 +74,8 @@ def guarded(command: Callable[[], int | None], show_traceback: bool = False) -> 
             end("see above", stop.code if isinstance(stop.code, int) else 1)
         code = None
     except Exception as error:
-        if _member is not None:
+        # JAX reports a peer that is gone as a RuntimeError.
+        if _member is not None and any(isinstance(cause, RuntimeError) for cause in _causes(error)):
             _member.wait_for_news()
         expected = isinstance(error, ValueError | OSError)
         if show_traceback or not expected:
@@ -90,6 +91,13 @@ def end(reason: str, code: int) -> NoReturn:
     if _member is not None:
         _member.fail(reason, code)
     _exit(f"error: {reason}", code)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, the one that caused it, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _exit(message: str, code: int) -> NoReturn:
