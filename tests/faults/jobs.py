@@ -1,6 +1,7 @@
 """Jobs of real processes on this machine, with the smallest model there is."""
 
 import contextlib
+import json
 import os
 import pathlib
 import socket
@@ -44,9 +45,15 @@ class Job:
     """
 
     def __init__(
-        self, folder: pathlib.Path, count: int, arguments: Sequence[str], devices: int = 1, program: Sequence[str] = ()
+        self,
+        folder: pathlib.Path,
+        count: int,
+        arguments: Sequence[str],
+        devices: int = 1,
+        program: Sequence[str] = ("-m", "hbi_jax.main"),
+        own: Mapping[int, Sequence[str]] | None = None,
     ):
-        """Starts a job; a single process is no member of a job."""
+        """Starts a job; a single process is no member of a job. `own` has arguments of single processes."""
         folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -64,12 +71,8 @@ class Job:
             member = ["--multihost", f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
             member.append(f"--process_id={number}")
             with log.open("ab") as stream:
-                command = [
-                    sys.executable,
-                    *(program or ("-m", "hbi_jax.main")),
-                    *arguments,
-                    *(member if count > 1 else []),
-                ]
+                mine = [*arguments, *(own or {}).get(number, ()), *(member if count > 1 else [])]
+                command = [sys.executable, *program, *mine]
                 self.processes.append(
                     subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, cwd=folder)
                 )
@@ -110,7 +113,5 @@ def job(folder: pathlib.Path, count: int, arguments: Sequence[str], **options: o
 
 def rows(workdir: pathlib.Path) -> list[Mapping[str, float]]:
     """Returns the log rows of a run without their times."""
-    import json
-
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
