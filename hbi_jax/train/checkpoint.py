@@ -285,6 +285,7 @@ class Checkpoints:
             raise
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = reason.partition(" [tensorstore_spec=")[0]
             raise CheckpointError(
                 f"could not {action} a checkpoint in {self.folder}: {reason}; {remedy[action]}"
             ) from error

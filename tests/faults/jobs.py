@@ -77,12 +77,12 @@ class Job:
                     subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, cwd=folder)
                 )
 
-    def wait(self, seconds: float = 300) -> list[int]:
+    def wait(self, seconds: float = 900) -> list[int]:
         """Returns the exit codes of all processes."""
         end = time.monotonic() + seconds
         return [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
 
-    def wait_for(self, text: str, process: int = 0, seconds: float = 300) -> None:
+    def wait_for(self, text: str, process: int = 0, seconds: float = 900) -> None:
         """Waits until a process has printed a text."""
         end = time.monotonic() + seconds
         while text not in self.output(process):
