@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -139,6 +140,9 @@ class _Member:
 
     def fail(self, reason: str, code: int) -> NoReturn:
         """Ends the job."""
+        if threading.current_thread() is threading.main_thread():
+            # A launcher may stop all processes now; the reason is still to be printed.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._left, failure = True, Failure(self._index, self._where, reason, code)
         if self._hub is not None:
             code = self._hub.announce(failure).code
