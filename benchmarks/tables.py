@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 import re
+from collections.abc import Callable
 
 from hbi_jax.ablations.pictures import plot_ablation
 from hbi_jax.ablations.results import Ablation, spread
@@ -18,7 +19,14 @@ from hbi_jax.ablations.tables import TABLES
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = ("README.md", "docs/performance.md", "docs/differences.md", "docs/pretrained.md", "docs/ablations.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/performance.md",
+    "docs/differences.md",
+    "docs/pretrained.md",
+    "docs/ablations.md",
+    "docs/reliability.md",
+)
 _MARKED = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 
 
@@ -389,6 +397,54 @@ def data() -> str:
     )
 
 
+def faults() -> str:
+    """Returns what was counted of kills, failing storage, memory and fuzzing; what has no file was not measured."""
+
+    def row(name: str, described: Callable[[dict], tuple[str, str]]) -> tuple[str, str]:
+        return described(_load(name)) if (RESULTS / f"{name}.json").exists() else ("not measured", "")
+
+    def kills(found: dict) -> tuple[str, str]:
+        stages = ", ".join(f"{stage} {count}" for stage, count in found["stages"].items())
+        slowest = (
+            f"; the others ended within {found['slowest_end_of_the_others_s']:.1f} s" if found["processes"] > 1 else ""
+        )
+        return f"{found['kills']} kills ({stages})", f"{len(found['different'])} differences{slowest}"
+
+    def storage(found: dict) -> tuple[str, str]:
+        ends = ", ".join(f"{end} {count}" for end, count in found["ends"].items())
+        lost = found["cases"] - sum(found["ends"].get(end, 0) for end in ("unharmed", "previous", "refused"))
+        return f"{found['cases']} cases ({ends})", f"{lost} lost a state"
+
+    def memory(found: dict) -> tuple[str, str]:
+        early, late = found["early_mib"], found["late_mib"]
+        return (
+            f"{found['steps']:,} steps",
+            f"{early:.0f} MiB early, {late:.0f} MiB late ({100 * found['growth']:+.1f} %)",
+        )
+
+    def video(found: dict) -> tuple[str, str]:
+        peaks = (f"{kind} {file['peak_above_a_minute_mib']:.0f} MiB" for kind, file in found["files"].items())
+        return f"{found['minutes']} minutes", f"above the memory for one minute: {', '.join(peaks)}"
+
+    def fuzzing(found: dict) -> tuple[str, str]:
+        readers = ", ".join(f"{name} {reader['executions']:,}" for name, reader in found["readers"].items())
+        findings = sum(reader["findings"] for reader in found["readers"].values())
+        peak = max(reader["peak_memory_mib"] for reader in found["readers"].values())
+        seconds = found["seconds_each"] * len(found["readers"])
+        return f"{seconds / 60:.0f} minutes of executions ({readers})", f"{findings} findings; at most {peak} MiB"
+
+    measured = {
+        "kill -9": row("faults_kills", kills),
+        "kill -9 of one of two processes": row("faults_kills_2", kills),
+        "storage that fails": row("faults_storage", storage),
+        "resident memory of training": row("faults_memory", memory),
+        "memory for a long video": row("faults_video", video),
+        "fuzzing of readers": row("faults_fuzz", fuzzing),
+    }
+    lines = [["", "how much", "result"], ["---"] * 3, *([name, *cells] for name, cells in measured.items())]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 FIGURES = {
     "ablations": ablations,
     "quickstarts": quickstarts,
@@ -406,6 +462,7 @@ FIGURES = {
     "decoding": decoding,
     "questions": questions,
     "captions": captions,
+    "faults": faults,
 }
 
 

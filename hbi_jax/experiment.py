@@ -9,32 +9,36 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import optax
 from clu import parameter_overview
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Int, PyTree
+from jaxtyping import PyTree
 
 from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.datasets import DataError, Split
 from hbi_jax.data.source import Source
 from hbi_jax.fields import ConfigError, plain
+from hbi_jax.files import replace_file
 from hbi_jax.parallel.mesh import DATA_AXIS, make_mesh, put_batch
+from hbi_jax.parallel.processes import barrier
 from hbi_jax.report import report as reports
 from hbi_jax.report.curves import plot_training
 from hbi_jax.report.write import print_summary, write_report
+from hbi_jax.tasks.agreement import check_same_data, check_same_folder
 from hbi_jax.tasks.config import Config
+from hbi_jax.tasks.gallery import share_unreadable
+from hbi_jax.tasks.lock import owned
 from hbi_jax.tasks.registry import make_task
 from hbi_jax.tasks.task import Results, Task
 from hbi_jax.tasks.weights import is_converted, open_checkpoint, workdir_of
-from hbi_jax.tasks.workdir import claim_workdir, open_workdir
+from hbi_jax.tasks.workdir import check_evaluated, claim_workdir, open_workdir
 from hbi_jax.train import loop
-from hbi_jax.train.checkpoint import Checkpoints
+from hbi_jax.train.checkpoint import Checkpoints, Restored
 from hbi_jax.train.optimizer import is_frozen, make_optimizer, make_schedule
 from hbi_jax.train.state import TrainState, abstract_state, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
@@ -42,6 +46,8 @@ from hbi_jax.train.writers import ConsoleWriter, JsonlWriter, MultiWriter, Tenso
 from hbi_jax.version import __version__
 
 _log = logging.getLogger(__name__)
+
+TRAINING = "training.json"
 
 
 class Setup(NamedTuple):
@@ -53,11 +59,26 @@ class Setup(NamedTuple):
     task: Task
 
 
+@contextlib.contextmanager
+def own(workdir: str) -> Iterator[None]:
+    """Owns a work folder while the context lasts, so that no other run writes to it.
+
+    `train` and `evaluate` do this themselves; a command that calls both owns the folder from its start.
+
+    Raises:
+      ConfigError: If another process owns the folder, or it cannot be written to.
+    """
+    folder = open_workdir(workdir)
+    # The first process owns it for its job.
+    with contextlib.nullcontext() if jax.process_index() else owned(folder):
+        yield
+
+
 def prepare(config: Config, workdir: str) -> Setup:
     """Checks the devices and the work folder, renders the embedded world if configured, and builds the task.
 
     Raises:
-      ConfigError: If a field is invalid or the work folder cannot be written to.
+      ConfigError: If a field is invalid, the work folder cannot be written to, or another host does not see it.
       ShapesError: If the embedded world cannot be rendered.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.model)
@@ -68,24 +89,29 @@ def prepare(config: Config, workdir: str) -> Setup:
             f"the mesh's data axis; use {-(-config.train.batch_size // rows) * rows}"
         )
     folder = open_workdir(workdir)
+    check_same_folder(folder)
     if config.data.render:
         if jax.process_index() == 0:
             Dataset(config.data, config.model.clip.image_size, workdir).render()
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("the world is rendered")
+        barrier("the world is rendered")
     return Setup(config, folder, mesh, make_task(config, mesh, folder))
 
 
-def train(setup: Setup) -> None:
+def train(setup: Setup, checkpoint: str | None = None) -> None:
     """Trains, resuming from the last checkpoint of the work folder. If training is complete, it only logs that.
 
     Writes `config.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `training.json`.
 
+    Args:
+      setup: The result of `prepare`.
+      checkpoint: Where to start if the work folder has no checkpoint: another work folder (its best step) or one of its
+        steps, with the state of its optimizer; by default at step 0 with the weights of `config.init`.
+
     Raises:
-      ConfigError: If the work folder was started with a different configuration.
+      ConfigError: If the work folder was started with a different configuration, or belongs to another process.
       DataError: If the data is invalid.
       CheckpointError: If a checkpoint cannot be read or written.
-      NonFiniteError: If the loss is NaN or infinite.
+      NonFiniteError: If a loss, gradient or update is NaN or infinite, and no more such steps may be skipped.
       PreemptedError: If a signal stopped training; the state has been saved.
     """
     config, task = setup.config, setup.task
@@ -106,22 +132,35 @@ def train(setup: Setup) -> None:
     def schedule(peak: float):
         return make_schedule(config.optimizer, peak, num_steps)
 
+    check_same_data([source.split, *(task.dataset.split(gallery) for gallery in task.dataset.galleries)])
     with contextlib.ExitStack() as stack:
+        stack.enter_context(own(str(setup.workdir)))
         folder = str(setup.workdir / "checkpoints")
-        checkpoints = stack.enter_context(Checkpoints(folder, config.eval.best_metric))
-        start = checkpoints.latest_step() or 0
-        claim_workdir(task, resumes=start > 0)
+        checkpoints = stack.enter_context(Checkpoints(folder, config.eval.best_metric, config.train.keep))
+        claim_workdir(task, source.num_rows, checkpoints.latest_step())
+        restored = checkpoints.restore_latest(abstract)
+        if restored is None and checkpoint is not None:
+            restored = _state_of(setup, checkpoint, abstract, num_steps)
+        start = 0 if restored is None else int(restored.state.step)
         if start >= num_steps:
             _log.info("%s has already completed its %d steps; it is only evaluated", setup.workdir, start)
             return
-        state = checkpoints.restore(abstract, start) if start else _first_state(task, tx, abstract)
+        state = _first_state(task, tx, abstract) if restored is None else restored.state
         task.cache_features(state.params, source)
         overview = parameter_overview.get_parameter_overview(state.params["params"], include_stats=False)
         _log.info("parameters\n%s", overview)
 
         begun = time.perf_counter()
         frozen = is_frozen(abstract.params, config.optimizer.frozen)
-        step_fn = make_train_step(task.loss_fn(), tx, setup.mesh, state_shardings(abstract), config.seed, frozen)
+        step_fn = make_train_step(
+            task.loss_fn(),
+            tx,
+            setup.mesh,
+            state_shardings(abstract),
+            config.seed,
+            frozen,
+            skip_nonfinite=config.train.skip_nonfinite > 0,
+        )
         compiled = step_fn.lower(abstract, task.abstract_batch()).compile()
         compile_seconds = time.perf_counter() - begun
         clips_per_second = _measure_pipeline(setup)
@@ -137,34 +176,42 @@ def train(setup: Setup) -> None:
             step_fn=compiled,
             make_batches=functools.partial(task.batches, source),
             put_batch=functools.partial(put_batch, mesh=setup.mesh),
-            describe_rows=functools.partial(_describe_rows, source),
+            describe_batch=functools.partial(task.describe_batch, source),
             validate=validate_params,
             schedules={
                 "learning_rate/new": schedule(config.optimizer.learning_rate),
                 "learning_rate/clip": schedule(config.optimizer.clip_learning_rate),
             },
+            agree=functools.partial(share_unreadable, source),
         )
         writer = stack.enter_context(contextlib.closing(_writer(setup, start, num_steps)))
         state, summary = loop.train(
-            job, state, dataclasses.replace(config.train, num_steps=num_steps), checkpoints, writer
+            job,
+            state,
+            dataclasses.replace(config.train, num_steps=num_steps),
+            checkpoints,
+            writer,
+            None if restored is None else restored.progress,
         )
-    training = reports.Training(
-        steps=num_steps,
-        seconds=summary.seconds,
-        steps_per_second=summary.steps / summary.step_seconds,
-        clips_per_second=clips_per_second,
-        compile_seconds=compile_seconds,
-        parameters=int(parameter_overview.count_parameters(state.params["params"])),
-        wait_seconds=summary.wait_seconds,
-    )
-    if jax.process_index() == 0:
-        facts = {
-            "training": dataclasses.asdict(training),
-            "unreadable": source.unreadable,
-            "selection": _selection(setup, validation),
-            "truncated": task.truncated,
-        }
-        (setup.workdir / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
+        training = reports.Training(
+            steps=num_steps,
+            seconds=summary.seconds,
+            steps_per_second=summary.steps / summary.step_seconds,
+            clips_per_second=clips_per_second,
+            compile_seconds=compile_seconds,
+            parameters=int(parameter_overview.count_parameters(state.params["params"])),
+            wait_seconds=summary.wait_seconds,
+        )
+        if jax.process_index() == 0:
+            facts = {
+                "training": dataclasses.asdict(training),
+                "unreadable": source.unreadable,
+                "selection": _selection(setup, validation),
+                "truncated": task.truncated,
+                "skipped_steps": summary.skipped,
+                "lengths": [*_earlier_lengths(setup.workdir / TRAINING), num_steps],
+            }
+            replace_file(setup.workdir / TRAINING, json.dumps(facts, indent=2) + "\n")
 
 
 def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
@@ -176,19 +223,26 @@ def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
         work folder of `setup`.
 
     Raises:
+      ConfigError: If the checkpoint was trained with another model, or another process owns the work folder.
       DataError: If the data is invalid.
       CheckpointError: If there is no checkpoint, or it belongs to another model.
     """
-    path = checkpoint or str(setup.workdir)
-    if is_converted(path):
-        params = setup.task.placed(functools.partial(setup.task.load_converted, path=path))
-        label = "converted weights"
-    else:
-        params, step = restore_params(setup, path)
-        label = f"step {step}"
-    results = setup.task.evaluate(params, label)
-    if jax.process_index() == 0:
-        _report(setup, results, of_this_run=workdir_of(path).absolute() == setup.workdir)
+    path, told = checkpoint or str(setup.workdir), []
+    with own(str(setup.workdir)):
+        if is_converted(path):
+            params = setup.task.placed(functools.partial(setup.task.load_converted, path=path))
+            label = "converted weights"
+        else:
+            told = check_evaluated(setup.config, workdir_of(path))
+            params, step = restore_params(setup, path)
+            label = f"step {step}"
+        check_same_data([setup.task.dataset.split(gallery) for gallery in setup.task.dataset.galleries])
+        results = setup.task.evaluate(params, label)
+        results = results._replace(protocol=[*told, *results.protocol])
+        if jax.process_index() == 0:
+            _report(setup, results, of_this_run=workdir_of(path).absolute() == setup.workdir)
+        # Before the others go on, or end.
+        barrier("the report is written")
 
 
 def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
@@ -207,6 +261,40 @@ def _first_state(task: Task, tx: optax.GradientTransformation, abstract: TrainSt
     """Returns the initial state: fresh parameters, with the weights of `config.init` in place."""
     state = init_state(task.init_params, tx, task.mesh)
     return state._replace(params=jax.device_put(task.load_init(state.params), state_shardings(abstract).params))
+
+
+def _state_of(setup: Setup, checkpoint: str, abstract: TrainState, num_steps: int) -> Restored:
+    """Returns the state of another run's checkpoint, optimizer included."""
+    workdir = workdir_of(checkpoint).absolute()
+    if is_converted(checkpoint):
+        raise ConfigError(
+            f"--checkpoint={checkpoint} holds converted weights without an optimizer: wanted a work folder or one of "
+            f"its steps; start from them with --config.init={checkpoint}"
+        )
+    if workdir == setup.workdir:
+        raise ConfigError(
+            f"--checkpoint={checkpoint} is in --workdir itself: wanted the checkpoint of another run; choose another "
+            "--workdir, or leave the flag out"
+        )
+    check_evaluated(setup.config, workdir)
+    setup.task.check_workdir(workdir)
+    with open_checkpoint(checkpoint, setup.config.eval.best_metric) as (checkpoints, step):
+        if step >= num_steps:
+            raise ConfigError(
+                f"--checkpoint={checkpoint} has made {step} steps already: wanted fewer than the {num_steps} of this "
+                "run; raise config.train.num_steps or config.train.num_epochs"
+            )
+        state = checkpoints.restore(abstract, step)
+    _log.info("continuing from step %d of %s, with its optimizer", step, workdir)
+    return Restored(state, {})
+
+
+def _earlier_lengths(file: epath.Path) -> list[int]:
+    """Returns the lengths, in steps, at which this run was finished before it was lengthened."""
+    if not file.exists():
+        return []
+    facts = json.loads(file.read_text())
+    return facts.get("lengths", [facts["training"]["steps"]])
 
 
 def _check_held_out(validation: Split, gallery: Split) -> None:
@@ -245,12 +333,6 @@ def _measure_pipeline(setup: Setup) -> float:
         return rows / (time.perf_counter() - begun)
 
 
-def _describe_rows(source: Source, record_index: Int[np.ndarray, " b"]) -> str:
-    """Returns the names of the videos of a batch."""
-    names = dict.fromkeys(source.split.records[index].video_id for index in record_index.tolist())
-    return ", ".join(names)
-
-
 def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
     """Returns writers to the console, JSON lines and TensorBoard on the first process, and none on the others."""
     if jax.process_index():
@@ -270,11 +352,21 @@ def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
     config, training, metrics = setup.config, None, setup.workdir / "metrics.jsonl"
     unreadable, pictures, protocol = results.unreadable, list(results.pictures), list(results.protocol)
     truncated = setup.task.truncated
-    if of_this_run and (setup.workdir / "training.json").exists():
-        facts = json.loads((setup.workdir / "training.json").read_text())
+    if of_this_run and (setup.workdir / TRAINING).exists():
+        facts = json.loads((setup.workdir / TRAINING).read_text())
         training, unreadable = reports.Training(**facts["training"]), unreadable | facts["unreadable"]
         protocol.append(facts["selection"])
         truncated = facts.get("truncated", {}) | truncated
+        if skipped := facts.get("skipped_steps"):
+            protocol.append(
+                f"{len(skipped)} training steps were skipped because their loss, gradient or update was not finite: "
+                f"{', '.join(map(str, skipped))}."
+            )
+        if len(lengths := facts.get("lengths", [])) > 1:
+            protocol.append(
+                "The run was lengthened: its learning-rate schedule ended at step "
+                f"{', then at step '.join(map(str, lengths))}."
+            )
     protocol += [f"{sentence}." for sentence in truncated.values()]
     if of_this_run and metrics.exists():
         curves = setup.workdir / "pictures" / "training.png"

@@ -26,8 +26,9 @@ _MODE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "Checkpoint for --mode=evaluate: another work folder (its best checkpoint), one of its steps, such as "
-    "runs/quickstart/checkpoints/500, or a folder of converted weights. Default: the best checkpoint of --workdir.",
+    "Another work folder (its best checkpoint) or one of its steps, such as runs/quickstart/checkpoints/500. "
+    "--mode=evaluate evaluates it, or a folder of converted weights; default: the best checkpoint of --workdir. "
+    "--mode=train starts a new --workdir from it, with the state of its optimizer.",
 )
 _EXPLAIN = flags.DEFINE_string(
     "explain",
@@ -56,34 +57,39 @@ def _main() -> int | None:
         print(fields.explain(config, "" if _EXPLAIN.value == "all" else _EXPLAIN.value.removeprefix("config.")))
         return None
     cli.wanted((cli.CONFIG, "quickstart"), (cli.WORKDIR, "runs/quickstart"))
-    if _MODE.value == "train" and _CHECKPOINT.value is not None:
-        cli.fail("--checkpoint needs --mode=evaluate; training resumes from --workdir by itself")
-
     config = parse(cli.CONFIG.value)
-
     _check_processes()
+    if not _MULTIHOST.value:
+        return _work(config)
 
-    import jax
+    from hbi_jax.parallel import job
 
-    from hbi_jax import experiment
-    from hbi_jax.train.preemption import PreemptedError
-
-    if _MULTIHOST.value:
-        try:
-            jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        except ValueError as error:
-            cli.fail(
-                f"--multihost: {str(error).rstrip('.')}, and nothing here tells it by itself; give --coordinator, "
-                "--num_processes and --process_id"
-            )
-    setup = experiment.prepare(config, cli.WORKDIR.value)
     try:
-        if _MODE.value == "train":
-            experiment.train(setup)
-    except PreemptedError as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
-    experiment.evaluate(setup, _CHECKPOINT.value)
+        job.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    except ValueError as error:
+        cli.fail(
+            f"--multihost: {str(error).rstrip('.')}, and nothing here tells it by itself; give --coordinator, "
+            "--num_processes and --process_id"
+        )
+    return job.guarded(lambda: _work(config), show_traceback=cli.TRACEBACK.value)
+
+
+def _work(config: Config) -> int | None:
+    """Trains and evaluates, or only evaluates; returns the exit code."""
+    from hbi_jax import experiment
+    from hbi_jax.train.preemption import PreemptedError, stop_on_sigterm
+
+    training = _MODE.value == "train"
+    with experiment.own(cli.WORKDIR.value):
+        setup = experiment.prepare(config, cli.WORKDIR.value)
+        try:
+            if training:
+                experiment.train(setup, _CHECKPOINT.value)
+        except PreemptedError as stop:
+            print(stop, file=sys.stderr)
+            return stop.exit_code
+        with stop_on_sigterm("the evaluation was stopped; run the same command again to repeat it"):
+            experiment.evaluate(setup, None if training else _CHECKPOINT.value)
     return None
 
 

@@ -4,13 +4,16 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: launch/tpu.sh create [-n NAME] [-z ZONE] [-p PROJECT] [-t TYPE] [-r RUNTIME] [-s]
+usage: launch/tpu.sh create [-n NAME] [-z ZONE] [-p PROJECT] [-t TYPE] [-r RUNTIME] [-s] [-q]
        launch/tpu.sh run    [-n NAME] [-z ZONE] [-p PROJECT] [-k] -- FLAGS OF hbi_jax.main
-       launch/tpu.sh delete [-n NAME] [-z ZONE] [-p PROJECT] [-y]
+       launch/tpu.sh watch  [-n NAME] [-z ZONE] [-p PROJECT] [-t TYPE] [-r RUNTIME] [-s] [-q] -- FLAGS OF hbi_jax.main
+       launch/tpu.sh delete [-n NAME] [-z ZONE] [-p PROJECT] [-q] [-y]
 
 create   asks for a TPU VM
 run      copies this checkout to every worker, installs it there with jax[tpu], and runs
          python -m hbi_jax.main --multihost FLAGS on all workers at once
+watch    creates the TPU VM, runs, and does both again whenever the VM is preempted, until the run has written its
+         report; gives up where the run fails three times on a VM that is ready. --workdir has to outlive the VM.
 delete   deletes the TPU VM with everything on its disks
 
   -n NAME     name of the TPU VM             (or the variable TPU_NAME)
@@ -19,11 +22,14 @@ delete   deletes the TPU VM with everything on its disks
   -t TYPE     accelerator type               (or ACCELERATOR_TYPE; else v5litepod-8)
   -r RUNTIME  software version of the VM     (or RUNTIME_VERSION; else v2-alpha-tpuv5-lite)
   -s          a spot VM: cheaper, and taken back at any time with a SIGTERM
+  -q          a queued resource of the same name: waits until there is capacity
   -k          keep what is installed: neither copy nor install
   -y          delete without asking
   -h          this text
 
-With several workers --workdir has to be a folder that all of them share.
+With several workers --workdir has to be a folder that all of them share. Where one process fails, all end within
+seconds with its exit code, which is that of run; the last line of the output is its reason. A preempted run saves its
+state and exits with 143. watch looks at a VM that is not ready every POLL seconds (else 60).
 USAGE
 }
 
@@ -34,9 +40,9 @@ fail() {
 
 command=${1:-}
 case $command in
-  create | run | delete) shift ;;
+  create | run | watch | delete) shift ;;
   -h | --help) usage && exit 0 ;;
-  *) usage >&2 && fail "wanted create, run or delete; got '$command'" ;;
+  *) usage >&2 && fail "wanted create, run, watch or delete; got '$command'" ;;
 esac
 
 name=${TPU_NAME:-}
@@ -44,8 +50,9 @@ zone=${ZONE:-}
 project=${PROJECT:-}
 type=${ACCELERATOR_TYPE:-v5litepod-8}
 runtime=${RUNTIME_VERSION:-v2-alpha-tpuv5-lite}
-spot=no keep=no yes=no
-while getopts ':n:z:p:t:r:skyh' option; do
+poll=${POLL:-60}
+spot=no keep=no yes=no queued=no
+while getopts ':n:z:p:t:r:sqkyh' option; do
   case $option in
     n) name=$OPTARG ;;
     z) zone=$OPTARG ;;
@@ -53,6 +60,7 @@ while getopts ':n:z:p:t:r:skyh' option; do
     t) type=$OPTARG ;;
     r) runtime=$OPTARG ;;
     s) spot=yes ;;
+    q) queued=yes ;;
     k) keep=yes ;;
     y) yes=yes ;;
     h) usage && exit 0 ;;
@@ -64,16 +72,32 @@ shift $((OPTIND - 1))
 
 [ -n "$name" ] || fail "no name of a TPU VM; give -n NAME or set TPU_NAME"
 [ -n "$zone" ] || fail "no zone; give -z ZONE or set ZONE"
-[ "$command" = run ] || [ $# -eq 0 ] || fail "unexpected argument '$1'"
+[ "$command" = run ] || [ "$command" = watch ] || [ $# -eq 0 ] || fail "unexpected argument '$1'"
 command -v gcloud >/dev/null || fail "gcloud is not installed, or not on PATH"
 
 where=("--zone=$zone")
 [ -z "$project" ] || where+=("--project=$project")
 
 create() {
-  local options=("--accelerator-type=$type" "--version=$runtime")
+  local kind=tpu-vm options=("--accelerator-type=$type" "--version=$runtime")
+  if [ "$queued" = yes ]; then
+    kind=queued-resources options=("--node-id=$name" "--accelerator-type=$type" "--runtime-version=$runtime")
+  fi
   [ "$spot" = no ] || options+=(--spot)
-  gcloud compute tpus tpu-vm create "$name" "${where[@]}" "${options[@]}"
+  gcloud compute tpus "$kind" create "$name" "${where[@]}" "${options[@]}"
+}
+
+# In one word: ready, waiting, gone (preempted, and to be deleted before it is created again) or none.
+state() {
+  local found kind=tpu-vm field=state
+  [ "$queued" = no ] || kind=queued-resources field=state.state
+  found=$(gcloud compute tpus "$kind" describe "$name" "${where[@]}" "--format=value($field)" 2>/dev/null) || found=
+  case $found in
+    READY | ACTIVE) echo ready ;;
+    PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED) echo gone ;;
+    '') echo none ;;
+    *) echo waiting ;;
+  esac
 }
 
 on_all_workers() {
@@ -111,9 +135,61 @@ run() {
 }
 
 delete() {
-  local options=()
+  local kind=tpu-vm options=()
+  [ "$queued" = no ] || kind=queued-resources options=(--force)
   [ "$yes" = no ] || options+=(--quiet)
-  gcloud compute tpus tpu-vm delete "$name" "${where[@]}" ${options[@]+"${options[@]}"}
+  gcloud compute tpus "$kind" delete "$name" "${where[@]}" ${options[@]+"${options[@]}"}
+}
+
+workdir_of() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --workdir=*) printf '%s' "${1#--workdir=}" && return ;;
+      --workdir) printf '%s' "${2:-}" && return ;;
+    esac
+    shift
+  done
+}
+
+watch() {
+  local workdir code failures=0
+  [ $# -gt 0 ] || fail "nothing to run; give the flags of hbi_jax.main after --"
+  workdir=$(workdir_of "$@")
+  case $workdir in
+    /*) ;;
+    *) fail "wanted --workdir with an absolute path, which outlives the VM; got '$workdir'" ;;
+  esac
+  yes=yes
+  while true; do
+    case $(state) in
+      none) echo "creating $name" >&2 && keep=no && create ;;
+      gone) echo "$name was taken back: deleting it, to create it again" >&2 && keep=no && delete ;;
+      waiting) sleep "$poll" ;;
+      ready)
+        code=0
+        # As a program of its own: a failing command must not end the watch.
+        run_apart "$@" || code=$?
+        if [ "$code" -eq 0 ] && on_all_workers "test -s $(printf '%q' "$workdir")/report.json"; then
+          echo "the report is in $workdir" >&2
+          return 0
+        fi
+        # A VM that is taken back answers for a while.
+        sleep "$poll"
+        if [ "$(state)" = ready ] && [ "$code" -ne 143 ]; then
+          failures=$((failures + 1))
+          [ "$failures" -lt 3 ] || { echo "error: the run failed 3 times with code $code; see above" >&2 && return "$code"; }
+          echo "the run ended with code $code; once more" >&2
+        fi
+        ;;
+    esac
+  done
+}
+
+run_apart() {
+  local options=(-n "$name" -z "$zone")
+  [ -z "$project" ] || options+=(-p "$project")
+  [ "$keep" = no ] || options+=(-k)
+  "$BASH" "${BASH_SOURCE[0]}" run "${options[@]}" -- "$@"
 }
 
 "$command" "$@"

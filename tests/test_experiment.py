@@ -16,10 +16,11 @@ from hbi_jax import experiment
 from hbi_jax.data.datasets import DataError
 from hbi_jax.fields import ConfigError
 from hbi_jax.parallel.mesh import make_mesh
+from hbi_jax.tasks import lock
 from hbi_jax.tasks.retrieval.task import RetrievalTask
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
-from hbi_jax.train.loop import NonFiniteError
 from hbi_jax.train.preemption import PreemptedError
+from hbi_jax.train.window import NonFiniteError
 from tests.tiny_run import NUM_STEPS, SMALLEST, run, tiny_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -102,10 +103,12 @@ def test_metrics_are_logged_under_true_names_at_the_right_steps(finished):
 
 @pytest.mark.slow
 def test_a_stopped_run_ends_bitwise_where_an_uninterrupted_one_ends(world, finished, tmp_path, monkeypatch):
+    """Parameters and log rows, stopped between two rows."""
+    stopped_at = 5
     config = tiny_config(world)
     batches = RetrievalTask.batches
 
-    def stop_at_third_batch(task, source, start_step):
+    def stop_at_a_batch(task, source, start_step):
         inner = batches(task, source, start_step)
 
         class Stopping:
@@ -113,7 +116,7 @@ def test_a_stopped_run_ends_bitwise_where_an_uninterrupted_one_ends(world, finis
 
             def __next__(self):
                 self.count += 1
-                if self.count == 4:
+                if self.count == stopped_at:
                     os.kill(os.getpid(), signal.SIGTERM)
                 return next(inner)
 
@@ -124,13 +127,15 @@ def test_a_stopped_run_ends_bitwise_where_an_uninterrupted_one_ends(world, finis
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "_measure_pipeline", lambda setup: 0.0)
-        patch.setattr(RetrievalTask, "batches", stop_at_third_batch)
-        with pytest.raises(PreemptedError, match="stopped at step 4 of 6") as stop:
+        patch.setattr(RetrievalTask, "batches", stop_at_a_batch)
+        with pytest.raises(PreemptedError, match="stopped at step 5 of 6") as stop:
             experiment.train(experiment.prepare(config, str(tmp_path)))
     assert stop.value.exit_code == 128 + signal.SIGTERM
+    stopped = rows(tmp_path)
 
     run(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, last_state(config, tmp_path), last_state(config, finished))
+    assert stopped == [row for row in rows(finished) if row["step"] <= stopped_at]
     assert rows(tmp_path) == rows(finished)
 
 
@@ -169,9 +174,88 @@ def test_another_configuration_in_the_same_folder_is_refused(world, finished):
 
 
 def test_a_checkpoint_of_another_architecture_is_named(world, finished, tmp_path):
-    setup = experiment.prepare(tiny_config(world, model__weight_features=24), str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"another architecture.*weight.*hidden.*is \(16,\), wanted \(24,\)"):
+    setup = experiment.prepare(tiny_config(world, model__weight_features=24), str(tmp_path / "run"))
+    # Where the configuration of its training is known, the field is named, otherwise the parameter.
+    with pytest.raises(ConfigError, match=r"config.model.weight_features=24, but the checkpoint of .* with 16"):
         experiment.evaluate(setup, str(finished))
+    shutil.copytree(finished / "checkpoints", tmp_path / "copy" / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"another architecture.*weight.*hidden.*is \(16,\), wanted \(24,\)"):
+        experiment.evaluate(setup, str(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("field", ["merge_heads", "clip.head_features", "padding"])
+def test_fields_that_leave_no_trace_in_shapes_are_compared(world, finished, tmp_path, field):
+    """The parameters would fit, and the results would mean nothing."""
+    value = {"merge_heads": 1, "clip.head_features": 32, "padding": "published"}[field]
+    setup = experiment.prepare(tiny_config(world, **{f"model__{field.replace('.', '__')}": value}), str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"config.model.{field}={value!r}, but the checkpoint of .* with"):
+        experiment.evaluate(setup, str(finished))
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_an_evaluation_with_other_frames_says_so(world, finished, tmp_path):
+    config = tiny_config(
+        world, data__num_frames=3, data__frames_per_second=1.0, model__remat="blocks", eval__baselines=False
+    )
+    experiment.evaluate(experiment.prepare(config, str(tmp_path)), str(finished))
+    protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
+    assert [sentence for sentence in protocol if sentence.startswith("Evaluated with")] == [
+        "Evaluated with config.data.frames_per_second=1.0; the checkpoint was trained with 2.0.",
+        "Evaluated with config.data.num_frames=4; the checkpoint was trained with 6.",
+    ]
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_be_lengthened_and_not_shortened(world, finished, tmp_path, caplog):
+    shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"num_steps=4 makes 4 steps, but .* with 6; a run can be lengthened"):
+        experiment.train(experiment.prepare(tiny_config(world, train__num_steps=4), str(tmp_path / "run")))
+    with caplog.at_level("WARNING", "hbi_jax"):
+        run(tiny_config(world, train__num_steps=8), tmp_path / "run")
+    assert "lengthened from 6 to 8 steps" in caplog.text
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["training"]["steps"] == 8
+    assert "The run was lengthened: its learning-rate schedule ended at step 6, then at step 8." in report["protocol"]
+    assert [row["step"] for row in rows(tmp_path / "run") if "loss/total" in row] == [2, 3, 4, 6, 8]
+    # Above 0 again: the schedule of 8 steps.
+    rates = {row["step"]: row["learning_rate/new"] for row in rows(tmp_path / "run") if "learning_rate/new" in row}
+    assert rates[8] > 0
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_checkpoint_of_another_with_its_optimizer(world, finished, tmp_path):
+    """With the same configuration it ends where the other ended, bit by bit."""
+    config = tiny_config(world)
+    setup = experiment.prepare(config, str(tmp_path))
+    experiment.train(setup, str(finished / "checkpoints" / "4"))
+    jax.tree.map(np.testing.assert_array_equal, last_state(config, tmp_path), last_state(config, finished))
+    assert rows(tmp_path) == [row for row in rows(finished) if row["step"] > 4]
+    # Repeated, it goes on from its own checkpoints.
+    experiment.train(setup, str(finished / "checkpoints" / "4"))
+
+
+def test_checkpoints_that_no_run_can_start_from(world, finished, tmp_path):
+    setup = experiment.prepare(tiny_config(world), str(tmp_path))
+    with pytest.raises(ConfigError, match=r"has made 6 steps already: wanted fewer than the 6 of this run"):
+        experiment.train(setup, str(finished / "checkpoints" / str(NUM_STEPS)))
+    with pytest.raises(ConfigError, match=r"is in --workdir itself: wanted the checkpoint of another run"):
+        experiment.train(setup, str(tmp_path))
+
+
+def test_a_folder_that_another_process_works_in_is_refused(world, finished, tmp_path):
+    """Neither training nor evaluation touches it."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        owner = lock._this_process()._replace(pid=other.pid, start=lock._start_of(other.pid))
+        (tmp_path / lock.LOCK).write_text(json.dumps(owner._asdict()))
+        setup = experiment.prepare(tiny_config(world), str(tmp_path))
+        for work in (experiment.train, lambda setup: experiment.evaluate(setup, str(finished))):
+            with pytest.raises(ConfigError, match=rf"is in use by process {other.pid}"):
+                work(setup)
+        assert [path.name for path in tmp_path.iterdir()] == [lock.LOCK]
+        other.communicate(b"\n")
+    experiment.evaluate(setup, str(finished))
+    assert (tmp_path / "report.json").exists()
+    assert not (tmp_path / lock.LOCK).exists()
 
 
 def test_a_missing_checkpoint_is_named(world, tmp_path):

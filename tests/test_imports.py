@@ -44,6 +44,7 @@ ROOMS = {
     "version": _room(),
     "choices": _room(),
     "fields": _room(),
+    "files": _room(),
     "types": _room(packages=HOST_ARRAYS),
     "commands.progress": _room(),
     "commands": _room("fields", packages=frozenset({"absl", "ml_collections"})),
@@ -59,8 +60,8 @@ ROOMS = {
     "train.config": _room("choices", "fields"),
     "train.checkpoint": _room("parallel", "train", packages=ARRAYS | {"orbax", "etils"}),
     "train.writers": _room("commands.progress", packages=HOST_ARRAYS | {"tensorboardX"}),
-    "train.loop": _room("train", "train.config", "train.checkpoint", "train.writers", packages=ARRAYS | {"clu"}),
-    "report": _room("types", packages=ARRAYS | {"matplotlib"}),
+    "train.loop": _room("train", "train.config", "train.checkpoint", "train.writers", packages=ARRAYS),
+    "report": _room("files", "types", packages=ARRAYS | {"matplotlib"}),
     "data": _room(
         "version",
         *BASE,
@@ -113,7 +114,7 @@ ROOMS["ablations"] = _room(
     "config", "fields", "commands.progress", packages=HOST_ARRAYS | {"ml_collections", "matplotlib"}
 )
 ROOMS["ablate"] = _room("commands", "ablations", packages=frozenset({"absl", "ml_collections"}))
-ROOMS["main"] = _room("fields", "commands", "config", "experiment", "train", packages=frozenset({"jax", "absl"}))
+ROOMS["main"] = _room("fields", "commands", "config", "experiment", "parallel", "train", packages=frozenset({"absl"}))
 
 # Modules of the rooms of the tasks that are rooms of their own.
 ALIASES = {f"tasks.{task}.config": "tasks.configs" for task in TASKS}
@@ -239,7 +240,7 @@ def test_the_checker_catches(module, source, complaint):
     [
         ("hbi_jax.banzhaf", "from hbi_jax.banzhaf.exact import interaction"),
         ("hbi_jax.models.hbi", "import dataclasses, jax\nfrom hbi_jax import losses\nfrom jax import numpy"),
-        ("hbi_jax.train.loop", "from hbi_jax.train.writers import MetricWriter\nfrom clu import metrics"),
+        ("hbi_jax.train.loop", "from hbi_jax.train.writers import MetricWriter\nimport numpy"),
         ("hbi_jax.experiment", "from hbi_jax import __version__, tasks"),
     ],
 )

@@ -23,7 +23,7 @@ CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, logs, report and pictures; created if needed.")
-_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error.")
+TRACEBACK = flags.DEFINE_bool("traceback", False, "Show the traceback of an error.")
 _VERBOSE = flags.DEFINE_bool("verbose", False, "Also show the logs of other libraries.")
 
 _OVERRIDE = "--config."
@@ -89,7 +89,7 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
         try:
             sys.exit(chosen())
         except (ValueError, OSError) as error:
-            if _TRACEBACK.value:
+            if TRACEBACK.value:
                 raise
             fail(f"{error}\n(--traceback shows where this comes from)")
 

@@ -105,8 +105,7 @@ def train_batches(
     seed: int,
     *,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    mine: Int[np.ndarray, " m"] | None = None,
     num_workers: int = 0,
     num_threads: int = 4,
     prefetch: int = 4,
@@ -124,8 +123,8 @@ def train_batches(
       batch_size: Number of rows of the global batch.
       seed: Seed of the shuffling, of the drawn captions and of the augmentation, in [0, 2**32).
       start_step: The step of the first batch.
-      process_index: Index of this process, which gets the corresponding share of the rows of the global batch.
-      process_count: Number of processes that share a batch.
+      mine: The rows of the global batch that this process wants, ascending; None for all. The mesh says which
+        (`hbi_jax.parallel.mesh.local_rows`).
       num_workers: Number of worker processes that decode; 0 decodes in this process.
       num_threads: Number of batches that each (worker) process decodes concurrently; 0 decodes only on demand.
       prefetch: Number of batches that each (worker) process buffers, at least `num_threads`.
@@ -138,9 +137,9 @@ def train_batches(
       An iterator; close it after use. Its first batch raises a DataError if two views are equal for all videos.
 
     Raises:
-      ValueError: If the batch has more rows than an epoch, if the processes cannot share it evenly, if the seed or the
-        first step is out of range, if an augmentation is combined with a cache of clips, or if two views are wanted of
-        a source that does not sample segments.
+      ValueError: If the batch has more rows than an epoch, if `mine` has other rows, if the seed or the first step is
+        out of range, if an augmentation is combined with a cache of clips, or if two views are wanted of a source that
+        does not sample segments.
     """
     num_rows = source.num_rows
     if not 0 < batch_size <= num_rows:
@@ -160,40 +159,47 @@ def train_batches(
         raise ValueError(
             f"num_views: got {num_views} with sampling={source.sampling!r}, wanted 1, or 2 with sampling='segments'."
         )
-    mine = _rows_of_process(batch_size, process_index, process_count)
-    rows = functools.partial(_matched_rows, source, mine, augmentation, num_views, seed)
-    order = grain.MapDataset.range(num_rows).seed(seed).shuffle().repeat()
-    steps = order.batch(batch_size, drop_remainder=True, batch_fn=np.asarray).map_with_index(rows)
+    rows = functools.partial(_matched_rows, source, _checked(mine, batch_size), augmentation, num_views, seed)
+    steps = _order(source, batch_size, seed).map_with_index(rows)
     # Elements are computed lazily, so the batches before the first step are not decoded.
     return Batches(steps[start_step:], source, num_workers, num_threads, prefetch)
 
 
-def text_batches(
-    source: Source, batch_size: int, process_index: int = 0, process_count: int = 1
-) -> Iterator[TextBatch]:
+def batch_records(source: Source, batch_size: int, seed: int, step: int) -> Int[np.ndarray, " b"]:
+    """Returns the record of each row of the global training batch that follows `step` completed steps.
+
+    Args:
+      source: The records.
+      batch_size: Number of rows of the global batch.
+      seed: Seed of the shuffling and of the drawn captions.
+      step: Number of completed steps.
+    """
+    rows = _order(source, batch_size, seed)[step]
+    return source.draw_records(rows, _epochs(source, step, rows), seed).astype(np.int32)
+
+
+def text_batches(source: Source, batch_size: int, mine: Int[np.ndarray, " m"] | None = None) -> Iterator[TextBatch]:
     """Yields the texts of all records once, in order; the last batch is padded.
 
     Args:
       source: The records.
       batch_size: Number of rows of the global batch.
-      process_index: Index of this process.
-      process_count: Number of processes that share a batch.
+      mine: The rows of the global batch that this process wants, ascending; None for all.
 
     Yields:
       This process's rows of each global batch.
 
     Raises:
-      ValueError: If the processes cannot share a batch evenly.
+      ValueError: If the batch has no row, or `mine` has other rows.
     """
-    index = _gallery_index(len(source.split.records), batch_size, process_index, process_count)
+    index = _gallery_index(len(source.split.records), batch_size, mine)
     return (TextBatch(*source.text_rows(record), record, record != FILLING) for record in index)
 
 
 def video_batches(
     source: Source,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    mine: Int[np.ndarray, " m"] | None = None,
     *,
     num_workers: int = 0,
     num_threads: int = 4,
@@ -204,8 +210,7 @@ def video_batches(
     Args:
       source: The records.
       batch_size: Number of rows of the global batch.
-      process_index: Index of this process.
-      process_count: Number of processes that share a batch.
+      mine: The rows of the global batch that this process wants, ascending; None for all.
       num_workers: Number of worker processes that decode; 0 decodes in this process.
       num_threads: Number of batches that each (worker) process decodes concurrently; 0 decodes only on demand.
       prefetch: Number of batches that each (worker) process buffers, at least `num_threads`.
@@ -214,20 +219,31 @@ def video_batches(
       An iterator of this process's rows of each global batch; close it after use.
 
     Raises:
-      ValueError: If the processes cannot share a batch evenly.
+      ValueError: If the batch has no row, or `mine` has other rows.
     """
 
     def rows(index: Int[np.ndarray, " b"]) -> VideoBatch:
         frames, frame_mask, readable = source.video_rows(index)
         return VideoBatch(frames, frame_mask, index, readable)
 
-    index = _gallery_index(source.split.num_videos, batch_size, process_index, process_count)
+    index = _gallery_index(source.split.num_videos, batch_size, mine)
     return Batches(grain.MapDataset.source(index).map(rows), source, num_workers, num_threads, prefetch)
+
+
+def _order(source: Source, batch_size: int, seed: int) -> grain.MapDataset:
+    """Returns the rows of the epochs that make up each global training batch."""
+    order = grain.MapDataset.range(source.num_rows).seed(seed).shuffle().repeat()
+    return order.batch(batch_size, drop_remainder=True, batch_fn=np.asarray)
+
+
+def _epochs(source: Source, step: int, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Returns the epoch that each row of a global batch belongs to."""
+    return (step * len(rows) + np.arange(len(rows))) // source.num_rows
 
 
 def _matched_rows(
     source: Source,
-    mine: slice,
+    mine: Int[np.ndarray, " m"],
     augmentation: Augmentation | None,
     num_views: int,
     seed: int,
@@ -235,7 +251,7 @@ def _matched_rows(
     rows: Int[np.ndarray, " n"],
 ) -> Batch:
     """Returns this process's rows, `mine`, of the global batch of a step; `rows` are the epoch rows of that batch."""
-    epoch = (step * len(rows) + np.arange(len(rows))) // source.num_rows
+    epoch = _epochs(source, step, rows)
     record_index = source.draw_records(rows[mine], epoch[mine], seed).astype(np.int32)
     token_ids, text_mask = source.text_rows(record_index)
     video_index = source.split.video_index[record_index]
@@ -243,12 +259,13 @@ def _matched_rows(
     if augmentation is not None:
         texts = [source.split.records[record].text for record in record_index.tolist()]
         transforms = [
-            augmentation(text, np.random.default_rng((seed, step, row))) for row, text in enumerate(texts, mine.start)
+            augmentation(text, np.random.default_rng((seed, step, row)))
+            for row, text in zip(mine.tolist(), texts, strict=True)
         ]
     draws = None
     if source.sampling == "segments":
         # The 2 separates this random stream from those of the captions, (..., 1), and of the augmentation.
-        generators = [np.random.default_rng((seed, step, row, 2)) for row in range(mine.start, mine.stop)]
+        generators = [np.random.default_rng((seed, step, row, 2)) for row in mine.tolist()]
         views = [generator.random((num_views, source.max_frames)) for generator in generators]
         draws = [tuple(drawn[view].tolist()) for view in range(num_views) for drawn in views]
     # The views of a video are rows of its file, which share one decoding pass.
@@ -279,22 +296,19 @@ def _check_views(batch: Batch) -> None:
         )
 
 
-def _rows_of_process(batch_size: int, process_index: int, process_count: int) -> slice:
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index: got {process_index}, wanted 0 to {process_count - 1}.")
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size: got {batch_size}, wanted a multiple of the {process_count} processes; change it."
-        )
-    share = batch_size // process_count
-    return slice(process_index * share, (process_index + 1) * share)
+def _checked(mine: Int[np.ndarray, " m"] | None, batch_size: int) -> Int[np.ndarray, " m"]:
+    """Returns the rows that a process wants of a batch, all if None."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, wanted at least 1.")
+    rows = np.arange(batch_size) if mine is None else np.asarray(mine)
+    if not np.array_equal(rows, np.unique(rows)) or not set(rows.tolist()) <= set(range(batch_size)):
+        raise ValueError(f"mine: got {rows.tolist()}, wanted ascending rows of a batch of {batch_size}.")
+    return rows
 
 
-def _gallery_index(
-    num_items: int, batch_size: int, process_index: int, process_count: int
-) -> list[Int[np.ndarray, " b"]]:
+def _gallery_index(num_items: int, batch_size: int, mine: Int[np.ndarray, " m"] | None) -> list[Int[np.ndarray, " m"]]:
     """Returns, for each batch, the indices of this process's items; `FILLING` after the last item."""
-    mine = _rows_of_process(batch_size, process_index, process_count)
+    rows = _checked(mine, batch_size)
     index = np.full(-(-num_items // batch_size) * batch_size, FILLING, np.int32)
     index[:num_items] = np.arange(num_items)
-    return [batch[mine] for batch in index.reshape(-1, batch_size)]
+    return [batch[rows] for batch in index.reshape(-1, batch_size)]

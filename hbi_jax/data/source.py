@@ -43,7 +43,7 @@ class Source:
       captions_per_video: "all" or "one": whether an epoch of training visits every record or one per video.
       sampling: "even" or "segments": how the frames of a video are chosen.
       max_frames: Number of frames of a video row.
-      unreadable: The videos that this process has found unreadable so far: video id -> reason.
+      unreadable: The unreadable videos that this process knows of so far: video id -> reason.
       features: Features that rows have instead of pixels; None: pixels.
     """
 
@@ -229,6 +229,19 @@ class Source:
             if any(True for _ in self._clips([video], [None])):
                 # Only a worker failed to read the video. Count it as unreadable, as in a run without workers.
                 self.unreadable[self.split.videos[video].video_id] = "failed in a worker process, not here"
+        self.learn_unreadable({})
+
+    def learn_unreadable(self, found: Mapping[str, str]) -> None:
+        """Adds videos that another process could not read, and checks the share of all of them.
+
+        Args:
+          found: The videos: video id -> reason. Reasons that are known already stay.
+
+        Raises:
+          DataError: If more than `max_unreadable_rate` of the split's videos are unreadable; the message names them.
+        """
+        for video_id, reason in found.items():
+            self.unreadable.setdefault(video_id, reason)
         # Copy, because other threads may add entries during the check.
         check_unreadable(self.split, self.unreadable.copy(), self._max_unreadable_rate)
 

@@ -1,12 +1,13 @@
 """The device mesh, the sharding of parameters, and the transfer of batches from the host."""
 
+import functools
 import re
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Int, PyTree
 
 DATA_AXIS, MODEL_AXIS = "data", "model"
 
@@ -96,7 +97,58 @@ def abstract_params(shapes: PyTree, mesh: Mesh) -> PyTree[jax.ShapeDtypeStruct]:
     )
 
 
+def local_rows(mesh: Mesh, batch_size: int, process_index: int | None = None) -> Int[np.ndarray, " m"]:
+    """Returns the rows of a global batch that the devices of a process hold, ascending.
+
+    Processes whose devices differ only along `model` hold the same rows.
+
+    Args:
+      mesh: The mesh.
+      batch_size: Rows of the global batch, a multiple of the mesh's data axis.
+      process_index: The process; this one if None.
+
+    Raises:
+      ValueError: If the batch cannot be divided among the devices, or the process has no device in the mesh.
+    """
+    if batch_size % mesh.shape[DATA_AXIS]:
+        raise ValueError(
+            f"batch_size: got {batch_size}, wanted a multiple of the {mesh.shape[DATA_AXIS]} devices along the mesh's "
+            "data axis."
+        )
+    places = np.array(_places(mesh, jax.process_index() if process_index is None else process_index))
+    share = batch_size // mesh.shape[DATA_AXIS]
+    return (places[:, None] * share + np.arange(share)).reshape(-1)
+
+
+@functools.lru_cache(maxsize=32)
+def _places(mesh: Mesh, process: int) -> tuple[int, ...]:
+    """Returns the coordinates along `data` of the devices of a process, ascending."""
+    owners = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
+    places = np.flatnonzero((owners == process).any(axis=mesh.axis_names.index(MODEL_AXIS)))
+    if not len(places):
+        raise ValueError(f"mesh: got one without a device of process {process}, wanted devices of every process.")
+    return tuple(places.tolist())
+
+
 def put_batch(batch: PyTree[np.ndarray], mesh: Mesh) -> PyTree[jax.Array]:
-    """Returns the global batch, sharded along `data`, from the rows of every process."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+    """Returns the global batch, sharded along `data`, from the `local_rows` of every process."""
+    sharding, places = batch_sharding(mesh), _places(mesh, jax.process_index())
+
+    def put(local: np.ndarray) -> jax.Array:
+        local = np.asarray(local)
+        share = len(local) // len(places)
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            first = share * places.index((index[0].start or 0) // share)
+            return local[first : first + share]
+
+        return jax.make_array_from_callback((share * mesh.shape[DATA_AXIS], *local.shape[1:]), sharding, shard)
+
+    return jax.tree.map(put, batch)
+
+
+def put_everywhere(tree: PyTree[np.ndarray], sharding: NamedSharding) -> PyTree[jax.Array]:
+    """Returns global arrays with a sharding, from arrays that are the same on every process, which is not checked."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda index: np.asarray(x)[index]), tree
+    )

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hbi_jax.files import replace_file
 from hbi_jax.report.report import Gallery, Metrics, Picture, Report, Row, Training
 
 DIRECTIONS = {"t2v": "Text to video", "v2t": "Video to text"}
@@ -38,7 +39,7 @@ def write_report(workdir: str | os.PathLike[str], report: Report) -> None:
     texts = {"report.json": report_json(report), "report.md": markdown(report)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        _replace(folder / name, text)
+        replace_file(folder / name, text)
 
 
 def report_json(report: Report) -> str:
@@ -285,16 +286,3 @@ def _check_results(report: Report) -> None:
                     f"report.{field}: {result.name!r} has no rows, wanted at least one method; evaluate "
                     "before writing the report."
                 )
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    """Writes a file atomically."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -15,7 +15,9 @@ from hbi_jax.commands.progress import Progress
 from hbi_jax.data.datasets.records import Record
 from hbi_jax.data.pipeline import TextBatch, VideoBatch, text_batches, video_batches
 from hbi_jax.data.source import FrameFeatures, Source
-from hbi_jax.parallel.mesh import DATA_AXIS, batch_sharding, put_batch
+from hbi_jax.parallel.mesh import DATA_AXIS, batch_sharding, local_rows, put_batch
+from hbi_jax.parallel.processes import gather
+from hbi_jax.train import watchdog
 from hbi_jax.types import Encoded, Frames
 
 
@@ -67,6 +69,7 @@ class GalleryEncoder:
       model: An HBI, with or without heads.
       mesh: The devices; rows lie along its data axis.
       batch_size: Texts or videos per batch, a multiple of the mesh's data axis.
+      local_rows: The rows of a batch that this process decodes.
     """
 
     def __init__(self, model: nn.Module, mesh: Mesh, batch_size: int):
@@ -80,6 +83,7 @@ class GalleryEncoder:
         self.model, self.mesh = model, mesh
         data = mesh.shape[DATA_AXIS]
         self.batch_size = -(-batch_size // data) * data
+        self.local_rows = local_rows(mesh, self.batch_size)
         self._encode_text, self._encode_video = (
             compiled(model, name, mesh) for name in ("encode_text", "encode_video")
         )
@@ -95,9 +99,8 @@ class GalleryEncoder:
         Raises:
           DataError: If more videos are unreadable than the source allows.
         """
-        process = (jax.process_index(), jax.process_count())
         with Progress(len(source.split.records), f"encode texts, {source.split.name}") as progress:
-            texts = text_batches(source, self.batch_size, *process)
+            texts = text_batches(source, self.batch_size, self.local_rows)
             text, record_index, is_text = self._encode_all(self._encode_text, params, texts, progress)
         video, place = self.encode_videos(params, source, num_threads)
         wanted = place[source.split.video_index[np.where(is_text, record_index, 0)]]
@@ -157,11 +160,11 @@ class GalleryEncoder:
         """Encodes every video of a split; see `_encode_all`."""
         with (
             Progress(source.split.num_videos, f"encode videos, {source.split.name}") as progress,
-            video_batches(
-                source, self.batch_size, jax.process_index(), jax.process_count(), num_threads=num_threads
-            ) as videos,
+            video_batches(source, self.batch_size, self.local_rows, num_threads=num_threads) as videos,
         ):
-            return self._encode_all(encode, params, videos, progress)
+            found = self._encode_all(encode, params, videos, progress)
+        share_unreadable(source)
+        return found
 
     def _encode_all(
         self, encode: Callable, params: PyTree, batches: Iterable[TextBatch | VideoBatch], progress: Progress
@@ -173,6 +176,16 @@ class GalleryEncoder:
             parts.append(to_host((encode(params, inputs, mask), index, real)))
             progress.update(int(parts[-1][2].sum()))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def share_unreadable(source: Source) -> None:
+    """Tells every process which videos the others could not read. All processes must call this.
+
+    Raises:
+      DataError: If more videos are unreadable, on all processes together, than the source allows.
+    """
+    for found in gather(source.unreadable.copy()):
+        source.learn_unreadable(found)
 
 
 def _groups(records: Sequence[Record]) -> Int[np.ndarray, " a"] | None:
@@ -190,7 +203,8 @@ def equal_blocks(count: int, size: int) -> Iterator[Int[np.ndarray, " {size}"]]:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Copies global arrays to numpy on every process."""
+    """Copies global arrays to numpy on every process, and notes the progress."""
+    watchdog.beat()
     if jax.process_count() > 1:
         return multihost_utils.process_allgather(tree, tiled=True)
     return jax.tree.map(np.asarray, tree)

@@ -16,10 +16,10 @@ from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from hbi_jax.data.dataset import Dataset
-from hbi_jax.data.pipeline import train_batches
+from hbi_jax.data.pipeline import batch_records, train_batches
 from hbi_jax.data.source import Source
 from hbi_jax.fields import ConfigError
-from hbi_jax.parallel.mesh import abstract_params
+from hbi_jax.parallel.mesh import abstract_params, local_rows
 from hbi_jax.report.report import Gallery, Picture, Table
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.gallery import GalleryEncoder
@@ -137,8 +137,7 @@ class Task(abc.ABC):
             self.config.train.batch_size,
             seed=self.config.seed,
             start_step=start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            mine=local_rows(self.mesh, self.config.train.batch_size),
             num_workers=0 if source.features else data.num_workers,
             num_threads=data.num_threads,
             augmentation=self.dataset.augmentation,
@@ -167,6 +166,11 @@ class Task(abc.ABC):
             )
         encoder = GalleryEncoder(self.model, self.mesh, config.eval.batch_size)
         source.features = encoder.frame_features(params, source, config.data.num_threads)
+
+    def describe_batch(self, source: Source, step: int) -> str:
+        """Returns the names of the videos of the global batch of a step, counted from 1."""
+        records = batch_records(source, self.config.train.batch_size, self.config.seed, step - 1)
+        return ", ".join(dict.fromkeys(source.split.records[record].video_id for record in records.tolist()))
 
     def completion(self, source: Source) -> Callable[[Batch, int], PyTree]:
         """Returns a function `(batch, step) -> batch` that adds whatever else the loss needs to the matched rows."""

@@ -18,6 +18,20 @@ class TrainConfig:
     log_every: int = field(50, "Steps between two log rows.", at_least=1)
     eval_every: int = field(500, "Steps between two validations; 0: only at the end.", at_least=0)
     checkpoint_every: int = field(500, "Steps between two checkpoints.", at_least=1)
+    keep: int = field(2, "Number of latest checkpoints to keep, besides the best one.", at_least=1)
+    skip_nonfinite: int = field(
+        0,
+        "Number of steps that a run may skip because their loss, gradient or update is not finite; one more stops the "
+        "run. Above 0, a step needs memory for a second state.",
+        at_least=0,
+    )
+
+    stall_minutes: float = field(
+        30.0,
+        "Minutes without progress (a step, or a batch of a validation) after which the run ends with stack traces of "
+        "all threads, because something hangs; 0: never.",
+        at_least=0,
+    )
 
     def length(self, num_rows: int) -> int:
         """Returns the number of steps, given the `num_rows` rows of an epoch."""

@@ -1,11 +1,15 @@
 """Graceful stopping: SIGTERM and Ctrl-C set a stop request, which the loop handles between two steps."""
 
+import contextlib
 import logging
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
+
+from hbi_jax.parallel.job import end
 
 _log = logging.getLogger(__name__)
 
@@ -61,3 +65,21 @@ class StopRequest:
     def exit_code(self) -> int:
         """The exit code for a process that stops on this request."""
         return 128 + (self._signal or signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def stop_on_sigterm(reason: str) -> Iterator[None]:
+    """In a job of several processes, ends all of them on a SIGTERM, which JAX otherwise keeps for the training loop.
+
+    Args:
+      reason: What was stopped, and the remedy.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    code = 128 + signal.SIGTERM
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: end(f"SIGTERM received: {reason}", code))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)

@@ -3,12 +3,18 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
 from hbi_jax.parallel.mesh import batch_sharding, replicated
+from hbi_jax.train.digest import is_finite
 from hbi_jax.train.state import TrainState
+
+# The scalar that says what of a step is not finite: a sum of the numbers of FAULTS, 0 if all is well.
+FAULT = "fault"
+FAULTS = {1: "loss/total", 2: "gradient_norm", 4: "the updated state"}
 
 # Scalars by their names in the logs.
 Scalars = dict[str, Float[Array, ""]]
@@ -22,11 +28,13 @@ def make_train_step(
     shardings: TrainState,
     seed: int = 0,
     frozen: PyTree[bool] | None = None,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Scalars]]:
     """Returns the jitted training step `(state, batch) -> (state, scalars)`.
 
     The state is donated. The batch is the global batch, sharded by rows along the mesh's data axis, and the loss is
-    taken over all of it, so the result does not depend on the number of devices.
+    taken over all of it, so the result does not depend on the number of devices. The scalars include `gradient_norm`
+    and `FAULT`.
 
     Args:
       loss_fn: `(params, batch, key) -> (loss, scalars)`; the key is a function of the seed and the step.
@@ -35,6 +43,8 @@ def make_train_step(
       shardings: Sharding of the state, from `state_shardings`.
       seed: Seed of the randomness in the loss.
       frozen: True at parameters whose gradient is not computed; None if all parameters get a gradient.
+      skip_nonfinite: Whether a step with a fault returns the state as it was, except for the number of the step. This
+        takes memory for a second state.
     """
 
     def loss(params: PyTree, batch: PyTree, key: Key[Array, ""]) -> tuple[Float[Array, ""], Scalars]:
@@ -46,9 +56,14 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (_, scalars), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        scalars = {**scalars, "gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, opt_state), scalars
+        updated = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
+        norm = optax.tree.norm(gradients)
+        checks = (jnp.isfinite(scalars["loss/total"]), jnp.isfinite(norm), is_finite((updated.params, opt_state)))
+        fault = sum(jnp.where(good, 0.0, number) for good, number in zip(checks, FAULTS, strict=True))
+        if skip_nonfinite:
+            kept = jax.tree.map(lambda new, old: jnp.where(fault == 0, new, old), updated, state)
+            updated = kept._replace(step=updated.step)
+        return updated, {**scalars, "gradient_norm": norm, FAULT: fault}
 
     return jax.jit(
         train_step,

@@ -96,8 +96,7 @@ class JsonlWriter:
     def truncate_after(self, step: int) -> None:
         """Drops the rows of later steps, so that a resumed run does not write them twice.
 
-        The file can still differ from an uninterrupted run's in more than the times: a run that is stopped between two
-        log rows writes a row at the step of the stop, and the next row averages only the steps since then.
+        The file of a resumed run differs from that of an uninterrupted one in the times only.
 
         Args:
           step: The last step to keep, from which the run resumes.

@@ -6,7 +6,7 @@ import pytest
 
 from hbi_jax.data.augment import CropFlip, RandAugment
 from hbi_jax.data.datasets import DataError, Record, Split
-from hbi_jax.data.pipeline import text_batches, train_batches, video_batches
+from hbi_jax.data.pipeline import batch_records, text_batches, train_batches, video_batches
 from hbi_jax.data.source import FILLING, Source
 from hbi_jax.data.text import Tokenizer
 
@@ -111,11 +111,29 @@ def test_too_many_unreadable_videos_stop_the_run(make):
         next(batches)
 
 
+def _shares(count):
+    """The rows of a batch of four that each process gets."""
+    return np.split(np.arange(4), count)
+
+
+def test_rows_of_any_processes_are_rows_of_the_global_batch(make, reference):
+    """Those of a process need not be next to each other, and several processes may have the same."""
+    mine = np.array([0, 3])
+    for got, whole in zip(_take(train_batches(make(), 4, 3, mine=mine), 8), reference, strict=True):
+        _assert_equal([got], [type(whole)(*(array[mine] for array in whole))])
+
+
+@pytest.mark.parametrize("captions_per_video", ["all", "one"])
+def test_the_records_of_a_step_are_known_without_decoding(make, captions_per_video):
+    source = make(captions_per_video=captions_per_video)
+    for step, batch in enumerate(_take(train_batches(source, 4, 3), 8)):
+        np.testing.assert_array_equal(batch_records(source, 4, 3, step), batch.record_index)
+
+
 @pytest.mark.parametrize("augmentation", [None, RandAugment()])
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_processes_share_the_global_batch(make, reference, augmented, count, augmentation):
-    options = {"process_count": count, "augmentation": augmentation}
-    parts = [_take(train_batches(make(), 4, 3, process_index=p, **options), 8) for p in range(count)]
+    parts = [_take(train_batches(make(), 4, 3, mine=m, augmentation=augmentation), 8) for m in _shares(count)]
     merged = [jax.tree.map(lambda *shares: np.concatenate(shares), *batches) for batches in zip(*parts, strict=True)]
     _assert_equal(merged, augmented if augmentation else reference)
 
@@ -191,10 +209,10 @@ def test_with_one_caption_an_epoch_visits_every_video_once(split, single):
     ("start", "workers", "count"), [(0, 0, 1), (0, 0, 2), (0, 0, 4), (2, 0, 1), (5, 0, 2), (3, 2, 1)], ids=str
 )
 def test_with_one_caption_nothing_but_seed_and_step_matters(make, single, start, workers, count):
-    options = {"start_step": start, "num_workers": workers, "num_threads": 1, "prefetch": 1, "process_count": count}
+    options = {"start_step": start, "num_workers": workers, "num_threads": 1, "prefetch": 1}
     parts = [
-        _take(train_batches(make(captions_per_video="one"), 4, 3, process_index=p, **options), 7 - start)
-        for p in range(count)
+        _take(train_batches(make(captions_per_video="one"), 4, 3, mine=mine, **options), 7 - start)
+        for mine in _shares(count)
     ]
     merged = [jax.tree.map(lambda *shares: np.concatenate(shares), *batches) for batches in zip(*parts, strict=True)]
     _assert_equal(merged, single[start:])
@@ -253,7 +271,7 @@ def test_processes_share_a_gallery(make):
     source = make()
     for batches in (text_batches, video_batches):
         whole = list(batches(source, 4))
-        parts = [list(batches(source, 4, process_index=p, process_count=2)) for p in range(2)]
+        parts = [list(batches(source, 4, mine)) for mine in _shares(2)]
         merged = [
             type(pair[0])(*(np.concatenate(arrays) for arrays in zip(*pair, strict=True)))
             for pair in zip(*parts, strict=True)
@@ -266,8 +284,8 @@ def test_processes_share_a_gallery(make):
     [
         ({"batch_size": 11}, "batch_size: got 11, wanted 1 to 10, the records of split 'tiny'"),
         ({"batch_size": 0}, "batch_size: got 0"),
-        ({"process_count": 3}, "batch_size: got 4, wanted a multiple of the 3 processes"),
-        ({"process_index": 2, "process_count": 2}, "process_index: got 2, wanted 0 to 1"),
+        ({"mine": np.array([3, 4])}, r"mine: got \[3, 4\], wanted ascending rows of a batch of 4"),
+        ({"mine": np.array([1, 0])}, r"mine: got \[1, 0\], wanted ascending"),
         ({"start_step": -1}, "start_step: got -1"),
         ({"seed": -1}, "seed: got -1"),
     ],

@@ -132,7 +132,7 @@ def test_batches_are_a_function_of_seed_and_step(split, videos, folder, augmenta
 
     whole = take(4, num_threads=0)
     assert any(batch.example_mask.any() for batch in whole)
-    parts = [take(2, start_step=2, process_index=process, process_count=2, num_threads=2) for process in range(2)]
+    parts = [take(2, start_step=2, mine=mine, num_threads=2) for mine in np.split(np.arange(4), 2)]
     for step, expected in enumerate(whole[2:]):
         got = jax.tree.map(lambda *shares: np.concatenate(shares), *(part[step] for part in parts))
         for name, a, b in zip(expected._fields, got, expected, strict=True):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.skipif(BASH is None, reason="the scripts are for bash")
 # Appends its arguments and some variables to the file of the calls, then does what the test says.
 RECORDER = """#!{python}
 import json, os, signal, sys, time
-names = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "JAX_COMPILATION_CACHE_DIR")
+names = ("JAX_PLATFORMS", "XLA_FLAGS", "CUDA_VISIBLE_DEVICES", "JAX_COMPILATION_CACHE_DIR", "JAX_LOCAL_DEVICE_IDS")
 call = {{"argv": sys.argv[1:], "env": {{name: os.environ.get(name) for name in names}}}}
 with open({calls!r}, "a") as file:
     file.write(json.dumps(call) + "\\n")
@@ -49,7 +50,8 @@ def stub(tmp_path):
 
 
 def _environment(tmp_path, **variables):
-    clean = {name: value for name, value in os.environ.items() if name not in (*ENVIRONMENT, "XLA_FLAGS", "PYTHON")}
+    removed = (*ENVIRONMENT, "XLA_FLAGS", "PYTHON", "JAX_PLATFORMS")
+    clean = {name: value for name, value in os.environ.items() if name not in removed}
     return {**clean, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", **variables}
 
 
@@ -77,28 +79,33 @@ def test_every_script_parses_and_explains_itself(tmp_path, stub, script):
     assert "set -euo pipefail" in script.read_text()
     done = _run(tmp_path, script.name, "-h")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: launch/{script.name}")
+    assert re.match(rf"usage: (sbatch .*)?launch/{script.name}", done.stdout)
     assert [calls() for calls in stubs] == [[], []]
 
 
 def test_there_is_a_script_for_each_place():
-    assert [script.name for script in SCRIPTS] == ["gpu.sh", "local.sh", "tpu.sh"]
+    assert [script.name for script in SCRIPTS] == ["gpu.sh", "local.sh", "slurm.sh", "tpu.sh"]
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "complaint"),
     [
-        ("tpu.sh", (), "wanted create, run or delete; got ''"),
+        ("tpu.sh", (), "wanted create, run, watch or delete; got ''"),
         ("tpu.sh", ("make",), "got 'make'"),
         ("tpu.sh", ("create", "-z", "z"), "give -n NAME or set TPU_NAME"),
         ("tpu.sh", ("create", "-n", "a"), "give -z ZONE or set ZONE"),
         ("tpu.sh", ("create", "-n"), "-n needs a value"),
         ("tpu.sh", ("delete", "-n", "a", "-z", "z", "b"), "unexpected argument 'b'"),
         ("tpu.sh", ("run", "-n", "a", "-z", "z"), "nothing to run"),
-        ("tpu.sh", ("run", "-q"), "unknown option -q"),
+        ("tpu.sh", ("run", "-x"), "unknown option -x"),
         ("local.sh", (), "nothing to run"),
         ("local.sh", ("-n", "two", "--", "--help"), "got 'two'"),
         ("local.sh", ("-d", "0", "--", "--help"), "got '0'"),
+        ("tpu.sh", ("watch", "-n", "a", "-z", "z", "--", "--config=a"), "wanted --workdir with an absolute path"),
+        ("tpu.sh", ("watch", "-n", "a", "-z", "z", "--", "--workdir=runs/a"), "outlives the VM; got 'runs/a'"),
+        ("slurm.sh", (), "nothing to run"),
+        ("slurm.sh", ("--", "--config=a"), "not in a Slurm job; start it with sbatch"),
+        ("slurm.sh", ("-x",), "unknown option -x"),
         ("gpu.sh", (), "nothing to run"),
         ("gpu.sh", ("-x",), "unknown option -x"),
     ],
@@ -261,3 +268,104 @@ def test_gpu_that_jax_does_not_see(tmp_path, stub):
     assert "JAX sees no GPU (RuntimeError: no cuda)" in done.stderr
     assert "pip install '.[cuda]'" in done.stderr
     assert len(calls()) == 1
+
+
+# A cloud with one TPU VM: describe tells its state, which the calls and the plan of the test change.
+CLOUD = """
+import pathlib
+root = pathlib.Path({root!r})
+state = root / "state"
+verb, what = sys.argv[4], sys.argv[-1]
+if verb == "describe":
+    if not state.exists():
+        sys.exit(1)
+    print(state.read_text())
+elif verb == "create":
+    state.write_text({ready!r})
+elif verb == "delete":
+    state.unlink()
+elif "hbi_jax.main" in what:
+    plan = root / "plan"
+    (first, code), *rest = json.loads(plan.read_text())
+    plan.write_text(json.dumps(rest))
+    state.write_text(first)
+    sys.exit(code)
+elif "report.json" in what:
+    sys.exit(0 if json.loads((root / "plan").read_text()) == [] else 1)
+"""
+
+
+def _watch(tmp_path, stub, plan, *options, ready="READY"):
+    (tmp_path / "plan").write_text(json.dumps(plan))
+    calls = stub("gcloud", CLOUD.format(root=str(tmp_path), ready=ready))
+    flags = ("-n", "pod", "-z", "here-a", *options, "--", "--config=c", "--workdir=/mnt/a b")
+    done = _run(tmp_path, "tpu.sh", "watch", *flags, POLL="0")
+    verbs = []
+    for argv in _arguments(calls()):
+        if argv[3] == "describe":
+            continue
+        last = argv[-1]
+        kind = "run" if "hbi_jax.main" in last else "report" if "report.json" in last else "install"
+        verbs.append(kind if argv[3] == "ssh" else argv[3])
+    return done, verbs, calls()
+
+
+def test_a_watched_tpu_comes_back_after_a_preemption(tmp_path, stub):
+    """Created, preempted in the run, created and installed again, until the report is there."""
+    done, verbs, _ = _watch(tmp_path, stub, [["PREEMPTED", 255], ["READY", 143], ["READY", 0]], "-s")
+    assert done.returncode == 0, done.stderr
+    start = ["create", "scp", "install"]
+    assert verbs == [*start, "run", "delete", *start, "run", "scp", "install", "run", "report"]
+    assert "the report is in /mnt/a b" in done.stderr
+    assert "was taken back" in done.stderr
+
+
+def test_a_queued_resource_is_watched_alike(tmp_path, stub):
+    done, verbs, calls = _watch(tmp_path, stub, [["SUSPENDED", 255], ["ACTIVE", 0]], "-q", "-s", ready="ACTIVE")
+    assert done.returncode == 0, done.stderr
+    assert verbs.count("create") == 2
+    created = next(argv for argv in _arguments(calls) if argv[3] == "create")
+    assert created[:7] == [
+        *("compute", "tpus", "queued-resources", "create", "pod", "--zone=here-a", "--node-id=pod"),
+    ]
+    assert created[7:] == ["--accelerator-type=v5litepod-8", "--runtime-version=v2-alpha-tpuv5-lite", "--spot"]
+    deleted = next(argv for argv in _arguments(calls) if argv[3] == "delete")
+    assert deleted[2:] == ["queued-resources", "delete", "pod", "--zone=here-a", "--force", "--quiet"]
+
+
+def test_a_run_that_fails_by_itself_is_not_repeated_for_ever(tmp_path, stub):
+    done, verbs, _ = _watch(tmp_path, stub, [["READY", 1]] * 5)
+    assert done.returncode == 1
+    assert verbs.count("run") == 3
+    assert "the run failed 3 times with code 1" in done.stderr
+    assert verbs.count("create") == 1
+
+
+def _slurm(tmp_path, stub, *arguments, code=0, **variables):
+    srun, scontrol = stub("srun", f"sys.exit({code})"), stub("scontrol")
+    environment = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", **variables}
+    return _run(tmp_path, "slurm.sh", *arguments, **environment), srun(), _arguments(scontrol())
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "tasks", "devices"),
+    [((), "4", "1", "0,1,2,3"), (("-g",), "4", "4", None), ((), "0", "1", None)],
+    ids=["node", "gpu", "cpu"],
+)
+def test_slurm(tmp_path, stub, options, gpus, tasks, devices):
+    done, (call,), requeued = _slurm(tmp_path, stub, *options, "--", *FLAGS, SLURM_GPUS_ON_NODE=gpus)
+    assert (done.returncode, requeued) == (0, [])
+    start = ["--kill-on-bad-exit=0", "--label", "--nodes=2", f"--ntasks-per-node={tasks}"]
+    assert call["argv"] == [*start, "python3", "-m", "hbi_jax.main", "--multihost", *FLAGS]
+    assert call["env"]["JAX_LOCAL_DEVICE_IDS"] == devices
+    assert call["env"]["JAX_PLATFORMS"] == (None if gpus == "0" else "cuda")
+
+
+def test_slurm_requeues_what_was_stopped_and_nothing_else(tmp_path, stub):
+    done, _, requeued = _slurm(tmp_path, stub, "--", *FLAGS, code=143)
+    assert (done.returncode, requeued) == (143, [["requeue", "7"]])
+
+
+def test_slurm_passes_a_failure_on(tmp_path, stub):
+    done, _, requeued = _slurm(tmp_path, stub, "--", *FLAGS, code=5)
+    assert (done.returncode, requeued) == (5, [])

@@ -1,21 +1,24 @@
 """Meshes, which parameter lies where, and how a batch is spread."""
 
+import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel.mesh import (
     abstract_params,
     batch_sharding,
+    local_rows,
     make_mesh,
     param_shardings,
     path_name,
     put_batch,
+    put_everywhere,
     replicated,
 )
 from hbi_jax.train.config import OptimizerConfig
@@ -141,6 +144,56 @@ def test_batches_are_spread_by_rows(mesh):
         for shard in got.addressable_shards:
             place = int(np.argwhere(mesh.devices == shard.device)[0, 0])
             np.testing.assert_array_equal(shard.data, wanted[2 * place : 2 * place + 2])
+
+
+def mesh_of(processes):
+    """A mesh whose devices belong to the given processes, one row for each place along `data`."""
+    devices = np.empty(np.shape(processes), object)
+    for place, process in np.ndenumerate(processes):
+        devices[place] = _Device(int(np.ravel_multi_index(place, devices.shape)), int(process))
+    return Mesh(devices, ("data", "model"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    id: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+@pytest.mark.parametrize(
+    ("processes", "rows"),
+    [
+        ([[0], [0], [1], [1]], [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        ([[0, 0], [1, 1]], [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        ([[0, 1], [0, 1]], [list(range(8))] * 2),
+        ([[0, 0, 1, 1]], [list(range(8))] * 2),
+        ([[0, 1, 2, 3]], [list(range(8))] * 4),
+        ([[0], [1], [0], [1]], [[0, 1, 4, 5], [2, 3, 6, 7]]),
+        # Three processes of two devices: the middle one holds a part of either row.
+        ([[0, 0, 1], [1, 2, 2]], [[0, 1, 2, 3], list(range(8)), [4, 5, 6, 7]]),
+    ],
+    ids=str,
+)
+def test_rows_follow_from_the_mesh(processes, rows):
+    found = [local_rows(mesh_of(processes), 8, process).tolist() for process in range(len(rows))]
+    assert found == rows
+
+
+def test_rows_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="batch_size: got 3, wanted a multiple of the 2 devices"):
+        local_rows(mesh_of([[0], [1]]), 3, 0)
+    with pytest.raises(ValueError, match="without a device of process 2"):
+        local_rows(mesh_of([[0], [1]]), 2, 2)
+
+
+def test_arrays_that_every_process_has(mesh):
+    x = np.arange(16).reshape(8, 2)
+    for sharding in (batch_sharding(mesh), replicated(mesh)):
+        placed = put_everywhere(x, sharding)
+        assert placed.sharding == sharding
+        np.testing.assert_array_equal(placed, x)
 
 
 def test_replicated_is_whole_everywhere(mesh):

@@ -13,6 +13,7 @@ import pytest
 
 from hbi_jax.parallel.mesh import make_mesh, param_shardings
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
+from hbi_jax.train.digest import digests
 from hbi_jax.train.state import TrainState, abstract_state
 
 TX = optax.adam(1e-3)
@@ -73,8 +74,8 @@ def test_latest_and_best_are_kept(folder):
         checkpoints.save(state_at(5))
         checkpoints.wait()
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (5, 2)
-        assert steps_in(folder) == [2, 5]
-    with Checkpoints(folder, METRIC) as checkpoints:
+        assert steps_in(folder) == [2, 4, 5]
+    with Checkpoints(folder, METRIC, keep=1) as checkpoints:
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (5, 2)
         checkpoints.save(state_at(6), {METRIC: 0.95})
         checkpoints.wait()
@@ -89,7 +90,7 @@ def test_without_validation_the_latest_is_the_best(folder, metrics):
         checkpoints.save(state_at(2), metrics)
         checkpoints.wait()
         assert checkpoints.best_step() == checkpoints.latest_step() == 2
-    assert steps_in(folder) == [2]
+    assert steps_in(folder) == [1, 2]
 
 
 def test_what_is_restored_is_what_was_saved(folder, mesh):
@@ -269,3 +270,115 @@ def test_a_damaged_checkpoint_is_named(folder, mesh):
             checkpoints.restore(abstract_on(mesh), 1)
         with pytest.raises(CheckpointError, match=r"could not read a checkpoint.*/7"):
             checkpoints.restore_params(abstract_on(mesh).params, 7)
+
+
+def save_two(folder):
+    with Checkpoints(folder, METRIC) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(state_at(step), {METRIC: 0.1 * step}, {"count": step})
+
+
+def test_the_latest_comes_back_with_its_progress(folder, mesh):
+    save_two(folder)
+    with Checkpoints(folder, METRIC) as checkpoints:
+        state, progress = checkpoints.restore_latest(abstract_on(mesh))
+        assert_equal(state, state_at(2))
+        assert progress == {"count": 2}
+    with Checkpoints(folder + "-empty", METRIC) as checkpoints:
+        assert checkpoints.restore_latest(abstract_on(mesh)) is None
+
+
+def files_of(step):
+    """The files of a checkpoint that hold something."""
+    return sorted(path for path in step.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_bit_that_flips_in_any_file_is_seen_or_changes_nothing(folder, mesh, tmp_path):
+    """The state that training goes on from is the one that was saved, of the damaged step or of the one before."""
+    save_two(folder)
+    files = files_of(pathlib.Path(folder, "2"))
+    assert len(files) > 8
+    before = 0
+    for number, file in enumerate(files):
+        copy = tmp_path / f"copy-{number}"
+        shutil.copytree(folder, copy)
+        flip(copy / file.relative_to(folder))
+        with Checkpoints(str(copy), METRIC) as checkpoints:
+            state, progress = checkpoints.restore_latest(abstract_on(mesh))
+            step = int(state.step)
+            assert_equal(state, state_at(step))
+            assert progress == {"count": step}
+            before += step == 1
+            assert checkpoints.latest_step() == step
+    assert before >= 8
+
+
+def test_a_damaged_latest_is_named_and_kept_beside(folder, mesh, caplog):
+    save_two(folder)
+    for data in pathlib.Path(folder, "2").rglob("d"):
+        shutil.rmtree(data)
+    with Checkpoints(folder, METRIC) as checkpoints:
+        state, _ = checkpoints.restore_latest(abstract_on(mesh))
+        assert_equal(state, state_at(1))
+        assert "could not read a checkpoint" in caplog.text
+        assert "checkpoint 2 was renamed to" in caplog.text
+        assert (pathlib.Path(folder) / "damaged-2").is_dir()
+        # The step can be saved again.
+        checkpoints.save(state_at(2), {METRIC: 0.2})
+        checkpoints.wait()
+        assert_equal(checkpoints.restore_latest(abstract_on(mesh)).state, state_at(2))
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_resumed_from(folder, mesh, caplog):
+    """As a version saved it that looked at the losses only."""
+    save_two(folder)
+    bad = state_at(3)
+    bad = bad._replace(params=jax.tree.map(lambda x: x.at[...].set(jnp.nan) if x.ndim == 1 else x, bad.params))
+    with Checkpoints(folder, METRIC) as checkpoints:
+        checkpoints.save(bad, {METRIC: 0.3})
+    with Checkpoints(folder, METRIC) as checkpoints:
+        assert int(checkpoints.restore_latest(abstract_on(mesh)).state.step) == 2
+    assert "checkpoints/3 holds values of params/params/mlp_fc/bias that are not finite" in caplog.text
+
+
+def test_where_all_are_damaged_the_newest_is_named(folder, mesh):
+    save_two(folder)
+    for step in ("1", "2"):
+        shutil.rmtree(pathlib.Path(folder, step, "opt_state"))
+    with Checkpoints(folder, METRIC) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"could not read a checkpoint.*/2/opt_state"):
+            checkpoints.restore_latest(abstract_on(mesh))
+        # Nothing is renamed.
+        assert steps_in(folder) == [1, 2]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(folder, mesh):
+    """It has no third item."""
+    save_two(folder)
+    shutil.rmtree(pathlib.Path(folder, "2", "record"))
+    with Checkpoints(folder, METRIC) as checkpoints:
+        state, progress = checkpoints.restore_latest(abstract_on(mesh))
+        assert_equal(state, state_at(2))
+        assert progress == {}
+
+
+def test_digests_see_every_bit_and_no_device(mesh):
+    wide = make_mesh(4, 2)
+    tree = {"mlp_fc": {"kernel": state_at(1, wide).params["params"]["mlp_fc"]["kernel"]}, "n": jnp.arange(5)}
+    found = digests(tree)
+    assert found == digests(jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), tree))
+    kernel = np.asarray(tree["mlp_fc"]["kernel"])
+    for bit in (0, 13, 31):
+        changed = kernel.copy().view(np.uint32)
+        changed[2, 3] ^= np.uint32(1 << bit)
+        assert digests({"x": jnp.asarray(changed.view(np.float32))})["x"] != found["mlp_fc/kernel"]
+    assert digests({"x": jnp.asarray(kernel[::-1])})["x"] != found["mlp_fc/kernel"]
+    for dtype in (jnp.bfloat16, jnp.int8, bool):
+        one, other = (digests({"x": jnp.array(values, dtype)})["x"] for values in ([0, 1, 1], [1, 0, 1]))
+        assert one != other

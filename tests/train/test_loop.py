@@ -13,10 +13,11 @@ import pytest
 from hbi_jax.parallel.mesh import make_mesh, put_batch
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 from hbi_jax.train.config import TrainConfig
-from hbi_jax.train.loop import Job, NonFiniteError, train
+from hbi_jax.train.loop import Job, train
 from hbi_jax.train.preemption import PreemptedError, StopRequest
 from hbi_jax.train.state import abstract_state, init_state, state_shardings
 from hbi_jax.train.step import make_train_step
+from hbi_jax.train.window import NonFiniteError
 from hbi_jax.types import Batch
 
 METRIC = "t2v/R@1"
@@ -33,8 +34,11 @@ def loss_fn(params, batch, key):
     p = params["params"]
     x = batch.token_ids.astype(jnp.float32) / 10
     loss = jnp.mean((x @ p["weight"] + p["bias"] - batch.video_index) ** 2)
-    # Row numbers from 10,000 on stand for a video that breaks the loss.
-    loss = jnp.where(jnp.any(batch.record_index >= 10_000), jnp.nan, loss)
+    # Row 10,000 stands for a video that breaks the loss, row 10,001 for one that breaks the gradient.
+    loss = jnp.where(jnp.any(batch.record_index == 10_000), jnp.nan, loss)
+    # A root at 0, times 0: a gradient that is no number under a loss that is one.
+    root = jnp.sqrt(jnp.where(jnp.any(batch.record_index == 10_001), 0.0, 1.0) + 0 * p["bias"])
+    loss = loss + 0 * root
     return loss, {"loss/total": loss, "weight_norm": jnp.sum(p["weight"] ** 2)}
 
 
@@ -68,6 +72,9 @@ class Recorder:
     def close(self):
         pass
 
+    def training(self, until=1000):
+        return [(step, row) for step, row in self.rows if "loss/total" in row and step <= until]
+
     def of(self, name):
         return {step: scalars[name] for step, scalars in self.rows if name in scalars}
 
@@ -79,12 +86,14 @@ class World:
         self.mesh = make_mesh(1, 1, jax.devices()[:1])
         self.abstract = abstract_state(init_params, TX, self.mesh)
         self.first = jax.tree.map(np.asarray, init_state(init_params, TX, self.mesh))
-        self.step_fn = make_train_step(loss_fn, TX, self.mesh, state_shardings(self.abstract))
+        shardings = state_shardings(self.abstract)
+        self.step_fn = make_train_step(loss_fn, TX, self.mesh, shardings)
+        self.skipping = make_train_step(loss_fn, TX, self.mesh, shardings, skip_nonfinite=True)
 
     def run(self, folder, config, at=None, **changes):
         """Trains from the folder's last checkpoint, or from the start; gives what one may ask about it."""
         self.closed = self.started_at = None
-        self.losses, self.validated, self.writer = {}, [], Recorder()
+        self.losses, self.rows, self.validated, self.writer = {}, {}, [], Recorder()
         at = at or {}
 
         def make_batches(start):
@@ -94,12 +103,13 @@ class World:
                     batch = batch_of(step)
                     if step in at:
                         batch = at[step](batch) or batch
+                    self.rows[step] = batch.record_index
                     yield batch.record_index, batch
             finally:
                 self.closed = True
 
         def step_fn(state, batch):
-            state, scalars = self.step_fn(state, batch)
+            state, scalars = (self.skipping if config.skip_nonfinite else self.step_fn)(state, batch)
             self.losses[int(state.step)] = float(scalars["loss/total"])
             return state, scalars
 
@@ -111,19 +121,15 @@ class World:
             step_fn=step_fn,
             make_batches=make_batches,
             put_batch=lambda batch: put_batch(batch, self.mesh),
-            describe_rows=lambda rows: "videos " + ", ".join(f"video{row}" for row in rows),
+            describe_batch=lambda step: "videos " + ", ".join(f"video{row}" for row in self.rows[step]),
             validate=validate,
             schedules={"learning_rate/new": lambda step: 0.5 * step},
         )
         job = dataclasses.replace(job, **changes)
-        with Checkpoints(str(folder), METRIC) as self.checkpoints:
-            start = self.checkpoints.latest_step()
-            state = (
-                jax.device_put(self.first, state_shardings(self.abstract))
-                if start is None
-                else self.checkpoints.restore(self.abstract, start)
-            )
-            state, summary = train(job, state, config, self.checkpoints, self.writer)
+        with Checkpoints(str(folder), METRIC, config.keep) as self.checkpoints:
+            found = self.checkpoints.restore_latest(self.abstract)
+            state, progress = found or (jax.device_put(self.first, state_shardings(self.abstract)), None)
+            state, summary = train(job, state, config, self.checkpoints, self.writer, progress)
         return jax.tree.map(np.asarray, state), summary
 
 
@@ -141,9 +147,9 @@ def saves(monkeypatch):
     """Steps that were saved, with whether they had metrics."""
     made, save = [], Checkpoints.save
 
-    def noted(self, state, metrics=None):
+    def noted(self, state, metrics=None, progress=None):
         made.append((int(state.step), metrics is not None))
-        save(self, state, metrics)
+        save(self, state, metrics, progress)
 
     monkeypatch.setattr(Checkpoints, "save", noted)
     return made
@@ -164,8 +170,8 @@ def test_what_happens_when(world, tmp_path, saves):
     assert saves == [(3, False), (4, True), (6, False), (8, True), (9, True)]
     assert len(world.validated) == 3
     assert world.validated[-1] == state.params["params"]["bias"]
-    # The metric counts validations: the last is the best.
-    assert steps_in(tmp_path) == [9]
+    # The metric counts validations: the last is the best, and the one before is kept beside it.
+    assert steps_in(tmp_path) == [8, 9]
     assert (world.started_at, world.closed, int(state.step)) == (0, True, 9)
     assert summary.steps == 9
     assert 0 <= summary.wait_seconds <= summary.step_seconds <= summary.seconds
@@ -194,18 +200,19 @@ def test_without_validation_there_is_one_at_the_end(world, tmp_path, saves):
     assert saves == [(3, False), (6, False), (9, True)]
 
 
-@pytest.mark.parametrize("stopped_at", [2, 3, 5, 8])
+@pytest.mark.parametrize("stopped_at", [1, 3, 5, 7, 8])
 def test_stopped_and_gone_on_is_uninterrupted(world, tmp_path, stopped_at):
-    """Bit by bit, parameters and moments; the signal arrives while a batch is made."""
+    """Bit by bit, parameters, moments and log rows; the signal arrives while a batch is made."""
     wanted, _ = world.run(tmp_path / "whole", CONFIG)
-    folder = tmp_path / "stopped"
+    rows, folder = world.writer.training(), tmp_path / "stopped"
     with pytest.raises(PreemptedError, match=rf"stopped at step {stopped_at} of 9 as asked.*same command") as raised:
         world.run(folder, CONFIG, at={stopped_at: stop(signal.SIGTERM)})
     assert raised.value.exit_code == 128 + 15
     assert world.closed
     assert stopped_at in steps_in(folder)
-    assert max(world.writer.of("loss/total")) == stopped_at
+    before = world.writer.training(until=stopped_at)
     got, summary = world.run(folder, CONFIG)
+    assert before + world.writer.training() == rows
     assert (world.started_at, summary.steps) == (stopped_at, 9 - stopped_at)
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
@@ -259,6 +266,8 @@ def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path, saves, bad_step
     videos = "videos video1, video10000, video7, video3"
     with pytest.raises(NonFiniteError, match=rf"loss/total is nan at step {bad_step}; its batch held {videos}\."):
         world.run(tmp_path, CONFIG, at=bad)
+    # It is found while the next steps are queued, long before the next row.
+    assert max(world.rows) <= bad_step + 2
     last = max(step for step, _ in saves)
     assert last == max(step for step in (3, 4, 6, 8) if step < bad_step)
     assert last in steps_in(tmp_path)
@@ -268,6 +277,76 @@ def test_a_loss_that_is_no_number_stops_the_run(world, tmp_path, saves, bad_step
     state, summary = world.run(tmp_path, CONFIG)
     assert summary.steps == 9 - last
     assert np.all(np.isfinite(state.params["params"]["weight"]))
+
+
+def gradient_breaks(batch):
+    return batch._replace(record_index=np.array([1, 10_001, 7, 3], np.int32))
+
+
+@pytest.mark.parametrize("bad_step", [3, 5, 9])
+def test_a_gradient_that_is_no_number_stops_the_run_at_its_step(world, tmp_path, saves, bad_step):
+    """Its loss is finite, and it may be a step of a checkpoint: that state is not kept."""
+    with pytest.raises(NonFiniteError, match=rf"gradient_norm is nan at step {bad_step}; .*video10001.*skip_nonfinite"):
+        world.run(tmp_path, CONFIG, at={bad_step: gradient_breaks})
+    assert np.isfinite(world.losses[bad_step])
+    assert max([0, *(step for step, _ in saves)]) < bad_step
+    state, _ = world.run(tmp_path, CONFIG)
+    assert np.all(np.isfinite(state.params["params"]["weight"]))
+
+
+def test_an_update_that_is_no_number_stops_the_run(world, tmp_path, saves):
+    """The gradient is finite, and too large for the optimizer's second moment."""
+
+    def large(batch):
+        return batch._replace(video_index=np.full(ROWS, 2**31 - 1, np.int32))
+
+    def overflowing(params, batch, key):
+        loss, scalars = loss_fn(params, batch, key)
+        factor = jnp.where(batch.video_index[0] == 2**31 - 1, 1e12, 1.0)
+        return factor * loss, scalars | {"loss/total": factor * loss}
+
+    step_fn = make_train_step(overflowing, TX, world.mesh, state_shardings(world.abstract))
+    with pytest.raises(NonFiniteError, match=r"(gradient_norm is inf|the updated state is not finite) at step 4"):
+        world.run(tmp_path, CONFIG, at={4: large}, step_fn=step_fn)
+    assert max(step for step, _ in saves) == 3
+
+
+def test_a_few_bad_steps_are_skipped_and_counted(world, tmp_path, caplog):
+    """Such a step changes nothing, is in no average, and is counted through a stop."""
+    config = dataclasses.replace(CONFIG, skip_nonfinite=2)
+    bad = {2: gradient_breaks, 5: gradient_breaks}
+    with pytest.raises(PreemptedError):
+        world.run(tmp_path / "stopped", config, at={**bad, 6: stop(signal.SIGTERM)})
+    assert "step 5; its batch held" in caplog.text
+    assert "skipped (2 of at most 2)" in caplog.text
+    got, summary = world.run(tmp_path / "stopped", config)
+    assert summary.skipped == (2, 5)
+    wanted, _ = world.run(tmp_path / "whole", config, at=bad)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    assert int(got.opt_state[0].count) == 7
+    assert world.writer.of("loss/total")[2] == pytest.approx(world.losses[1])
+    # The rate is that of the updates made.
+    assert world.writer.of("learning_rate/new")[9] == 0.5 * 6
+    with pytest.raises(NonFiniteError, match=r"at step 7; .*has skipped 2 such steps, as many as"):
+        world.run(tmp_path / "third", config, at={**bad, 7: gradient_breaks})
+
+
+def test_skipping_changes_no_good_step(world, tmp_path):
+    plain, _ = world.run(tmp_path / "plain", CONFIG)
+    skipping, _ = world.run(tmp_path / "skipping", dataclasses.replace(CONFIG, skip_nonfinite=1))
+    jax.tree.map(np.testing.assert_array_equal, plain, skipping)
+
+
+def test_what_is_not_validated_has_no_row(world, tmp_path):
+    world.run(tmp_path, CONFIG, validate=lambda params: {})
+    assert [step for step, _ in world.writer.rows] == [2, 3, 4, 6, 8, 9]
+
+
+def test_processes_agree_before_every_row(world, tmp_path):
+    """At the same steps on all of them, as they wait for each other."""
+    agreed = []
+    world.run(tmp_path, CONFIG, agree=lambda: agreed.append(max(world.losses)))
+    assert agreed == [2, 3, 4, 6, 8, 9]
 
 
 def test_a_checkpoint_that_cannot_be_saved_stops_the_run(world, tmp_path, monkeypatch):
@@ -290,7 +369,7 @@ def test_a_batch_that_cannot_be_made_stops_the_run(world, tmp_path):
     with pytest.raises(ValueError, match="video 7 cannot be read"):
         world.run(tmp_path, CONFIG, at={5: broken})
     assert world.closed
-    assert steps_in(tmp_path) == [4]
+    assert steps_in(tmp_path) == [3, 4]
 
 
 def test_training_learns(world, tmp_path):

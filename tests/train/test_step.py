@@ -16,7 +16,7 @@ from hbi_jax.tasks.retrieval.objective import retrieval_loss
 from hbi_jax.train.config import AlignmentLossConfig, OptimizerConfig
 from hbi_jax.train.optimizer import is_frozen, make_optimizer
 from hbi_jax.train.state import TrainState, init_state, state_shardings
-from hbi_jax.train.step import make_train_step
+from hbi_jax.train.step import FAULT, make_train_step
 from hbi_jax.train.teacher import exact_teacher
 from tests.optimized import compile_optimized
 from tests.tiny_hbi import CONFIG as FULL
@@ -136,7 +136,8 @@ def test_terms_add_up(wanted):
     terms = {f"loss/{level}/{term}" for level in LEVELS for term in ("contrastive", "interaction")}
     terms.add("loss/action/distillation")
     for row in wanted[1]:
-        assert set(row) == terms | {"loss/total", "logit_scale", "gradient_norm"}
+        assert set(row) == terms | {"loss/total", "logit_scale", "gradient_norm", FAULT}
+        assert row[FAULT] == 0
         np.testing.assert_allclose(row["loss/total"], sum(row[name] for name in terms), rtol=1e-5)
         assert min(row[name] for name in terms) > 1e-4
     np.testing.assert_allclose(wanted[1][0]["logit_scale"], 1 / 0.07, rtol=1e-5)

@@ -79,14 +79,14 @@ class AnswerEvaluator:
         Raises:
           DataError: If more videos are unreadable than the source allows.
         """
-        process, split = (jax.process_index(), jax.process_count()), source.split
+        split = source.split
         video, place = self._encoder.encode_videos(params, source, num_threads)
         top = min(top, self._num_answers)
         if (place < 0).all():
             return Answered(np.zeros(0, np.int32), np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
         parts = []
         with Progress(len(split.records), f"answer questions, {split.name}") as progress:
-            for batch in text_batches(source, self._encoder.batch_size, *process):
+            for batch in text_batches(source, self._encoder.batch_size, self._encoder.local_rows):
                 rows = place[split.video_index[np.where(batch.example_mask, batch.record_index, 0)]]
                 frames = jax.tree.map(itemgetter(rows), video)
                 keep = batch.example_mask & (rows >= 0)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from hbi_jax.data.datasets.readers import read_json
 from hbi_jax.data.datasets.records import DataError
+from hbi_jax.files import replace_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Vocabulary:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the vocabulary as a file for `read`."""
-        _path(path).write_text(json.dumps(self._labels, indent=0) + "\n")
+        replace_file(path, json.dumps(self._labels, indent=0) + "\n")
 
 
 def _path(path: str | os.PathLike[str]) -> os.PathLike[str]:

@@ -16,7 +16,7 @@ from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.models.caption import CaptionHBI
 from hbi_jax.models.decoding import Decoding, Generated, generate
-from hbi_jax.parallel.mesh import batch_sharding
+from hbi_jax.parallel.mesh import batch_sharding, put_everywhere
 from hbi_jax.report.report import Column, Table, TableRow
 from hbi_jax.tasks.captions.metrics import NAMES, CaptionScores, caption_scores
 from hbi_jax.tasks.gallery import GalleryEncoder, equal_blocks, to_host
@@ -91,7 +91,7 @@ class CaptionEvaluator:
         with Progress(count, f"caption videos, {source.split.name}") as progress:
             for block in equal_blocks(count, size):
                 start = int(block[0])
-                inputs = jax.device_put(jax.tree.map(itemgetter(place[video_index[block]]), tokens), rows)
+                inputs = put_everywhere(jax.tree.map(itemgetter(place[video_index[block]]), tokens), rows)
                 key = jax.random.fold_in(jax.random.key(seed), start)
                 made = to_host(self._caption(params, inputs, decoding, key))
                 real = min(size, count - start)

@@ -19,6 +19,7 @@ from hbi_jax.data.shapes.entities import Events
 from hbi_jax.data.shapes.judge import judge
 from hbi_jax.data.source import Source
 from hbi_jax.fields import ConfigError
+from hbi_jax.files import replace_file
 from hbi_jax.models.caption import CaptionHBI
 from hbi_jax.models.decoding import PADDING
 from hbi_jax.report.report import Column, Picture
@@ -87,7 +88,7 @@ class CaptionTask(Task):
 
     def claim_workdir(self) -> None:  # noqa: D102
         if self.tokens:
-            (self.workdir / TOKENS).write_text(json.dumps(self.tokens) + "\n")
+            replace_file(self.workdir / TOKENS, json.dumps(self.tokens) + "\n")
 
     def init_params(self) -> PyTree:  # noqa: D102
         return init_model(self.model, self.config)
@@ -150,7 +151,8 @@ class CaptionTask(Task):
             tables.append(caption_table(f"Captions {name!r}", methods, self._judge if config.data.render else None))
             if jax.process_index() == 0:
                 results = [{"image_id": video, "caption": caption} for video, caption in captions.items()]
-                (self.workdir / f"captions-{name}.json").write_text(json.dumps(results, ensure_ascii=False, indent=1))
+                text = json.dumps(results, ensure_ascii=False, indent=1)
+                replace_file(self.workdir / f"captions-{name}.json", text)
             if not pictures and config.eval.num_pictures and jax.process_index() == 0:
                 path = self.workdir / "pictures" / "captions.png"
                 plot_captions(self._examples(captioned, references, source), path)

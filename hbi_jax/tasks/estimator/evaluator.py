@@ -1,6 +1,7 @@
 """Exact, estimated and sampled interactions of the matched pairs of a gallery."""
 
 import dataclasses
+import functools
 from collections import OrderedDict
 from operator import itemgetter
 
@@ -13,8 +14,9 @@ from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.choices import Padding
 from hbi_jax.data.source import Source
 from hbi_jax.models.similarity import pair_similarity
+from hbi_jax.parallel.mesh import put_everywhere, replicated
 from hbi_jax.tasks.estimator.metrics import Agreement, agreement
-from hbi_jax.tasks.gallery import GalleryEncoder, equal_blocks
+from hbi_jax.tasks.gallery import GalleryEncoder, equal_blocks, to_host
 from hbi_jax.types import WeightedTokens
 
 _PAIRS_AT_ONCE = 64
@@ -69,7 +71,7 @@ class InteractionEvaluator:
         """
         self._encoder = encoder
 
-        @jax.jit
+        @functools.partial(jax.jit, out_shardings=replicated(encoder.mesh))
         def compare(
             params: PyTree, text: WeightedTokens, video: WeightedTokens, key: Key[Array, ""]
         ) -> tuple[Array, ...]:
@@ -105,7 +107,8 @@ class InteractionEvaluator:
             for block in equal_blocks(count, _PAIRS_AT_ONCE):
                 key = jax.random.fold_in(jax.random.key(level), int(block[0]))
                 pairs = jax.tree.map(itemgetter(block), (text, video))
-                blocks.append(jax.device_get(self._compare(estimator, *pairs, key)))
+                pairs = put_everywhere(pairs, replicated(self._encoder.mesh))
+                blocks.append(to_host(self._compare(estimator, *pairs, key)))
             arrays = [np.concatenate(parts)[:count] for parts in zip(*blocks, strict=True)]
             found[name] = Pairs(*arrays, np.asarray(text.mask), np.asarray(video.mask))
         return found

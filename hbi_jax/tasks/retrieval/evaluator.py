@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, PyTree
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.similarity import normalize
-from hbi_jax.parallel.mesh import batch_sharding, replicated
+from hbi_jax.parallel.mesh import batch_sharding, put_everywhere, replicated
 from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, compiled, equal_blocks, to_host
 from hbi_jax.types import Encoded, Match
 
@@ -60,7 +60,7 @@ class RetrievalEvaluator:
         for places in equal_blocks(len(rows), size):
             text = jax.tree.map(itemgetter(rows[places]), texts)
             video = jax.tree.map(itemgetter(gallery.text_to_video[rows[places]]), videos)
-            blocks.append(to_host(play(params, *jax.device_put((text, video), sharding))))
+            blocks.append(to_host(play(params, *put_everywhere((text, video), sharding))))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *blocks)
 
     def similarity(self, params: PyTree, gallery: Gallery, pooled: bool = False) -> Float[np.ndarray, "a b"]:
@@ -72,10 +72,10 @@ class RetrievalEvaluator:
           pooled: Whether to return the cosine of sentence vector and mean frame instead of the levels' similarities.
         """
         score, mesh, size = self._pooled if pooled else self._levels, self.encoder.mesh, self.encoder.batch_size
-        video = jax.device_put(gallery.video, replicated(mesh))
+        video = put_everywhere(gallery.video, replicated(mesh))
         num_texts = len(gallery.record_index)
         rows, blocks = batch_sharding(mesh), []
         for block in equal_blocks(num_texts, size):
-            text = jax.device_put(jax.tree.map(itemgetter(block), gallery.text), rows)
+            text = put_everywhere(jax.tree.map(itemgetter(block), gallery.text), rows)
             blocks.append(to_host(score(params, text, video)))
         return np.concatenate(blocks)[:num_texts]

@@ -1,0 +1,183 @@
+"""What goes wrong, counted: kills, failing storage, memory over many steps and long videos. docs/reliability.md has it.
+
+    python -m benchmarks.faults kills --kills=100
+    python -m benchmarks.faults kills --kills=20 --processes=2
+    python -m benchmarks.faults storage [--shim=FOLDER]     # FOLDER of libfiu's libraries, for errors of system calls
+    python -m benchmarks.faults memory --steps=10000
+    python -m benchmarks.faults video --minutes=120
+
+Each writes benchmarks/results/faults_<name>.json. `python -m benchmarks.fuzz` writes that of the fuzzer.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _command(world: pathlib.Path, **changes: object) -> list[str]:
+    """Returns the command line of the smallest run, without its work folder."""
+    from tests.faults.jobs import flags
+
+    return [flag for flag in flags(world, world, **changes) if not flag.startswith("--workdir")]
+
+
+def _environment(folder: pathlib.Path) -> None:
+    """Keeps compiled programs in a folder, before JAX is imported; those of several devices are compiled each time."""
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def kills(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
+    """Kills runs at random moments, and compares what they leave with an undisturbed run's."""
+    _environment(folder)
+    if flags.processes > 1:
+        del os.environ["JAX_COMPILATION_CACHE_DIR"]
+    # Imported before the processes are forked. Nothing here starts JAX's devices.
+    import hbi_jax.experiment
+    import hbi_jax.main  # noqa: F401
+    from tests.faults.kills import campaign
+
+    arguments = _command(folder / "world", train__num_steps=12, train__eval_every=4, train__checkpoint_every=2)
+    begun = time.monotonic()
+    done, different = campaign(arguments, folder, flags.kills, flags.seed, flags.processes)
+    return {
+        "kills": len(done),
+        "processes": flags.processes,
+        "different": different,
+        "stages": dict(collections.Counter(kill.stage for kill in done).most_common()),
+        "slowest_end_of_the_others_s": max(kill.survivors_s for kill in done),
+        "seconds": round(time.monotonic() - begun),
+    }
+
+
+def storage(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
+    """Damages checkpoints and makes saves fail."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TMPDIR": str(folder)}
+    if flags.shim:
+        libraries = (flags.shim / "fiu" / f"fiu_{name}_preload.so" for name in ("run", "posix"))
+        environment |= {"LD_LIBRARY_PATH": str(flags.shim), "LD_PRELOAD": " ".join(map(str, libraries))}
+    command = [sys.executable, "-m", "tests.faults.storage"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    cases = [json.loads(line) for line in done.stdout.splitlines()]
+    return {
+        "cases": len(cases),
+        "ends": dict(collections.Counter(end for _, end, _ in cases)),
+        "shim": bool(flags.shim),
+        "outcomes": [{"case": case, "end": end, "message": said[:200]} for case, end, said in cases],
+    }
+
+
+def memory(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
+    """Trains a tiny model for many steps with all loggers, and looks at the resident memory."""
+    _environment(folder)
+    fields = {"train__num_steps": flags.steps, "train__log_every": 10, "train__checkpoint_every": flags.steps // 10}
+    fields |= {"train__eval_every": flags.steps // 2, "data__cache_gib": 1.0, "train__batch_size": 4}
+    command = [
+        sys.executable,
+        "-m",
+        "hbi_jax.main",
+        *_command(folder / "world", **fields),
+        f"--workdir={folder / 'run'}",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    log, samples = folder / "run" / "metrics.jsonl", []
+    while process.poll() is None:
+        time.sleep(1)
+        try:
+            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+            step = json.loads(log.read_text().splitlines()[-1])["step"]
+        except (OSError, IndexError, ValueError):
+            continue
+        if resident := re.search(r"VmRSS:\s*(\d+) kB", status):
+            samples.append((step, int(resident[1]) / 1024))
+    if process.returncode:
+        raise SystemExit(f"the run failed with code {process.returncode}")
+
+    def between(low: float, high: float) -> float:
+        return statistics.median(mib for step, mib in samples if low * flags.steps <= step < high * flags.steps)
+
+    early, late = between(0.1, 0.3), between(0.8, 1.0)
+    return {"steps": flags.steps, "early_mib": round(early, 1), "late_mib": round(late, 1), "growth": late / early - 1}
+
+
+_READ = r"""
+import pathlib, re, sys, time
+from hbi_jax.data.video import read_frames
+
+def peak():
+    return int(re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]) / 1024
+
+read_frames(sys.argv[2], 12, 224)
+before, begun = peak(), time.monotonic()
+frames = read_frames(sys.argv[1], 12, 224)
+print(len(frames), peak() - before, time.monotonic() - begun)
+"""
+
+
+def video(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
+    """Reads a long .ts and the same as .mp4 and compares the memory."""
+    from fractions import Fraction
+
+    import av
+    import numpy as np
+
+    found = {}
+    for kind in (".mp4", ".ts"):
+        for name, minutes in (("short", 1), ("long", flags.minutes)):
+            with av.open(str(folder / f"{name}{kind}"), "w") as file:
+                stream = file.add_stream("mpeg4" if kind == ".mp4" else "mpeg2video", rate=25)
+                stream.width, stream.height, stream.pix_fmt, stream.gop_size = 128, 96, "yuv420p", 250
+                for shown in range(25 * 60 * minutes):
+                    frame = av.VideoFrame.from_ndarray(np.full((96, 128, 3), shown % 250, np.uint8), format="rgb24")
+                    frame.pts, frame.time_base = shown, Fraction(1, 25)
+                    file.mux(stream.encode(frame))
+                file.mux(stream.encode())
+        command = [sys.executable, "-c", _READ, str(folder / f"long{kind}"), str(folder / f"short{kind}")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        frames, mib, seconds = map(float, done.stdout.split())
+        found[kind] = {"frames": int(frames), "peak_above_a_minute_mib": round(mib, 1), "seconds": round(seconds, 1)}
+    return {"minutes": flags.minutes, "files": found}
+
+
+_MEASUREMENTS = {"kills": kills, "storage": storage, "memory": memory, "video": video}
+
+
+def main() -> None:
+    """Makes one measurement and writes its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measurement", choices=_MEASUREMENTS)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shim", type=pathlib.Path)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--minutes", type=int, default=120)
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
+    flags = parser.parse_args()
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder:
+        result = _MEASUREMENTS[flags.measurement](flags, pathlib.Path(folder))
+    from benchmarks import harness
+
+    name = f"faults_{flags.measurement}" + (f"_{flags.processes}" if flags.processes > 1 else "")
+    harness.write(flags.out, name, {"load_average_before": [round(x, 2) for x in load], **result})
+    print(json.dumps({key: value for key, value in result.items() if key != "outcomes"}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
