@@ -166,7 +166,7 @@ class Index:
             added=len((set(new) - set(known)) & good),
             updated=len(changed & good),
             unchanged=len((set(listing.files) - set(new)) & good),
-            dropped=len(self._gone(known, listing)),
+            dropped=len(set(known) - {file.path for file in self.files}),
             unreadable=unreadable,
             files=len(good),
             clips=self.num_clips,
@@ -396,10 +396,11 @@ def open_index(
         _check_is_new(place)
         config = fields.parse(SearchConfig, settings, "search")
         encoder = open_encoder(checkpoint, config)
-        manifest = Manifest(encoder.digest, encoder.path, config)
-        with store.writing(place):
-            manifest.write(place)
-        return Index(place, encoder, manifest)
+        with store.committing(place):
+            # Several workers may begin an index at once.
+            if not (place / store.MANIFEST).exists():
+                Manifest(encoder.digest, encoder.path, config).write(place)
+        return Index(place, encoder, _of_model(place, Manifest.read(place), encoder))
     manifest = Manifest.read(place)
     fields.parse(SearchConfig, settings, "search")
     for name, value in settings.items():
@@ -418,13 +419,22 @@ def open_index(
             f"the model of the index {place} was at {manifest.checkpoint} and cannot be opened there ({error}); say "
             "where it is: --checkpoint=FOLDER"
         ) from error
+    return Index(place, encoder, _of_model(place, manifest, encoder))
+
+
+def _of_model(place: pathlib.Path, manifest: Manifest, encoder: Encoder) -> Manifest:
+    """Returns a manifest if it is that of a model.
+
+    Raises:
+      SearchError: If it is that of another model.
+    """
     if encoder.digest != manifest.digest:
         raise SearchError(
             f"{encoder.path} is another model (digest {encoder.digest[:12]}) than that of the index {place} (digest "
             f"{manifest.digest[:12]}): their tokens do not compare; give the model of the index, which was at "
             f"{manifest.checkpoint}, or index the videos again, into another folder"
         )
-    return Index(place, encoder, manifest)
+    return manifest
 
 
 def _check_is_new(place: pathlib.Path) -> None:

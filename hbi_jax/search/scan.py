@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from hbi_jax.models.similarity import token_weights
 from hbi_jax.types import ArrayLike, WeightedTokens
 
 # Clips per block on a CPU: their products with a query stay in its caches.
@@ -60,8 +59,14 @@ def side(tokens: WeightedTokens, published: bool = False) -> Side:
         first = features[np.arange(len(mask)), mask.argmax(axis=1)]
         features = np.where(mask[..., None], features, first[:, None])
     scale = 1 / np.sqrt(np.maximum(np.square(features).sum(-1), 1e-24))
-    weight = np.asarray(token_weights(jnp.asarray(tokens.logits), jnp.asarray(tokens.mask)))
-    return Side(features, np.where(mask | (not published), scale, 0).astype(np.float32), weight)
+    return Side(features, np.where(mask | (not published), scale, 0).astype(np.float32), _weights(tokens))
+
+
+def _weights(tokens: WeightedTokens) -> Float[np.ndarray, "n k"]:
+    """Returns `hbi_jax.models.similarity.token_weights` in numpy, which compiles nothing for every number of rows."""
+    logits = np.where(tokens.mask, np.asarray(tokens.logits, np.float32), -np.inf)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def sides(rows: Mapping[str, ArrayLike], levels: Sequence[str]) -> dict[str, Side]:

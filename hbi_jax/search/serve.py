@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from hbi_jax.data.datasets.videos import EXTENSIONS
 from hbi_jax.search.config import SearchError
 from hbi_jax.search.index import Index
 from hbi_jax.search.moments import Moment
@@ -83,7 +84,9 @@ def make_app(index: Index, settings: Settings) -> "fastapi.FastAPI":
     if settings.host in LOOPBACK:
         # Other pages that a browser shows must not reach this one under a name of theirs.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
-    videos = {_key(file.path): file.path for file in index.files if file.error is None}
+    # An index may be of somebody else: what it names is sent only if it is named like a video.
+    names = (file.path for file in index.files if file.error is None)
+    videos = {_key(path): path for path in names if os.path.splitext(path)[1].lower() in EXTENSIONS}
 
     @app.get("/videos/{key}")
     def video(key: str) -> FileResponse:
@@ -144,6 +147,11 @@ def _blocks(index: Index, runs: dict[str, Run]) -> "gradio.Blocks":
             return _said("Choose a video first.")
         return shown(lambda: index.search_like(path, int(top)))
 
+    def by_address(request: gradio.Request) -> tuple[str, str]:
+        """Searches for what the address asks, as in `/?q=a+red+square`: a search can be bookmarked and sent."""
+        text = request.query_params.get("q", "")
+        return text, by_text(text, 10) if text.strip() else ""
+
     with gradio.Blocks(title="Search videos", analytics_enabled=False, fill_width=True) as blocks:
         count = len({file.path for file in index.files if file.error is None})
         gradio.Markdown(f"# Search {count:,} videos\n{index.num_clips:,} clips in `{index.folder.name}`")
@@ -155,6 +163,7 @@ def _blocks(index: Index, runs: dict[str, Run]) -> "gradio.Blocks":
                 top = gradio.Slider(1, _MOST, value=10, step=1, label="Results", scale=1)
             button, found = gradio.Button("Search", variant="primary"), gradio.HTML()
             gradio.on([button.click, text.submit], by_text, [text, top], found, api_name="search")
+            blocks.load(by_address, None, [text, found], api_name=False)
         with gradio.Tab("By a video"):
             like = gradio.Video(label="Find moments like this video", sources=["upload"])
             most = gradio.Slider(1, _MOST, value=10, step=1, label="Results")

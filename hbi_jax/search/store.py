@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -258,15 +259,7 @@ def writing(folder: pathlib.Path, shared: bool = False) -> Iterator[None]:
     Raises:
       SearchError: If somebody else writes, or the folder is read-only.
     """
-    try:
-        (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise SearchError(
-            f"{folder} cannot be written ({error.strerror}): wanted a folder that this user may change; searching it "
-            "works, adding to it does not"
-        ) from error
-    with file:
+    with _opened(folder, LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
         except OSError as error:
@@ -283,10 +276,26 @@ def writing(folder: pathlib.Path, shared: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def committing(folder: pathlib.Path) -> Iterator[None]:
-    """Waits until no other worker changes the manifest, and holds it."""
-    with open(folder / COMMIT, "a", encoding="utf-8") as file:
+    """Waits until no other worker changes the manifest, and holds it.
+
+    Raises:
+      SearchError: If the folder is read-only.
+    """
+    with _opened(folder, COMMIT) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _opened(folder: pathlib.Path, lock: str) -> io.TextIOWrapper:
+    """Opens a lock of an index, whose folder is created if needed."""
+    try:
+        (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
+        return open(folder / lock, "a+", encoding="utf-8")
+    except OSError as error:
+        raise SearchError(
+            f"{folder} cannot be written ({error.strerror}): wanted a folder that this user may change; searching it "
+            "works, adding to it does not"
+        ) from error
 
 
 def _damaged(path: pathlib.Path, why: object) -> SearchError:

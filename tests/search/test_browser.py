@@ -30,7 +30,7 @@ addEventListener('load', async () => {
   if (video.readyState < 1) await until('loadedmetadata');
   frames[1].focus();
   seen.focused = document.activeElement === frames[1];
-  frames[1].click();
+  frames[1].dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true}));
   if (video.seeking) await until('seeked');
   video.pause();
   seen.time = video.currentTime;

@@ -11,7 +11,7 @@ import pytest
 
 from hbi_jax.search.heatmap import heatmap
 from hbi_jax.search.moments import Moment
-from hbi_jax.search.page import relative_address, write_page
+from hbi_jax.search.page import embedded_page, relative_address, write_page
 
 EVIL = '<script>alert("1")</script>'
 
@@ -80,6 +80,15 @@ def test_the_page_is_one_file_and_runs_only_its_own_script(page):
     assert not re.findall(r'(?:href|src|url\()=?"?(?:https?:)?//', text)
     assert "prefers-color-scheme: dark" in text
     assert [path.name for path in file.parent.iterdir()] == ["result.html"]
+
+
+def test_a_notebook_gets_the_videos_in_the_page_or_only_their_frames(rendered):
+    there = min(rendered.glob("video*.mp4"))
+    whole = Reader(embedded_page([moment(there)]))
+    assert whole.all("video")[0]["src"].startswith("data:video/mp4;base64,")
+    assert {link["href"] for link in whole.all("a")} == {"#"}
+    small = Reader(embedded_page([moment(there)], largest=10))
+    assert (len(small.all("video")), len(small.all("img")), len(small.all("image"))) == (0, 1, 3)
 
 
 def test_an_empty_result_says_so(tmp_path):
