@@ -67,7 +67,9 @@ class Encoder:
         self._model, self._params = model, params
         config = model.config
         self._published = getattr(config, "padding", "masked") == "published"
-        self.scans_exactly = type(model) in (HBI, MeanPooledCLIP) and not getattr(config, "reconstruction", False)
+        # Models that score differently say so by a method of their own.
+        known = type(model).gallery_similarity in (HBI.gallery_similarity, MeanPooledCLIP.gallery_similarity)
+        self.scans_exactly = known and not getattr(config, "reconstruction", False)
         data = mesh.shape[mesh.axis_names[0]]
         self._batch = -(-BATCH // data) * data
         self._kept = [name for number, (name, rate) in enumerate(self.level_rates.items()) if rate or not number]
