@@ -1,4 +1,4 @@
-"""Packaging of hbi_jax: `pip install .`; extras: `cuda12`, `cuda13`, `tpu`, `caption`, `dev`."""
+"""Packaging of hbi_jax: `pip install .`; extras: `cuda12`, `cuda13`, `tpu`, `caption`, `search`, `demo`, `dev`."""
 
 import pathlib
 import re
@@ -50,6 +50,10 @@ setup(
         "tpu": ["jax[tpu]"],
         # Scores of captions; METEOR among them needs Java as well.
         "caption": ["pycocoevalcap==1.2"],
+        # Indexes of 100,000 clips and more; LanceDB changes its files between versions.
+        "search": ["lancedb==0.40.0"],
+        # The page of `python -m hbi_jax.search serve`.
+        "demo": ["gradio==6.31.0"],
         "dev": requirements("requirements-dev.txt"),
     },
     entry_points={"console_scripts": ["hbi-jax = hbi_jax.main:run"]},

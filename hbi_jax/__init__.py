@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hbi_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from hbi_jax.pretrained import Pretrained
+    from hbi_jax.search.encoder import Encoder
+    from hbi_jax.search.encodings import Encodings
+    from hbi_jax.search.index import Index
     from hbi_jax.tasks.answers.inference import Answer
     from hbi_jax.tasks.captions.inference import Caption
     from hbi_jax.tasks.inference import Paths, Run
@@ -41,3 +44,26 @@ def generate_captions(
     from hbi_jax.tasks.captions.inference import generate_captions
 
     return generate_captions(checkpoint, videos, method, top, seed)
+
+
+def open_index(
+    folder: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None, **settings: Any
+) -> Index:
+    """Opens an index of videos, or makes one, see `hbi_jax.search.index.open_index`."""
+    from hbi_jax.search.index import open_index
+
+    return open_index(folder, checkpoint, **settings)
+
+
+def encode_texts(checkpoint: str | os.PathLike[str] | Encoder, texts: str | Sequence[str]) -> Encodings:
+    """Encodes texts as numpy arrays, see `hbi_jax.search.encodings.encode_texts`."""
+    from hbi_jax.search.encodings import encode_texts
+
+    return encode_texts(checkpoint, texts)
+
+
+def encode_videos(checkpoint: str | os.PathLike[str] | Encoder, videos: Paths) -> Encodings:
+    """Encodes videos as numpy arrays, see `hbi_jax.search.encodings.encode_videos`."""
+    from hbi_jax.search.encodings import encode_videos
+
+    return encode_videos(checkpoint, videos)

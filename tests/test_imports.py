@@ -34,6 +34,7 @@ HOST_ARRAYS = frozenset({"numpy", "jaxtyping"})
 BASE = ("choices", "fields", "types")
 MATHS = (*BASE, "banzhaf", "clustering", "losses", "metrics", "parallel")
 # The declarations of fields load no array package, so that commands explain and refuse them at once.
+EXTRAS = {"pycocoevalcap", "lancedb", "pyarrow", "scenedetect", "gradio", "fastapi", "starlette", "uvicorn"}
 CONFIGS = ("models.config", "data.config", "parallel.config", "train.config")
 TASKS = ("retrieval", "answers", "captions", "estimator")
 CORE = (*MATHS, "models", "models.config", "train", "train.config", "tasks.configs", "tasks.objectives")
@@ -106,9 +107,25 @@ ROOMS = {
 # Commands, which no room imports.
 PROGRAMS = {"data.__main__", "data.shapes.pretrain"}
 ROOMS["tasks"] = _room(*(set(ROOMS) - PROGRAMS - {"version", "commands"}), packages=ARRAYS | {"etils", "matplotlib"})
+ROOMS["search.config"] = _room("fields")
+ROOMS["search"] = _room(
+    *(set(MATHS) - {"clustering", "losses", "metrics"}),
+    "models",
+    "data",
+    "pretrained",
+    "tasks",
+    "tasks.config",
+    "commands.progress",
+    "search.config",
+    packages=ARRAYS | {"PIL", "lancedb", "pyarrow", "scenedetect", "gradio", "fastapi", "starlette", "uvicorn"},
+)
+ROOMS["search.__main__"] = _room("fields", "commands", "search", "search.config")
 ROOMS["config"] = _room("fields", "tasks.config", packages=frozenset({"ml_collections"}))
-ROOMS["experiment"] = _room(*(set(ROOMS) - PROGRAMS - {"config", "commands"}), packages=ARRAYS | {"clu", "etils"})
-ROOMS[""] = _room("version", "pretrained", "tasks")  # its functions import when they are called
+ROOMS["experiment"] = _room(
+    *(name for name in ROOMS if name not in PROGRAMS | {"config", "commands"} and not name.startswith("search")),
+    packages=ARRAYS | {"clu", "etils"},
+)
+ROOMS[""] = _room("version", "pretrained", "tasks", "search")  # its functions import when they are called
 ROOMS["ask"] = ROOMS["caption"] = _room("choices", "commands", "tasks")
 ROOMS["ablations"] = _room(
     "config", "fields", "commands.progress", packages=HOST_ARRAYS | {"ml_collections", "matplotlib"}
@@ -196,7 +213,9 @@ def test_the_order_has_no_circle():
         left = {room: row for room, row in left.items() if room not in ready}
 
 
-@pytest.mark.parametrize("module", ["hbi_jax.config", "hbi_jax.commands.cli", "hbi_jax.ablate", "hbi_jax.main"])
+@pytest.mark.parametrize(
+    "module", ["hbi_jax.config", "hbi_jax.commands.cli", "hbi_jax.ablate", "hbi_jax.main", "hbi_jax.search.__main__"]
+)
 def test_commands_explain_and_refuse_fields_without_loading_jax(module):
     code = f"import sys, {module}; print('jax' in sys.modules, 'numpy' in sys.modules)"
     assert _run(code).split() == ["False", "False"]
@@ -257,8 +276,8 @@ def test_what_is_imported_is_required():
     }
     lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
     required = {line.split(";")[0].split("==")[0].split(">=")[0].strip() for line in lines if line}
-    # pycocoevalcap is an extra, which is asked for where it is missing.
-    used = frozenset().union(*(row.packages for row in ROOMS.values())) - {"pycocoevalcap"}
+    # Extras, which are asked for where they are missing.
+    used = frozenset().union(*(row.packages for row in ROOMS.values())) - EXTRAS
     assert {provides.get(package, package) for package in used} - required == set()
 
 

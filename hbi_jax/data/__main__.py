@@ -7,7 +7,8 @@ check: decodes every video as training would and reports the bad ones; exits wit
   python -m hbi_jax.data prepare --config=configs/msrvtt.py ... --out=FOLDER
 
 prepare: writes the frames of all videos to a folder that is faster to read; train from it with
---config.data.prepared=FOLDER. An interrupted pass resumes when the same command is run again.
+--config.data.prepared=FOLDER. An interrupted pass resumes when the same command is run again. Several processes share
+the work with --worker=I --workers=N, by default those of SLURM, of a Kubernetes job, or of JAX.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from absl import flags
 
 from hbi_jax import fields
 from hbi_jax.commands import cli
+from hbi_jax.commands.workers import share
 from hbi_jax.data.config import DataConfig
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ _THRESHOLD = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+_WORKER = flags.DEFINE_integer("worker", None, "Number of this process, of several that share prepare.", lower_bound=0)
+_WORKERS = flags.DEFINE_integer("workers", None, "Number of processes that share prepare.", lower_bound=1)
 
 
 def _config() -> DataConfig:
@@ -118,6 +122,7 @@ def _prepare() -> int | None:
     if not (_OUT.value or config.prepared):
         cli.wanted((_OUT, "prepared"))
     folder = pathlib.Path(_OUT.value or config.prepared.replace("{workdir}", cli.WORKDIR.value or "")).expanduser()
+    mine = share(_WORKER.value, _WORKERS.value)
     dataset = _dataset(config)
 
     from hbi_jax.data.prepare import prepare
@@ -134,6 +139,8 @@ def _prepare() -> int | None:
             config.max_unreadable_rate,
             config.video_timeout,
             config=cli.CONFIG.value.to_dict(),
+            worker=mine.worker,
+            workers=mine.workers,
         )
     except KeyboardInterrupt:
         print("interrupted; finished shards are kept, and the same command resumes with the others", file=sys.stderr)
@@ -141,6 +148,12 @@ def _prepare() -> int | None:
     for name, unreadable in summary.unreadable.items():
         for reason in unreadable.values():
             print(f"unreadable in split {name}: {reason}")
+    if summary.missing:
+        print(
+            f"worker {mine.worker} of {mine.workers} (from {mine.source}): {summary.shards} shards of {folder} are "
+            f"finished, {summary.missing} of other workers are missing; the last worker to finish completes the folder"
+        )
+        return 0
     print(
         f"{summary.clips} clips, {summary.frames} frames, {summary.size / 2**20:.1f} MiB in {summary.shards} shards of "
         f"{folder} ({summary.kept} were already there); to read them: --config.data.prepared={folder}"

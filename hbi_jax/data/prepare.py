@@ -46,6 +46,7 @@ from hbi_jax.data.prepared import (
     checksum,
     relative,
     window,
+    worker_manifest,
 )
 from hbi_jax.data.source import check_unreadable
 from hbi_jax.data.video import VideoError, Window, map_windows
@@ -74,6 +75,7 @@ class Summary(NamedTuple):
       shards: Number of shards.
       kept: Number of shards that an earlier pass had written.
       unreadable: For each split, by video id, the reason why a video has no frames.
+      missing: Number of shards that other workers have not written yet.
     """
 
     clips: int
@@ -82,6 +84,7 @@ class Summary(NamedTuple):
     shards: int
     kept: int
     unreadable: Mapping[str, Mapping[str, str]]
+    missing: int = 0
 
 
 class _Video(NamedTuple):
@@ -131,6 +134,8 @@ def prepare(
     num_processes: int | None = None,
     config: Mapping[str, Any] | None = None,
     shown: bool = True,
+    worker: int = 0,
+    workers: int = 1,
 ) -> Summary:
     """Writes the frames of all clips of some splits; resumes an interrupted pass.
 
@@ -147,9 +152,11 @@ def prepare(
       num_processes: Number of decoding processes; `None` uses one per core, 0 decodes in this process.
       config: The configuration, stored in the manifest for people to read.
       shown: Whether to report progress.
+      worker, workers: This process writes the shards s with s mod workers = worker. Until the last worker has finished,
+        the folder cannot be read.
 
     Returns:
-      The contents of the folder.
+      The contents of the folder; of what is finished if other workers have not finished.
 
     Raises:
       DataError: If the folder holds other files, too many videos are unreadable, or a decoding process dies. Finished
@@ -159,15 +166,19 @@ def prepare(
     folder = pathlib.Path(folder)
     parts = _shards(_videos(splits, pathlib.Path(videos)))
     plans = {name: _plan(settings, part) for name, part in parts.items()}
+    mine = list(parts)[worker::workers]
+    own = MANIFEST if workers == 1 else worker_manifest(worker, workers)
     found = _claim(folder, settings)
-    finished = {s.name: s for s in found if plans.get(s.name) == s.plan and _is_whole(folder, s)}
-    Manifest(settings, config or {}, len(parts), list(finished.values())).write(folder)
+    finished = {s.name: s for s in found if plans.get(s.name) == s.plan and s.name in mine and _is_whole(folder, s)}
+    if workers > 1 and not (folder / MANIFEST).exists():
+        Manifest(settings, config or {}, len(parts), []).write(folder)
+    Manifest(settings, config or {}, len(parts), list(finished.values())).write(folder, own)
     unreadable = _Unreadable(splits, max_unreadable_rate)
     for name, shard in finished.items():
         unreadable.note(parts[name], shard.clips)
-    kept, todo = len(finished), {name: part for name, part in parts.items() if name not in finished}
+    kept, todo = len(finished), {name: parts[name] for name in mine if name not in finished}
     if kept:
-        _log.info("%d of %d shards are already complete", kept, len(parts))
+        _log.info("%d of %d shards are already complete", kept, len(mine))
     if num_processes is None:
         num_processes = len(os.sched_getaffinity(0))
     with (
@@ -191,11 +202,17 @@ def prepare(
                     progress.update()
             path = folder / name
             finished[name] = Shard(name, plans[name], path.stat().st_size, checksum(path), _versions(), clips)
-            Manifest.append(folder, finished[name])
-    shards = [finished[name] for name in parts]
-    _write_metadata(folder, shards)
-    for path in (*(folder / shard.name for shard in found), *folder.glob(f".{_NAME}-*")):
-        if path.name not in parts:
+            Manifest.append(folder, finished[name], own)
+    if workers > 1:
+        finished |= _of_others(folder, {name: plan for name, plan in plans.items() if name not in finished})
+        for name in finished.keys() - set(mine):
+            unreadable.note(parts[name], finished[name].clips)
+    shards = [finished[name] for name in parts if name in finished]
+    if len(shards) == len(parts):
+        Manifest(settings, config or {}, len(parts), shards).write(folder)
+        _write_metadata(folder, shards)
+        old = (folder / shard.name for shard in found if shard.name not in parts)
+        for path in (*old, *folder.glob(f".{_NAME}-*"), *folder.glob(worker_manifest("*", "*"))):
             path.unlink(missing_ok=True)
     return Summary(
         clips=sum(shard.num_records for shard in shards),
@@ -204,6 +221,7 @@ def prepare(
         shards=len(shards),
         kept=kept,
         unreadable=unreadable.reasons,
+        missing=len(parts) - len(shards),
     )
 
 
@@ -280,7 +298,8 @@ def _claim(folder: pathlib.Path, settings: Settings) -> Sequence[Shard]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MANIFEST).exists():
-        if any(folder.iterdir()):
+        # Another worker may be about to write the manifest.
+        if any(not path.name.startswith(".") for path in folder.iterdir()):
             wanted = "an empty folder or a folder of prepared videos"
             raise DataError(f"folder {folder}", f"files but no {MANIFEST}", wanted, "choose another")
         return ()
@@ -292,7 +311,26 @@ def _claim(folder: pathlib.Path, settings: Settings) -> Sequence[Shard]:
             raise DataError(
                 f"prepared videos {folder}, {name}", f"{value}", f"{made}, with which the folder was begun", remedy
             )
-    return manifest.shards
+    return [*manifest.shards, *_shards_of_workers(folder)]
+
+
+def _shards_of_workers(folder: pathlib.Path) -> list[Shard]:
+    """Returns the shards that workers have finished in a folder that is not complete."""
+    found = []
+    for path in sorted(folder.glob(worker_manifest("*", "*"))):
+        try:
+            found += Manifest.read(folder, path.name).shards
+        except DataError:
+            if path.exists():
+                raise
+            # Another worker has just completed the folder.
+    return found
+
+
+def _of_others(folder: pathlib.Path, plans: Mapping[str, str]) -> dict[str, Shard]:
+    """Returns the finished ones of some shards, which other workers make, by name."""
+    found = [*Manifest.read(folder).shards, *_shards_of_workers(folder)]
+    return {s.name: s for s in found if plans.get(s.name) == s.plan and _size(folder / s.name) == s.size}
 
 
 def _is_whole(folder: pathlib.Path, shard: Shard) -> bool:

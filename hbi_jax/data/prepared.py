@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pathlib
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -112,13 +113,13 @@ class Manifest:
     shards: Sequence[Shard]
 
     @staticmethod
-    def read(folder: pathlib.Path) -> "Manifest":
-        """Reads the manifest of a folder.
+    def read(folder: pathlib.Path, name: str = MANIFEST) -> "Manifest":
+        """Reads the manifest of a folder, or that of a worker, see `worker_manifest`.
 
         Raises:
           DataError: If the manifest is missing, damaged or of another format.
         """
-        path = folder / MANIFEST
+        path = folder / name
         try:
             lines = path.read_text(encoding="utf-8").split("\n")[
                 :-1
@@ -139,21 +140,27 @@ class Manifest:
             remedy = "delete the folder and prepare it again"
             raise DataError(str(path), f"a damaged file ({error!r})", "a manifest", remedy) from error
 
-    def write(self, folder: pathlib.Path) -> None:
-        """Writes the manifest of a folder atomically."""
+    def write(self, folder: pathlib.Path, name: str = MANIFEST) -> None:
+        """Writes the manifest of a folder, or that of a worker, atomically."""
         head = {
             "format": _FORMAT,
             **{name: value for name, value in dataclasses.asdict(self).items() if name != "shards"},
         }
-        unfinished = folder / f".{MANIFEST}-{os.getpid()}"
+        # Several workers may begin a folder at once, on machines that give them the same number.
+        unfinished = folder / f".{name}-{socket.gethostname()}-{os.getpid()}"
         unfinished.write_text("".join(map(_line, (head, *self.shards))), encoding="utf-8")
-        unfinished.replace(folder / MANIFEST)
+        unfinished.replace(folder / name)
 
     @staticmethod
-    def append(folder: pathlib.Path, shard: Shard) -> None:
-        """Adds a finished shard to the manifest of a folder."""
-        with open(folder / MANIFEST, "a", encoding="utf-8") as file:
+    def append(folder: pathlib.Path, shard: Shard, name: str = MANIFEST) -> None:
+        """Adds a finished shard to the manifest of a folder, or to that of a worker."""
+        with open(folder / name, "a", encoding="utf-8") as file:
             file.write(_line(shard))
+
+
+def worker_manifest(worker: int | str, workers: int | str) -> str:
+    """Returns the name of the manifest of a worker's shards, which lasts until all have finished; `"*"` matches any."""
+    return f"manifest.{worker}-of-{workers}.jsonl"
 
 
 def _line(entry: Mapping[str, Any] | Shard) -> str:

@@ -6,12 +6,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.datasets import Record, Split
 from hbi_jax.data.source import Source
-from hbi_jax.data.text import clean
+from hbi_jax.data.text import Tokenizer, clean
 from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.tasks.config import Config, read_config
 from hbi_jax.tasks.registry import TASKS
@@ -39,13 +40,14 @@ class Run(NamedTuple):
     params: PyTree
 
 
-def open_run(checkpoint: str | os.PathLike[str], task: str, batch_size: int = 8) -> Run:
+def open_run(checkpoint: str | os.PathLike[str], task: str, batch_size: int = 8, mesh: Mesh | None = None) -> Run:
     """Opens a work folder for inference. The training data may be gone.
 
     Args:
       checkpoint: The work folder (its best checkpoint), or a step such as `runs/quickstart_qa/checkpoints/500`.
       task: The required value of `config.task`.
       batch_size: Videos or texts per batch, rounded up to a multiple of the mesh's data axis.
+      mesh: The devices; None: all of them.
 
     Raises:
       CheckpointError: If there is no checkpoint, or it belongs to another task.
@@ -71,7 +73,7 @@ def open_run(checkpoint: str | os.PathLike[str], task: str, batch_size: int = 8)
         )
     # Any number of the given videos may be unreadable.
     config = config.replace(eval__batch_size=batch_size, data__max_unreadable_rate=1.0)
-    opened = TASKS[task].of_run(config, make_mesh(), workdir)
+    opened = TASKS[task].of_run(config, make_mesh() if mesh is None else mesh, workdir)
     with open_checkpoint(path, config.eval.best_metric) as (checkpoints, step):
         return Run(config, opened, checkpoints.restore_params(opened.abstract_params(), step))
 
@@ -92,24 +94,33 @@ def video_source(dataset: Dataset, videos: Paths, texts: Sequence[str] = ("video
       ValueError: If there is no video or no text, or if a text is empty.
     """
     paths = [os.fspath(video) for video in several(videos)]
-    for name, given in (("videos", paths), ("texts", texts)):
-        if not given:
-            raise ValueError(f"{name}: got none, wanted at least one; name some")
+    if not paths:
+        raise ValueError("videos: got none, wanted at least one; name some")
+    check_texts(dataset.tokenizer, texts)
+    records = [Record(text, path, pathlib.Path(path)) for path in paths for text in texts]
+    return dataset.source(Split("given", tuple(records)))
+
+
+def check_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
+    """Checks texts for a model, and logs a warning for each that is too long for it.
+
+    Raises:
+      ValueError: If there is no text, or if a text is empty.
+    """
+    if not texts:
+        raise ValueError("texts: got none, wanted at least one; name some")
     for number, text in enumerate(texts):
         if not clean(text):
             raise ValueError(f"text {number + 1} of {len(texts)}: got {text!r}, wanted words; write some")
-    tokenizer = dataset.tokenizer
     for text in dict.fromkeys(texts):
         if tokenizer.truncated([text]):
             (kept,), _ = tokenizer.encode([text])
             _log.warning(
                 "%r has more than config.data.num_words=%d tokens and loses its end: the model reads %r",
                 text,
-                dataset.config.num_words,
+                tokenizer.num_words,
                 tokenizer.decode(kept),
             )
-    records = [Record(text, path, pathlib.Path(path)) for path in paths for text in texts]
-    return dataset.source(Split("given", tuple(records)))
 
 
 def several(given: Paths) -> Sequence[str | os.PathLike[str]]:

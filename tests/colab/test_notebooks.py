@@ -37,8 +37,8 @@ def _execute(code: str, names: dict) -> None:
     exec(compile(code, "notebook", "exec"), names)
 
 
-def test_both_are_there():
-    assert [path.name for path in NOTEBOOKS] == ["evaluate.ipynb", "quickstart.ipynb"]
+def test_all_are_there():
+    assert [path.name for path in NOTEBOOKS] == ["evaluate.ipynb", "quickstart.ipynb", "search.ipynb"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -76,7 +76,7 @@ def test_the_toy_game(capsys):
 DISPLAY = """
 import json
 
-Image = Markdown = str
+Image = Markdown = HTML = str
 
 def display(what):
     with open("shown", "a") as file:
@@ -128,3 +128,12 @@ def test_the_cells_run_one_after_the_other(tmp_path):
     assert again["galleries"] == report["galleries"]
     assert [galleries["videos"] for galleries in again["galleries"]] == [8, 8]
     assert all("described from video" in line and line.count("(") == 3 for line in lines)
+
+    lines = _run("search.ipynb", tmp_path).splitlines()
+    videos = len(list((workdir / "data/videos").iterdir()))
+    assert lines[:2] == ["not on Colab: nothing to upload", f"{videos} videos, {videos} clips"]
+    assert len(lines) == 2 + 5 + 3 + 3
+    # The best moment is most like itself.
+    assert lines[7].split()[1] == lines[2].split()[1]
+    shown = [json.loads(line) for line in (tmp_path / "shown").read_text().splitlines()]
+    assert shown[-1].count('<section class="card">') == 5

@@ -342,3 +342,22 @@ def test_no_more_videos_are_begun_than_asked_for():
     assert [next(records), next(records)] == [[0], [1]]
     assert begun == [0, 1, 2, 3]
     assert list(records) == [[number] for number in range(2, 9)]
+
+
+def test_workers_share_the_shards_and_the_last_one_completes_the_folder(make, tmp_path, decoded, reference):
+    first = make(worker=1, workers=3)
+    assert (first.missing, first.kept) == (11, 0)
+    assert sum(decoded.values()) < NUM_VIDEOS
+    # Broken off, a worker goes on; whatever is finished is kept.
+    assert make(worker=1, workers=3).kept == 5
+    assert make(worker=0, workers=3).missing == 5
+    last = make(worker=2, workers=3)
+    assert (last.missing, last.shards) == (0, 16)
+    assert set(decoded.values()) == {1}
+    assert last.unreadable["train"].keys() == {"v7"}
+    found, wanted = (_checksums(folder) for folder in (tmp_path / "prepared", reference))
+    assert {name for name in wanted if found[name] != wanted[name]} <= {MANIFEST}
+    assert found.keys() == wanted.keys()
+    assert Manifest.read(tmp_path / "prepared").shards == Manifest.read(reference).shards
+    assert make().kept == 16
+    assert make(worker=0, workers=2).missing == 0

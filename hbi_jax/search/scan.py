@@ -1,0 +1,163 @@
+"""The exact scan: weighted token-wise interaction of one query with stored clips, in one matrix product a level.
+
+`similarity` is written once, for numpy (memory-mapped files, one block of clips at a time) and for JAX (clips in the
+memory of devices). It needs no masks: padding repeats a real token with weight 0, which changes no maximum and no mean.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from hbi_jax.types import ArrayLike, WeightedTokens
+
+# Clips per block on a CPU: their products with a query stay in its caches.
+BLOCK = 2048
+FEATURES, SCALE, WEIGHT = "features", "scale", "weight"
+
+
+class Side(NamedTuple):
+    """The tokens of items at one level, ready for the scan.
+
+    Attributes:
+      features: The tokens, not normalised.
+      scale: The inverse of each token's length; 0 where padding counts as similarity 0 (`padding="published"`).
+      weight: The weight of each token; 0 at padding, and a sum of 1.
+    """
+
+    features: Float[ArrayLike, "n k d"]
+    scale: Float[ArrayLike, "n k"]
+    weight: Float[ArrayLike, "n k"]
+
+
+class Query(NamedTuple):
+    """One query: its normalised tokens and their weights at every level that scores, and the rate of each level.
+
+    Attributes:
+      words: By level.
+      weights: By level.
+      rates: By level; none is 0.
+    """
+
+    words: Mapping[str, Float[np.ndarray, "t d"]]
+    weights: Mapping[str, Float[np.ndarray, " t"]]
+    rates: Mapping[str, float]
+
+
+def side(tokens: WeightedTokens, published: bool = False) -> Side:
+    """Returns tokens ready for the scan, in numpy.
+
+    Args:
+      tokens: Tokens of `n` items, each with a real one.
+      published: Whether padding counts as similarity 0 in maxima, see `hbi_jax.choices.Padding`.
+    """
+    features, mask = np.asarray(tokens.features, np.float32), np.asarray(tokens.mask)
+    if not published:
+        first = features[np.arange(len(mask)), mask.argmax(axis=1)]
+        features = np.where(mask[..., None], features, first[:, None])
+    scale = 1 / np.sqrt(np.maximum(np.square(features).sum(-1), 1e-24))
+    return Side(features, np.where(mask | (not published), scale, 0).astype(np.float32), _weights(tokens))
+
+
+def _weights(tokens: WeightedTokens) -> Float[np.ndarray, "n k"]:
+    """Returns `hbi_jax.models.similarity.token_weights` in numpy, which compiles nothing for every number of rows."""
+    logits = np.where(tokens.mask, np.asarray(tokens.logits, np.float32), -np.inf)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def sides(rows: Mapping[str, ArrayLike], levels: Sequence[str]) -> dict[str, Side]:
+    """Returns stored clips, see `Encoder.rows`, ready for the scan at some levels."""
+    return {level: Side(*(rows[f"{level}.{part}"] for part in Side._fields)) for level in levels}
+
+
+def query(levels: Mapping[str, WeightedTokens], rates: Mapping[str, float], published: bool = False) -> Query:
+    """Returns a query from the tokens of one text, or of one clip to search by example.
+
+    Args:
+      levels: The tokens by level, each with a leading axis of 1.
+      rates: The rate of each level's similarity; levels of rate 0 are left out.
+      published: As in `side`.
+    """
+    words, weights = {}, {}
+    for name, rate in rates.items():
+        if rate:
+            ready = side(levels[name], published)
+            # A real token twice changes nothing, but padding of similarity 0 does.
+            used = np.asarray(levels[name].mask[0]) | published
+            words[name] = (ready.features[0] * ready.scale[0][:, None])[used]
+            weights[name] = ready.weight[0][used]
+    return Query(words, weights, {name: rate for name, rate in rates.items() if rate})
+
+
+def similarity(
+    words: Float[ArrayLike, "t d"],
+    word_weights: Float[ArrayLike, " t"],
+    clips: Side,
+    matmul: Callable[..., Any] = np.matmul,
+) -> Float[ArrayLike, " n"]:
+    """Returns the similarity of a query with clips at one level (HBI V2, Eq. 12); equals `models.similarity.wti`.
+
+    Args:
+      words: Normalised tokens of the query.
+      word_weights: Their weights.
+      clips: The clips, in numpy or JAX.
+      matmul: The matrix product of that library.
+    """
+    n, k, d = clips.features.shape
+    products = matmul(words, clips.features.reshape(n * k, d).T) * clips.scale.reshape(1, n * k)
+    products = products.reshape(len(words), n, k)
+    best_frame, best_word = products.max(2), products.max(0)
+    return 0.5 * (matmul(word_weights, best_frame) + (best_word * clips.weight).sum(1))
+
+
+def scan(asked: Query, clips: Mapping[str, Side], matmul: Callable[..., Any] = np.matmul) -> Float[ArrayLike, " n"]:
+    """Returns the similarity of a query with clips: the sum over its levels, weighted by their rates."""
+    parts = [
+        rate * similarity(asked.words[name], asked.weights[name], clips[name], matmul)
+        for name, rate in asked.rates.items()
+    ]
+    return sum(parts[1:], parts[0])
+
+
+def scan_blocks(asked: Query, clips: Mapping[str, Side]) -> Float[np.ndarray, " n"]:
+    """Returns what `scan` returns, in numpy, holding the products of `BLOCK` clips at a time."""
+    count = len(next(iter(clips.values())).features)
+    out = np.empty(count, np.float32)
+    for start in range(0, count, BLOCK):
+        block = np.s_[start : start + BLOCK]
+        out[block] = scan(asked, {name: Side(*(part[block] for part in clips[name])) for name in asked.rates})
+    return out
+
+
+@jax.jit
+def scan_devices(asked: Query, clips: Mapping[str, Side]) -> Float[jax.Array, " n"]:
+    """Returns what `scan` returns, in JAX: on whatever devices the clips lie, each with its own."""
+
+    def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.matmul(x, y, precision="highest")
+
+    return scan(asked, clips, matmul)
+
+
+def padded(asked: Query, multiple: int = 8) -> Query:
+    """Returns an equal query whose numbers of tokens are multiples, so that few programs serve all queries."""
+    words, weights = {}, {}
+    for name, tokens in asked.words.items():
+        more = -len(tokens) % multiple
+        words[name] = np.concatenate([tokens, np.repeat(tokens[:1], more, axis=0)])
+        weights[name] = np.concatenate([asked.weights[name], np.zeros(more, np.float32)])
+    return Query(words, weights, asked.rates)
+
+
+def top(scores: Float[np.ndarray, " n"], count: int) -> np.ndarray:
+    """Returns the numbers of the largest scores, the largest first; equal scores are ordered by number."""
+    if count < len(scores):
+        limit = np.partition(scores, len(scores) - count)[len(scores) - count]
+        chosen = np.flatnonzero(scores >= limit)
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.lexsort((chosen, -scores[chosen]))][:count]

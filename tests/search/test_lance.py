@@ -1,0 +1,90 @@
+"""The LanceDB engine: the same moments as the exact scan, whatever is added, changed and dropped."""
+
+import importlib.util
+import shutil
+
+import numpy as np
+import pytest
+
+from hbi_jax.search import index as module
+from hbi_jax.search import store
+from hbi_jax.search.config import SearchError
+from hbi_jax.search.lance import LanceEngine
+from tests.search.conftest import make_index
+
+needs_lance = pytest.mark.skipif(not importlib.util.find_spec("lancedb"), reason="the extra `search` is not installed")
+TEXT = "a red square slides left"
+
+
+@needs_lance
+def test_moments_are_those_of_the_scan(encoder, videos, tmp_path):
+    with (
+        make_index(tmp_path / "flat", encoder) as flat,
+        make_index(tmp_path / "lance", encoder, engine="lance") as index,
+    ):
+        for change in (lambda: None, lambda: next(videos.rglob("long.mp4")).unlink()):
+            change()
+            assert index.add(videos).clips == flat.add(videos).clips
+            # The table holds the tokens, the segments no more.
+            assert not list((tmp_path / "lance" / "segments").rglob("*.npy"))
+            assert index._engine._table.count_rows() == flat.num_clips
+            _same(index.search(TEXT), flat.search(TEXT))
+            video = min(videos.rglob("video*.mp4"))
+            _same(index.search_like(video), flat.search_like(video))
+        with module.Index(index.folder, encoder, store.Manifest.read(index.folder)) as opened:
+            _same(opened.search(TEXT), flat.search(TEXT))
+        moved = shutil.move(min(videos.rglob("video*.mp4")), videos / "moved.mp4")
+        assert index.add(videos).added == 1
+        assert str(moved) in {moment.video for moment in index.search(TEXT)}
+        assert len(index.search(TEXT)) == 4
+
+
+def _same(found, wanted):
+    assert [moment[:3] for moment in found] == [moment[:3] for moment in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.score, other.score, atol=1e-6)
+        np.testing.assert_allclose(one.interaction, other.interaction, atol=1e-6)
+
+
+@needs_lance
+def test_an_index_finds_most_of_the_best(tmp_path, encoder, monkeypatch):
+    """With the approximate index, over many clips of random tokens."""
+    rng = np.random.default_rng(0)
+    count, shapes = 2000, encoder.row_shapes()
+    arrays = {name: rng.normal(size=(count, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    for level in ("entity", "action"):
+        arrays[f"{level}.mask"] = np.ones((count, *shapes[f"{level}.mask"]), bool)
+        arrays[f"{level}.scale"] = 1 / np.linalg.norm(arrays[f"{level}.features"], axis=-1)
+        arrays[f"{level}.weight"] = np.full_like(arrays[f"{level}.scale"], 1 / shapes[f"{level}.scale"][0])
+    table = store.ClipTable(
+        np.zeros(count, np.int32),
+        np.zeros(count),
+        np.ones(count),
+        np.zeros((count, *shapes["entity.mask"]), np.float32),
+    )
+    with store.writing(tmp_path):
+        segment = store.write_segment(tmp_path, "0" * 32, [store.File("a.mp4", store.Stamp(1, 2))], table, arrays)
+    engine = LanceEngine(tmp_path, encoder.scored, indexed_from=1000)
+    engine.add([segment], writing=True)
+    assert {index.columns[0] for index in engine._table.list_indices()} == {"tokens", "key"}
+    query = encoder.query(encoder.texts([TEXT]))
+    places, scores = engine.candidates(query, 300)
+    assert (np.diff(scores) <= 1e-6).all()
+    wanted = (
+        np.einsum("td,nkd->ntk", query.words["entity"], arrays["entity.features"]) * arrays["entity.scale"][:, None]
+    )
+    best = np.argsort(-wanted.max(2).mean(1))[:10]
+    # Random tokens are the worst case; by chance it would be 1 or 2.
+    assert len(set(best.tolist()) & set(places.row.tolist())) >= 7
+    rows = engine.fetch(module.Places(places.segment[:5], places.row[:5]))
+    for name, array in arrays.items():
+        np.testing.assert_allclose(rows[name], array[places.row[:5]], rtol=1e-6, err_msg=name)
+    engine.close()
+
+
+def test_without_lancedb_the_remedy_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
+    with pytest.raises(
+        SearchError, match=r"engine='lance': wanted LanceDB .*; pip install 'hbi_jax\[search\]', or use"
+    ):
+        LanceEngine(tmp_path, ["entity"])

@@ -1,0 +1,109 @@
+"""The page over HTTP: what it sends, what it refuses, and what its functions return."""
+
+import importlib.util
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from hbi_jax.search.config import SearchError
+from hbi_jax.search.serve import Settings, make_app
+from tests.search.conftest import make_index
+
+needs_gradio = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="the extra `demo` is not installed")
+TEXT = "a red square slides left"
+
+
+@pytest.fixture(scope="module")
+def served(rendered, encoder, tmp_path_factory):
+    """An index, and a client of its page on this machine."""
+    from fastapi.testclient import TestClient
+
+    with make_index(tmp_path_factory.mktemp("served") / "my.index", encoder) as index:
+        index.add(rendered)
+        with TestClient(make_app(index, Settings()), base_url="http://127.0.0.1:7860") as client:
+            yield index, client
+
+
+def call(client, name, *data):
+    """Calls a function of the page as its script does; returns what it shows."""
+    event = client.post(f"/gradio_api/call/{name}", json={"data": list(data)}).json()["event_id"]
+    text = client.get(f"/gradio_api/call/{name}/{event}").text
+    assert "event: complete" in text, text
+    return text.encode().decode("unicode_escape")
+
+
+@needs_gradio
+def test_the_page_is_there_and_sends_nothing_elsewhere(served):
+    index, client = served
+    page = client.get("/")
+    assert page.status_code == 200
+    assert f"{index.num_clips:,} clips in `my.index`" in page.text
+    assert not re.findall(r'<script[^>]+src="https?://', page.text)
+
+
+@needs_gradio
+def test_a_search_shows_cards_whose_videos_are_sent_in_parts(served):
+    index, client = served
+    shown = call(client, "search", TEXT, 3)
+    assert shown.count('<section class="card">') == 3
+    best = index.search(TEXT, top=1)[0]
+    address = re.search(r"/videos/\w{32}", shown)[0]
+    with open(best.video, "rb") as file:
+        content = file.read()
+    part = client.get(address, headers={"Range": "bytes=100-199"})
+    assert (part.status_code, part.content) == (206, content[100:200])
+    assert client.get(address).content == content
+    assert "Write what to find" in call(client, "search", " ", 3)
+    assert "Choose a video first" in call(client, "like", None, 3)
+
+
+@needs_gradio
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/videos/absent",
+        "/videos/..%2F..%2Fetc%2Fpasswd",
+        "/videos/%2Fetc%2Fpasswd",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file={index}/index.json",
+        "/gradio_api/file={video}",
+    ],
+)
+def test_nothing_but_indexed_videos_is_sent(served, address):
+    index, client = served
+    address = address.format(index=index.folder, video=index.files[0].path)
+    found = client.get(address)
+    assert found.status_code in (403, 404)
+    assert b"root:" not in found.content
+
+
+@needs_gradio
+def test_other_sites_cannot_use_the_page(served):
+    _, client = served
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+
+
+@needs_gradio
+def test_uploads_are_bounded(served, rendered, encoder, tmp_path):
+    from fastapi.testclient import TestClient
+
+    index, client = served
+    sent = client.post("/gradio_api/upload", files={"files": ("long.mp4", (rendered / "long.mp4").read_bytes())})
+    (path,) = sent.json()
+    shown = call(client, "like", {"path": path, "meta": {"_type": "gradio.FileData"}}, 1)
+    (moment,) = index.search_like(rendered / "long.mp4", top=1)
+    assert f'<span class="score">{moment.score:.3f}</span>' in shown
+    with TestClient(make_app(index, Settings(upload_megabytes=1)), base_url="http://localhost") as small:
+        refused = small.post("/gradio_api/upload", files={"files": ("big.mp4", np.zeros(2**21, np.uint8).tobytes())})
+    assert refused.status_code == 413
+
+
+def test_without_gradio_the_remedy_is_told(encoder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with (
+        make_index(tmp_path / "my.index", encoder) as index,
+        pytest.raises(SearchError, match=r"the page needs Gradio .*; pip install 'hbi_jax\[demo\]', or write a page"),
+    ):
+        make_app(index, Settings())
