@@ -26,6 +26,7 @@ DOCUMENTS = (
     "docs/pretrained.md",
     "docs/ablations.md",
     "docs/reliability.md",
+    "docs/hcmi.md",
 )
 _MARKED = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 
@@ -91,6 +92,16 @@ def adamw() -> str:
     return _versions("versions_adamw")
 
 
+def methods() -> str:
+    """Returns the results of `--table=methods`, without label noise and with it."""
+    runs = {"methods": "Without label noise", "methods_noisy": "With 20 % label noise"}
+    blocks = []
+    for name, title in runs.items():
+        if (RESULTS / f"ablation_{name}.json").exists():
+            blocks += [f"{title}:", _versions(name)]
+    return "\n\n".join(blocks) or "Not measured yet."
+
+
 def _versions(name: str) -> str:
     table = Ablation.from_json((RESULTS / f"ablation_{name}.json").read_text())
     names = {
@@ -100,7 +111,7 @@ def _versions(name: str) -> str:
         "in-group accuracy": "right among 4 near-twins",
     }
     models = {"contrastive only": "contrastive loss only", "V1": "HBI", "V2": "HBI V2"}
-    rows = [[models[line.name], *(spread(line.summary[name]) for name in names)] for line in table.lines]
+    rows = [[models.get(line.name, line.name), *(spread(line.summary[name]) for name in names)] for line in table.lines]
     rows.append(["chance", *(f"{table.chance[name]:.1f}" for name in names)])
     figures = _table(["percent, mean (smallest to largest)", *names.values()], rows)
     return (
@@ -147,6 +158,10 @@ def train_step() -> str:
             for name, value in result["parts_s"].items()
         ],
     )
+    if methods := result.get("methods_s"):
+        base = methods["HBI V1"]
+        rows = [[name, f"{value:.2f}", f"{value / base:.2f}"] for name, value in methods.items()]
+        table += "\n\n" + _table(["step of", "seconds", "times V1's"], rows)
     return (
         f"{shapes['model']}, {shapes['pairs']} pairs of {shapes['frames']} frames and {shapes['words']} words, three "
         f"levels, {shapes['dtype']}: **{step['median_s']:.1f} s a step** (median of {step['calls']}, "
@@ -450,6 +465,7 @@ FIGURES = {
     "quickstarts": quickstarts,
     "quickstart": quickstart,
     "adamw": adamw,
+    "methods": methods,
     "fresh_quickstart": fresh_quickstart,
     "train_step": train_step,
     "interaction": interaction,

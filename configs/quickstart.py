@@ -41,6 +41,8 @@ def get_config(start: str = "shapes-clip"):
     # tell all videos of a batch apart.
     world.near_twin_share, world.groups_per_family = 0.9, 9
     world.distractor_share = 0.2
+    # Label noise: 0.2 makes every fifth training caption describe other training videos as well.
+    world.duplicate_share, world.videos_per_scene = 0.0, 40
     data.annotations = "{workdir}/data"
     data.videos = "{workdir}/data/videos"
     data.val_list = "MSRVTT_val.csv"

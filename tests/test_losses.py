@@ -436,3 +436,14 @@ def test_margin_of_masked_rows():
     assert not np.any(gradient[2])
     assert not np.any(gradient[:, 2])
     assert np.any(gradient)
+
+
+def test_hcmi_compiled_is_eager():
+    first, second = (jnp.asarray(view) for view in VIEWS)
+    mask, rows = jnp.ones((4, 4), bool), jnp.ones(4, bool)
+    positives = denoised_positives(first, second, mask)
+    np.testing.assert_array_equal(denoise(first, second, mask), positives)
+    cosines = first @ second.T
+    eager = contrastive_loss(cosines, mask, rows, positives), margin_loss(cosines, mask, rows, 0.2, positives)
+    compiled = contrastive(cosines, mask, rows, positives), margin(cosines, mask, rows, 0.2, positives)
+    np.testing.assert_allclose(compiled, eager, rtol=1e-6)

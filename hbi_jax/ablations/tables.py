@@ -4,6 +4,7 @@ Tables 5, 6, 7, weights and teachers each change one part of the full HBI V2 mod
 fields keep the values of the configuration.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,12 +39,14 @@ class Table(NamedTuple):
     Attributes:
       title: The heading.
       note: A text that describes the rows.
-      rows: A function from a configuration with three levels to the models.
+      rows: A function from a configuration of HBI with three levels to the models.
+      retrieval: Whether the models are for retrieval only.
     """
 
     title: str
     note: str
     rows: Callable[[ConfigDict], list[Row]]
+    retrieval: bool = False
 
 
 V1: Overrides = {"model.reconstruction": False}
@@ -177,6 +180,65 @@ def _pointing(config: ConfigDict) -> list[Row]:
     ]
 
 
+# Frames of the grid for each frame that HBI would sample, so that segments hold several.
+_DENSITY = 3
+_PLAIN: Overrides = {"loss.denoising": False, "loss.margin_weight": 0.0}
+_DENOISING: Overrides = {"loss.denoising": True}
+_MARGIN: Overrides = {"loss.margin_weight": 1.0}
+
+
+def _hierarchy(config: ConfigDict, names: tuple[str, ...], share: float = 1 / 4) -> Overrides:
+    """Returns the overrides that make an HBI configuration one of HCMI, with some of its levels and plain losses."""
+    counts = (math.ceil(share * config.data.num_words), math.ceil(share * config.data.num_frames))
+    levels = {"frame": (0, 0), "clip": counts, "video": (1, 1)}
+    return {
+        **V1,
+        **_NO_INTERACTION,
+        **_NO_DISTILLATION,
+        **_PLAIN,
+        "model.method": "hcmi",
+        "model.levels": tuple((name, *levels[name]) for name in names),
+        "model.frame_layers": 0,
+        "model.header": "none",
+        "loss.distillation_paths": (),
+        "data.sampling": "segments",
+        "data.num_views": 2,
+        "data.frames_per_second": _DENSITY * config.data.frames_per_second,
+        "eval.level_rates": (1 / len(names),) * len(names),
+    }
+
+
+_THREE = ("frame", "clip", "video")
+
+
+def _hcmi_parts(config: ConfigDict) -> list[Row]:
+    three = _hierarchy(config, _THREE)
+    whole = three | _DENOISING | _MARGIN
+    rates = {"frame-word": (1.0, 0.0, 0.0), "clip-phrase": (0.0, 1.0, 0.0), "video-sentence": (0.0, 0.0, 1.0)}
+    return [
+        Row("frame-word", _hierarchy(config, ("frame",))),
+        Row("video-sentence", _hierarchy(config, ("video",))),
+        Row("frame-word, clip-phrase", _hierarchy(config, ("frame", "clip"))),
+        Row("frame-word, video-sentence", _hierarchy(config, ("frame", "video"))),
+        Row("three levels", three),
+        Row("three levels, denoising", three | _DENOISING),
+        Row("three levels, margin", three | _MARGIN),
+        Row("three levels, denoising, margin", whole),
+        Row("video-sentence, denoising, margin", _hierarchy(config, ("video",)) | _DENOISING | _MARGIN),
+        *(
+            Row(f"all, {name} as many clips and phrases", _hierarchy(config, _THREE, share) | _DENOISING | _MARGIN)
+            for name, share in (("1/6", 1 / 6), ("1/2", 1 / 2))
+        ),
+        *(Row(f"all, theta {theta}", whole | {"loss.margin": theta}) for theta in (0.1, 0.3)),
+        *(Row(f"all, evaluated by {name}", whole | {"eval.level_rates": rate}) for name, rate in rates.items()),
+    ]
+
+
+def _methods(config: ConfigDict) -> list[Row]:
+    hcmi = _hierarchy(config, _THREE) | _DENOISING | _MARGIN
+    return [Row("contrastive only", _contrastive_only(config)), Row("HBI", V1), Row("HBI V2", V2), Row("HCMI", hcmi)]
+
+
 _EVERY_LEVEL = (
     "A model with several levels is evaluated with config.eval.level_rates, a model with one level by that level."
 )
@@ -228,6 +290,21 @@ TABLES = {
         "it refers to, at the first level; chance is a word that points nowhere.",
         _pointing,
     ),
+    "hcmi": Table(
+        "HCMI: levels, label denoising and margin",
+        "all: three levels, denoising and margin, with 1/4 as many clips and phrases as frames and words, theta 0.2 "
+        "and the mean of the three similarities. All models draw frames from segments. The paper's own table is not "
+        "known.",
+        _hcmi_parts,
+        retrieval=True,
+    ),
+    "methods": Table(
+        "Contrastive learning, HBI, HBI V2 and HCMI",
+        "The same towers, steps and data. HCMI draws its frames from segments; the others take the same ones each "
+        f"time. {_EVERY_LEVEL}",
+        _methods,
+        retrieval=True,
+    ),
 }
 
 
@@ -239,6 +316,15 @@ def rows_of(name: str, config: ConfigDict) -> list[Row]:
     """
     if config.task == "estimator":
         raise ConfigError("config.task='estimator': wanted a task that aligns; give the configuration of another task")
+    if TABLES[name].retrieval and config.task != "retrieval":
+        raise ConfigError(
+            f"config.task={config.task!r}: wanted 'retrieval' for --table={name}; give such a configuration"
+        )
+    if config.model.method != "hbi":
+        raise ConfigError(
+            f"config.model.method={config.model.method!r}: wanted 'hbi', of which the tables make their models, those "
+            "of HCMI included; give a configuration such as configs/quickstart.py"
+        )
     levels = [level[0] for level in config.model.levels]
     if len(levels) != 3:
         raise ConfigError(f"config.model.levels={levels}: wanted three levels, as the paper's tables have; add them")

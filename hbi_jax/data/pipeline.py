@@ -53,6 +53,9 @@ class VideoBatch(NamedTuple):
 
 _B = TypeVar("_B", Batch, VideoBatch)
 
+# After so many batches in which no two views of a video differ, none ever will.
+_BATCHES_OF_EQUAL_VIEWS = 8
+
 
 class Batches(Generic[_B]):
     """A prefetching iterator of batches; call `close` or use a `with` statement to stop it.
@@ -66,7 +69,9 @@ class Batches(Generic[_B]):
                 f"num_workers: got {num_workers} with a cache of clips, wanted 0, because each worker would "
                 "fill its own cache; set num_workers or cache_gib to 0."
             )
-        self._source, self._views_checked = source, False
+        self._source = source
+        # Batches until the two views of some video must have differed; None after one has.
+        self._views_left: int | None = _BATCHES_OF_EQUAL_VIEWS
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=max(prefetch, num_threads))
         dataset = rows.to_iter_dataset(options)
         if num_workers > 0:
@@ -83,10 +88,24 @@ class Batches(Generic[_B]):
         batch = next(self._iterator)
         masked = ~np.asarray(batch.example_mask) & (batch.video_index != FILLING)
         self._source.account(batch.video_index[masked])
-        if isinstance(batch, Batch) and not self._views_checked:
-            _check_views(batch)
-            self._views_checked = True
+        if isinstance(batch, Batch) and batch.second_frames is not None and self._views_left is not None:
+            self._check_views(batch)
         return batch
+
+    def _check_views(self, batch: Batch) -> None:
+        """Raises DataError if the two views of every video have been the same frames so far, for several batches."""
+        if not np.array_equal(batch.frames, batch.second_frames):
+            self._views_left = None
+            return
+        self._views_left -= bool(batch.example_mask.any())
+        if not self._views_left:
+            raise DataError(
+                "config.data.num_views",
+                f"2 equal views of every video of {_BATCHES_OF_EQUAL_VIEWS} batches, because none has more frames in "
+                f"its grid than config.data.num_frames={batch.frames.shape[1]} segments",
+                "more frames than segments",
+                "raise config.data.frames_per_second or lower config.data.num_frames",
+            )
 
     def close(self) -> None:
         """Stops the threads and worker processes."""
@@ -134,7 +153,8 @@ def train_batches(
         the seed, the step and the row of the global batch. Two views share one decoding pass and one transform.
 
     Returns:
-      An iterator; close it after use. Its first batch raises a DataError if two views are equal for all videos.
+      An iterator; close it after use. It raises a DataError if the two views of all videos are equal for several
+      batches.
 
     Raises:
       ValueError: If the batch has more rows than an epoch, if `mine` has other rows, if the seed or the first step is
@@ -282,18 +302,6 @@ def _matched_rows(
         second_frames=second[0][0] if second else None,
         second_mask=second[0][1] if second else None,
     )
-
-
-def _check_views(batch: Batch) -> None:
-    """Raises DataError if the two views of every readable video are the same frames."""
-    if batch.second_frames is not None and np.array_equal(batch.frames, batch.second_frames):
-        raise DataError(
-            "config.data.num_views",
-            "2 equal views of every video of the first batch, because no video has more frames in its grid than "
-            f"config.data.num_frames={batch.frames.shape[1]} segments",
-            "more frames than segments",
-            "raise config.data.frames_per_second or lower config.data.num_frames",
-        )
 
 
 def _checked(mine: Int[np.ndarray, " m"] | None, batch_size: int) -> Int[np.ndarray, " m"]:

@@ -351,8 +351,13 @@ def test_views_that_cannot_differ_are_named(longer):
     """There are as many frames as segments."""
     source = Source(longer, Tokenizer(8), 16, max_frames=8, sampling="segments")
     batches = train_batches(source, 4, 3, num_views=2)
-    with batches, pytest.raises(DataError, match=r"2 equal views of every video .* lower config.data.num_frames"):
-        next(batches)
+    with batches:
+        for _ in range(7):
+            next(batches)
+        with pytest.raises(
+            DataError, match=r"2 equal views of every video of 8 batches, .* lower config.data.num_frames"
+        ):
+            next(batches)
 
 
 def test_two_views_need_segments(make):

@@ -35,6 +35,14 @@ class WorldConfig:
     groups_per_family: int = _setting(
         3, "two-event near-twin groups in training that share a pair of entities; higher values give harder batches"
     )
+    duplicate_share: float = _setting(
+        0.0,
+        "share of training videos that show the same events as others, 0 to 1, so that their captions describe several "
+        "videos (label noise)",
+    )
+    videos_per_scene: int = _setting(
+        40, "training videos of that share that show the same events, at least 2; higher values give noisier batches"
+    )
     distractor_share: float = _setting(0.5, "share of videos with an additional shape that does nothing, 0 to 1")
     image_size: int = _setting(64, "height and width in pixels; even, 32 to 512")
     num_frames: int = _setting(24, "frames per video, 16 to 480")
@@ -53,6 +61,8 @@ class WorldConfig:
             "two_event_share": (0.0, 1.0),
             "near_twin_share": (0.0, 1.0),
             "groups_per_family": (1, 1000),
+            "duplicate_share": (0.0, 1.0),
+            "videos_per_scene": (2, 1_000_000),
             "distractor_share": (0.0, 1.0),
             "image_size": (32, 512),
             "num_frames": (16, 480),

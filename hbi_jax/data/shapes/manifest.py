@@ -56,7 +56,8 @@ def check_same_world(folder: Path, found: dict[str, Any] | None, config: WorldCo
                 "choose a new or empty folder."
             )
         return
-    old = {"version": found["version"], **found["config"]}
+    # Worlds of earlier versions lack settings that have been added since; their values were today's defaults.
+    old = {"version": found["version"], **dataclasses.asdict(WorldConfig()), **found["config"]}
     new = {"version": WORLD_VERSION, **dataclasses.asdict(config)}
     changed = [
         f"{key}: {old.get(key)} there, {new.get(key)} asked for"

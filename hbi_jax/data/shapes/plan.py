@@ -36,7 +36,7 @@ def plan_world(config: WorldConfig) -> tuple[PlannedVideo, ...]:
 
     Held-out events are drawn first and excluded from training, so no exact combination of events is in two splits.
     Within val, test and twins, no combination occurs twice. Within train it may, because there are only 1,056 distinct
-    single events.
+    single events, and it does in the share of `duplicate_share`.
 
     Raises:
       ShapesError: If more than half of all single events would be held out.
@@ -53,9 +53,12 @@ def plan_world(config: WorldConfig) -> tuple[PlannedVideo, ...]:
     test = _independent(config, "test", config.num_test, taken, reserve=True)
     val = _independent(config, "val", config.num_val, taken, reserve=True)
     twins = _groups(config, "twins", config.num_twin_groups, taken, reserve=True)
-    num_groups = round(config.num_train * config.near_twin_share) // GROUP_SIZE
+    num_duplicates = round(config.num_train * config.duplicate_share)
+    num_others = config.num_train - num_duplicates
+    num_groups = round(num_others * config.near_twin_share) // GROUP_SIZE
     train = _groups(config, "train", num_groups, taken, reserve=False)
-    train += _independent(config, "train", config.num_train - len(train), taken, reserve=False)
+    train += _independent(config, "train", num_others - len(train), taken, reserve=False)
+    train += _duplicates(config, num_duplicates, taken)
     random.Random(f"{config.seed}/train/order").shuffle(train)  # to mix groups with independent videos
     rows = [
         (split, index, events, group)
@@ -105,6 +108,18 @@ def _groups(config: WorldConfig, split: str, count: int, taken: set[Events], res
             uses, kind = uses + 1, kind + 1
         videos += [(events, group) for events in members]
     return videos
+
+
+def _duplicates(config: WorldConfig, count: int, taken: set[Events]) -> list[tuple[Events, None]]:
+    """Returns training videos of which several show the same events; they differ in place, time and background."""
+    rng = random.Random(f"{config.seed}/train/duplicates")
+    num_scenes = max(1, round(count / config.videos_per_scene))
+    shown = set(taken)
+    scenes = [
+        _draw_free(lambda has_two=has_two: (_draw_events(rng, has_two),), shown, reserve=True)[0]
+        for has_two in _spread(num_scenes, config.two_event_share, rng)
+    ]
+    return [(scenes[number % num_scenes], None) for number in range(count)]
 
 
 def _spread(count: int, share: float, rng: random.Random) -> list[bool]:

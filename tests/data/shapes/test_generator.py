@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,3 +212,15 @@ def test_the_commands(tmp_path, capsys):
 def test_it_imports_no_jax():
     code = "import sys, hbi_jax.data.shapes; sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_world_of_before_a_setting_was_added_is_the_same_world(small_world, tmp_path):
+    """It was made with what is now the default, and with no other value."""
+    folder = shutil.copytree(small_world, tmp_path / "old")
+    path = folder / "manifest.json"
+    found = json.loads(path.read_text())
+    del found["config"]["duplicate_share"], found["config"]["videos_per_scene"]
+    path.write_text(json.dumps(found))
+    assert _generate(folder).already_there
+    with pytest.raises(shapes.ShapesError, match=r"duplicate_share: 0.0 there, 0.5 asked for"):
+        _generate(folder, dataclasses.replace(SMALL, duplicate_share=0.5))

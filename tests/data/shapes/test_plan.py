@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -127,3 +128,20 @@ for field, value in (("num_test", "9"), ("fps", 2.5), ("two_event_share", True))
 def test_an_empty_world_is_refused():
     with pytest.raises(shapes.ShapesError, match="no video at all"):
         shapes.WorldConfig(num_train=0, num_val=0, num_test=0, num_twin_groups=0)
+
+
+def test_duplicates_are_a_share_of_train_and_change_nothing_else():
+    """150 videos of 4 scenes, which no other video shows; galleries and other events are those without duplicates."""
+    config = dataclasses.replace(CONFIG, duplicate_share=0.25, videos_per_scene=40)
+    noisy, clean = plan_world(config), plan_world(CONFIG)
+    for split in ("val", "test", "twins"):
+        assert [video.events for video in _split(noisy, split)] == [video.events for video in _split(clean, split)]
+    counts = collections.Counter(video.events for video in _split(noisy, "train"))
+    assert sum(counts.values()) == 600
+    scenes = [(events, count) for events, count in counts.most_common(5)]
+    assert sorted(count for _, count in scenes)[1:] == [37, 37, 38, 38]
+    assert scenes[4][1] < 8
+    shown = {events for events, _ in scenes[:4]}
+    repeated = [video for video in _split(noisy, "train") if video.events in shown]
+    assert all(video.group is None for video in repeated)
+    assert not shown & {video.events for video in noisy if video.split != "train"}
