@@ -1,8 +1,9 @@
 """Quick compilation: the suite spends most of its time in the compiler, on programs that run for milliseconds.
 
 Programs are compiled with few optimizations (`tests/optimized.py` compiles as users do), and each once: a process keeps
-what it has compiled, and shares programs of one device with the other processes of the run through a folder. Programs
-of several devices are not shared: read back, they can deadlock in their collectives.
+what it has compiled, and with jaxlib 0.10 shares programs of one device with the other processes of the run through a
+folder. Programs of several devices are not shared: read back, they can deadlock in their collectives. Those of jaxlib
+0.12 are not shared either: writing one ended a process with a segmentation fault.
 """
 
 import importlib.metadata
@@ -15,10 +16,9 @@ SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
-# Of jaxlib 0.10: a third of the compile time. Later versions end at a flag that they do not know.
-QUICK_FLAGS = (
-    ["--xla_cpu_use_fusion_emitters=false"] if importlib.metadata.version("jaxlib").startswith("0.10.") else []
-)
+OF_0_10 = importlib.metadata.version("jaxlib").startswith("0.10.")
+# Saves a third of the compile time. Later versions end at a flag that they do not know.
+QUICK_FLAGS = ["--xla_cpu_use_fusion_emitters=false"] if OF_0_10 else []
 # Eight simulated devices on two busy cores may wait for one another longer than the default 40 seconds.
 PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 
@@ -30,7 +30,9 @@ def set_environment(folder: str) -> None:
       folder: For programs of one device; one that this run alone uses.
     """
     os.environ |= {name.upper(): str(value) for name, value in SETTINGS.items()}
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["PROGRAMS_OF_TESTS"] = folder
+    if OF_0_10:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK_FLAGS, PATIENCE]).strip()
 
 
@@ -40,18 +42,19 @@ def keep_programs() -> None:
 
     for name, value in SETTINGS.items():
         jax.config.update(name, value)
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    # Without a folder JAX would ask for no program, not even for one that this process has kept.
+    jax.config.update("jax_compilation_cache_dir", os.environ["PROGRAMS_OF_TESTS"])
     read, write = cache.get_executable_and_time, cache.put_executable_and_time
     kept = {}
 
     def get_executable_and_time(key, options, backend, devices, *rest):
-        if key not in kept and len(devices) == 1:
+        if key not in kept and len(devices) == 1 and OF_0_10:
             kept[key] = read(key, options, backend, devices, *rest)
         return kept.get(key, (None, None))
 
     def put_executable_and_time(key, name, executable, backend, seconds):
         kept[key] = executable, seconds
-        if len(executable.local_devices()) == 1:
+        if len(executable.local_devices()) == 1 and OF_0_10:
             write(key, name, executable, backend, seconds)
 
     cache.get_executable_and_time, cache.put_executable_and_time = get_executable_and_time, put_executable_and_time
