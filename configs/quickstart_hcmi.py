@@ -1,4 +1,4 @@
-"""HCMI on the embedded data set of configs/quickstart.py, from scratch, on two CPU cores.
+"""HCMI on the embedded data set of configs/quickstart.py, from the same towers, on two CPU cores.
 
 Command:  python -m hbi_jax.main --config=configs/quickstart_hcmi.py --workdir=runs/quickstart_hcmi
           with --config.data.world.duplicate_share=0.2 every fifth training caption describes other videos as well
@@ -26,6 +26,8 @@ def get_config():
 
     # All 24 frames of a clip, in eight segments of three.
     config.data.sampling, config.data.num_views, config.data.frames_per_second = "segments", 2, 8.0
+    # Every step encodes other frames.
+    config.data.cache_features = False
 
     config.eval.level_rates = (1 / 3, 1 / 3, 1 / 3)
     return config
