@@ -26,8 +26,6 @@ def get_config():
 
     # All 24 frames of a clip, in eight segments of three.
     config.data.sampling, config.data.num_views, config.data.frames_per_second = "segments", 2, 8.0
-    # Every step encodes other frames.
-    config.data.cache_features = False
 
     config.eval.level_rates = (1 / 3, 1 / 3, 1 / 3)
     return config

@@ -153,6 +153,10 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         ({"loss__margin": 3.0}, "config.loss.margin=3.0: wanted 2 or less"),
         # A field against another.
         (
+            {"data__cache_features": True, "data__sampling": "segments", "model__padding": "published"},
+            "config.data.cache_features=True: wanted False if config.data.sampling='segments' and config.model.padding",
+        ),
+        (
             {"data__num_views": 2},
             "config.data.num_views=2: wanted 1 if config.data.sampling='even', which always takes the same frames; set",
         ),

@@ -203,7 +203,6 @@ def _hierarchy(config: ConfigDict, names: tuple[str, ...], share: float = 1 / 4)
         "loss.distillation_paths": (),
         "data.sampling": "segments",
         "data.num_views": 2,
-        "data.cache_features": False,
         "data.frames_per_second": _DENSITY * config.data.frames_per_second,
         "eval.level_rates": (1 / len(names),) * len(names),
     }

@@ -142,7 +142,8 @@ class DataConfig:
     cache_features: bool = field(
         False,
         "Compute the vision tower's features of every training video once, before training, and keep them in memory: 4 "
-        "bytes per feature and frame. The tower must be frozen (optimizer.frozen), and clips cannot be augmented.",
+        "bytes per feature and frame, of the whole grid if sampling=segments. The tower must be frozen "
+        "(optimizer.frozen), and clips cannot be augmented.",
     )
     num_workers: int = field(0, "Number of decoding processes; 0: decode in threads of this process.", at_least=0)
     num_threads: int = field(4, "Number of decoding threads in each process.", at_least=1)
@@ -165,9 +166,6 @@ class DataConfig:
         wanted = f"1 if {path}.sampling='even', which always takes the same frames"
         good = self.num_views == 1 or self.sampling == "segments"
         require(good, f"{path}.num_views", self.num_views, wanted, f"set {path}.sampling='segments'")
-        good = self.sampling == "even" or not self.cache_features
-        wanted = f"False if {path}.sampling='segments', which draws other frames in every epoch"
-        require(good, f"{path}.cache_features", True, wanted, "turn it off")
         wanted = f"'held_out' where {path}.val_list={self.val_list!r} and num_val_videos={self.num_val_videos}"
         good = self.protocol == "held_out" or not (self.val_list or self.num_val_videos)
         require(good, f"{path}.protocol", self.protocol, wanted, "empty those, or keep 'held_out'")

@@ -1,5 +1,6 @@
 """Converts a split to arrays: tokenises captions once, decodes videos on demand, remembers unreadable videos."""
 
+import copy
 import functools
 import pathlib
 import threading
@@ -26,7 +27,10 @@ _NAMED_AT_MOST = 50
 
 
 class FrameFeatures(NamedTuple):
-    """A vision tower's features of every frame of every video of a split; the mask is True at real frames."""
+    """A vision tower's features of the frames of every video of a split; the mask is True at real frames.
+
+    The frames are those of a row or, if the source samples segments, those of the grid that it samples from.
+    """
 
     features: Float[np.ndarray, "n f d"]
     mask: Bool[np.ndarray, "n f"]
@@ -110,6 +114,7 @@ class Source:
         self.max_frames = max_frames
         self.sampling = sampling
         self._draws = middle(max_frames) if sampling == "segments" else None
+        self._grid_part: int | None = None
         self._frames_per_second = frames_per_second
         self._video_timeout = video_timeout
         self._square_pixels = square_pixels
@@ -183,18 +188,44 @@ class Source:
           frame_mask: True at real frames.
           readable: False for `FILLING` and for unreadable videos.
         """
-        if self.features is not None:
-            frame_mask = self.features.mask[video_index] & (video_index != FILLING)[:, None]
-            return self.features.features[video_index], frame_mask, frame_mask.any(axis=1)
-        size = self._image_size
-        frames = np.zeros((len(video_index), self.max_frames, size, size, 3), np.uint8)
-        frame_mask = np.zeros((len(video_index), self.max_frames), bool)
         if draws is not None and self._draws is None:
             raise ValueError("draws: got some with sampling='even', wanted none; use sampling='segments'.")
+        if self.features is not None:
+            return self._feature_rows(video_index, draws)
+        size = self._image_size
+        frames = np.zeros((len(video_index), self.max_frames, size, size, 3), np.uint8)
+        frame_mask, readable = np.zeros((len(video_index), self.max_frames), bool), np.zeros(len(video_index), bool)
         for row, clip in self._clips(video_index.tolist(), transforms or [None] * len(video_index), draws):
             frames[row, : len(clip)] = clip
             frame_mask[row, : len(clip)] = True
-        return frames, frame_mask, frame_mask.any(axis=1)
+            readable[row] = True
+        return frames, frame_mask, readable
+
+    def grid_part(self, number: int) -> "Source":
+        """Returns a source whose rows are consecutive frames of the grids that this one samples segments from.
+
+        Args:
+          number: Which `max_frames` of the frames; a video whose grid ends before them has none, but is readable.
+        """
+        part = copy.copy(self)
+        part._grid_part = number
+        return part
+
+    def _feature_rows(
+        self, video_index: Int[np.ndarray, " b"], draws: Sequence[Draws] | None
+    ) -> tuple[Float[np.ndarray, "b f d"], Bool[np.ndarray, "b f"], Bool[np.ndarray, " b"]]:
+        """Returns what `video_rows` does, from `features`."""
+        found, mask = self.features.features, self.features.mask[video_index] & (video_index != FILLING)[:, None]
+        if self._draws is None:
+            return found[video_index], mask, mask.any(axis=1)
+        draws = [self._draws] * len(video_index) if draws is None else draws
+        rows = np.zeros((len(video_index), self.max_frames, found.shape[-1]), found.dtype)
+        row_mask = np.zeros(rows.shape[:2], bool)
+        for row, (video, count) in enumerate(zip(video_index.tolist(), mask.sum(axis=1).tolist(), strict=True)):
+            places = segment_places(count, self.max_frames, draws[row])
+            rows[row, : len(places)] = found[video, places]
+            row_mask[row, : len(places)] = True
+        return rows, row_mask, mask.any(axis=1)
 
     def frame_times(self, video: int) -> Float[np.ndarray, " n"]:
         """Returns the times at which the sampled frames of a video are shown, in seconds, as its file tells them.
@@ -251,10 +282,12 @@ class Source:
         """Yields the row and the real frames of each readable video; records the reason for the others."""
         draws = [self._draws] * len(videos) if draws is None else draws
         # The cache holds whole grids of frames if they are sampled anew each time.
-        whole = self._draws is not None and self.cache.capacity > 0
+        whole = self._draws is not None and (self.cache.capacity > 0 or self._grid_part is not None)
         max_frames = SEGMENTED_GRID if whole else self.max_frames
 
         def sampled(row: int, clip: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "m h w 3"]:
+            if self._grid_part is not None:
+                return clip[self._grid_part * self.max_frames :][: self.max_frames]
             return clip[segment_places(len(clip), self.max_frames, draws[row])] if whole else clip
 
         files: dict[pathlib.Path, list[int]] = {}

@@ -150,6 +150,10 @@ class Config:
         fits = task != "estimator" or not self.data.cache_features
         wanted = f"False if {path}.task='estimator', which encodes its data itself"
         require(fits, f"{path}.data.cache_features", True, wanted, "turn it off")
+        data = self.data
+        good = self.model.padding == "masked" or not (data.cache_features and data.sampling == "segments")
+        wanted = f"False if {path}.data.sampling='segments' and {path}.model.padding='published'"
+        require(good, f"{path}.data.cache_features", True, wanted, "turn it off")
         normalize = self.eval.normalize
         fits = task == "retrieval" or not normalize
         wanted = f"() if {path}.task={task!r}: only retrieval similarities are normalised"

@@ -139,12 +139,22 @@ class GalleryEncoder:
 
         Args:
           params: The model's variables.
-          source: The split.
+          source: The split. If it samples segments, the frames are all those of its grids, part by part.
           num_threads: Number of decoding threads.
 
         Raises:
           DataError: If more videos are unreadable than the source allows.
         """
+        if source.sampling == "even":
+            return self._row_features(params, source, num_threads)
+        parts: list[FrameFeatures] = []
+        # Where no video fills the last frame of a part, no grid goes on.
+        while not parts or parts[-1].mask[:, -1].any():
+            parts.append(self._row_features(params, source.grid_part(len(parts)), num_threads))
+        return FrameFeatures(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
+
+    def _row_features(self, params: PyTree, source: Source, num_threads: int) -> FrameFeatures:
+        """Computes the features of the frames of every row of a split's videos."""
         encode = compiled(self.model, "frame_features", self.mesh)
 
         def with_mask(params: PyTree, frames: Frames, mask: Bool[jax.Array, "b f"]) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,7 @@
 """A gallery with several captions a video: each video is seen once, every caption is a query."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,35 @@ def test_features_that_were_computed_before_give_the_same_batches(gallery, paddi
             got, wanted = (apply(params, batch)["action"] for batch in (other, one))
             rows = np.ix_(one.example_mask, one.example_mask)
             np.testing.assert_allclose(got.similarity[rows], wanted.similarity[rows], atol=1e-5)
+
+
+def test_features_of_whole_grids_give_the_frames_of_every_segment(gallery):
+    """Grids of 16 frames in parts of 5, the last of which is not full: two views, and the middle frames."""
+    model = HBI(dataclasses.replace(CONFIG, clip=dataclasses.replace(CLIP, vocab_size=49408)))
+    params = random_params(model, jax.tree.map(jnp.asarray, make_batch(2)))
+    settings = {"frames_per_second": 8.0, "sampling": "segments", "max_unreadable_rate": 0.2}
+    plain, cached = (Source(gallery, Tokenizer(WORDS), SIDE, FRAMES, **settings) for _ in range(2))
+    cached.features = GalleryEncoder(model, make_mesh(2, 1, jax.devices()[:2]), 4).frame_features(params, cached)
+    assert cached.features.features.shape == (6, 4 * FRAMES, 32)
+    assert cached.features.mask.sum(1).tolist() == [0, *[16] * 5]
+    assert list(cached.unreadable) == ["video0"]
+    encode = jax.jit(functools.partial(model.apply, method="frame_features"))
+
+    def check(pixels, pixel_mask, features, feature_mask):
+        assert (pixels.dtype, features.dtype) == (np.uint8, np.float32)
+        np.testing.assert_array_equal(pixel_mask, feature_mask)
+        wanted = np.asarray(encode(params, jnp.asarray(pixels), jnp.asarray(pixel_mask)))
+        np.testing.assert_allclose(features[pixel_mask], wanted[pixel_mask], atol=1e-5)
+
+    with train_batches(plain, 8, 0, num_views=2) as pixels, train_batches(cached, 8, 0, num_views=2) as features:
+        for _, one, other in zip(range(2), pixels, features, strict=False):
+            np.testing.assert_array_equal(one.example_mask, other.example_mask)
+            check(one.frames, one.frame_mask, other.frames, other.frame_mask)
+            check(one.second_frames, one.second_mask, other.second_frames, other.second_mask)
+    index = np.asarray([1, FILLING, 0, 3], np.int32)
+    (*one, readable), (*other, same) = (source.video_rows(index) for source in (plain, cached))
+    check(*one, *other)
+    assert readable.tolist() == same.tolist() == [True, False, False, True]
 
 
 def test_a_model_that_is_opened_again_is_not_compiled_again():
