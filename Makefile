@@ -37,6 +37,11 @@ KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_P
 
 quickstart: $(VENV)/run.stamp  ## render the embedded data set, train, evaluate, show the result (8 minutes on two cores)
 	$(KEEP_MEMORY) $(PY) -m hbi_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
+	@echo
+	@echo "Try next:"
+	@echo "  $(PY) -m hbi_jax.search index my.index --checkpoint=$(WORKDIR) $(WORKDIR)/data/videos"
+	@echo "  $(PY) -m hbi_jax.search find my.index 'a large yellow triangle appears' --html=result.html"
+	@echo "  $(PY) -m hbi_jax.main --config=quickstart_caption --workdir=runs/captions --config.init=$(WORKDIR)"
 
 test: test-here  ## the whole test suite, then a short run of everything on every other Python that is found
 	@$(PY) launch/pythons.py smoke smoke.stamp

@@ -186,6 +186,16 @@ def test_captions(place, whole, world):
     assert str(video) in said
 
 
+def test_videos_are_indexed_and_found(place, whole):
+    videos = place.folder / "whole/data/videos"
+    said = place.run("search", "index", "my.index", "--checkpoint=whole", str(videos))
+    count = len(list(videos.iterdir()))
+    assert f"my.index: {count} videos, " in said
+    said = place.run("search", "find", "my.index", "a red square slides left", "--top=2", "--html=result.html")
+    assert said.count(f"  {videos}/") == 2
+    assert (place.folder / "result.html").read_text().count("<video ") == 2
+
+
 def test_weights_of_others_and_back(place):
     published = to_state_dict(weights("hbi", HBI))
     write_state(place.folder / "best.pth", published)

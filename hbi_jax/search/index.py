@@ -1,9 +1,8 @@
 """An index of videos: add files, search them by text or by example, see the moments."""
 
-import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,24 +11,19 @@ from jaxtyping import Float
 from hbi_jax import fields
 from hbi_jax.commands.progress import Progress
 from hbi_jax.search import ingest, scan, store
+from hbi_jax.search.catalogue import Catalogue
 from hbi_jax.search.clips import read_clips
 from hbi_jax.search.config import SearchConfig, SearchError
 from hbi_jax.search.encoder import Encoder, open_encoder
-from hbi_jax.search.engine import Engine, Places
-from hbi_jax.search.flat import FlatEngine, gather
-from hbi_jax.search.lance import LanceEngine
+from hbi_jax.search.engine import Places
 from hbi_jax.search.moments import Moment, TextMatch, labelled, without_overlaps
-from hbi_jax.search.store import Manifest, Segment
+from hbi_jax.search.store import Manifest
 from hbi_jax.search.words import check_script
 from hbi_jax.tasks.inference import Paths
 from hbi_jax.types import Encoded as EncodedTokens
 
 # Clips that an engine returns for a query, to be scored by the model itself where the scan is not its similarity.
 CANDIDATES = 200
-# Segments are written anew if there are more than this many, or if more than this share of their clips is dropped.
-_MANY_SEGMENTS, _DROPPED_SHARE = 64, 0.25
-# Clips per segment when segments are written anew.
-_CLIPS_PER_SEGMENT = 2**16
 
 
 class Summary(NamedTuple):
@@ -59,14 +53,13 @@ class Index:
       folder: Its folder.
       encoder: Its model.
       settings: How files are cut and stored.
+      catalogue: Its segments.
     """
 
     def __init__(self, folder: pathlib.Path, encoder: Encoder, manifest: Manifest):
         """Opens the segments; `open_index` opens an index by name."""
         self.folder, self.encoder, self.settings = folder, encoder, manifest.settings
-        self._engine = make_engine(folder, encoder, manifest.settings)
-        self._segments: list[Segment] = []
-        self._show(manifest)
+        self.catalogue = Catalogue(folder, encoder, manifest)
 
     def __enter__(self) -> "Index":
         return self
@@ -76,41 +69,17 @@ class Index:
 
     def close(self) -> None:
         """Frees memory and closes files."""
-        self._engine.close()
+        self.catalogue.engine.close()
 
     @property
     def num_clips(self) -> int:
         """The number of clips that count."""
-        return sum(int(segment.alive.sum()) for segment in self._segments)
+        return self.catalogue.num_clips
 
     @property
     def files(self) -> list[store.File]:
         """The files that count, the unreadable ones included."""
-        return [
-            file
-            for segment in self._segments
-            for number, file in enumerate(segment.files)
-            if number not in segment.dropped
-        ]
-
-    def _show(self, manifest: Manifest, writing: bool = False) -> None:
-        """Takes over the segments of a manifest."""
-        opened = {segment.name: segment for segment in self._segments}
-        places = self.folder / store.SEGMENTS
-        self._segments = [
-            dataclasses.replace(opened[name], dropped=frozenset(dropped))
-            if name in opened
-            else store.read_segment(places / name, dropped)
-            for name, dropped in manifest.segments.items()
-        ]
-        self._engine.add(self._segments, writing)
-
-    def stored(self) -> Iterator[tuple[str, tuple[str, float, float], dict[str, np.ndarray]]]:
-        """Yields every clip that counts: a key, its video, start and end, and its arrays without the leading axis."""
-        for number, segment in enumerate(self._segments):
-            for row in np.flatnonzero(segment.alive).tolist():
-                rows = self._engine.fetch(Places(np.array([number]), np.array([row])))
-                yield f"{segment.name}-{row}", self._clip(number, row)[:3], {key: rows[key][0] for key in rows}
+        return self.catalogue.files
 
     # Adding
 
@@ -135,28 +104,28 @@ class Index:
             raise SearchError(f"worker={worker}: wanted 0 to {workers - 1} of workers={workers}; number them from 0")
         listing = ingest.list_files(videos)
         with store.writing(self.folder, shared=workers > 1):
-            manifest = Manifest.read(self.folder)
-            known = self._known(manifest)
+            catalogue = self.catalogue
+            catalogue.show(Manifest.read(self.folder))
+            known = {file.path: file.stamp for file in self.files}
             new = {path: stamp for path, stamp in listing.files.items() if known.get(path) != stamp}
             planned = {
                 store.segment_name(self.encoder.digest, self.settings, files): files for files in ingest.shards(new)
             }
-            mine = dict(list(planned.items())[worker::workers])
-            todo = {name: files for name, files in mine.items() if not (self.folder / store.SEGMENTS / name).exists()}
+            mine = list(planned)[worker::workers]
+            todo = {name: planned[name] for name in mine if not catalogue.has(name)}
             label = f"index {sum(map(len, todo.values()))} videos, kB"
             total = sum(max(1, stamp.size // 1000) for files in todo.values() for _, stamp in files)
             with Progress(total, label, shown=shown and bool(todo)) as progress:
                 for name, files in todo.items():
-                    made = ingest.encode_files(self.encoder, files, progress)
-                    store.write_segment(self.folder, name, *made)
+                    store.write_segment(self.folder, name, *ingest.encode_files(self.encoder, files, progress))
                     if workers == 1:
-                        manifest = self._commit(manifest, [name])
-            done = [name for name in planned if (self.folder / store.SEGMENTS / name).exists()]
+                        catalogue.commit([name])
+            done = [name for name in planned if catalogue.has(name)]
             if len(done) == len(planned) or finish:
                 with store.committing(self.folder):
-                    manifest = self._commit(Manifest.read(self.folder), done, listing)
+                    catalogue.commit(done, listing.gone(known))
                     if workers == 1:
-                        manifest = self._tidy(manifest)
+                        catalogue.tidy()
         changed = set(new) & set(known)
         good = {file.path for file in self.files if file.error is None}
         unreadable = dict(listing.missing) | {
@@ -172,81 +141,6 @@ class Index:
             clips=self.num_clips,
             missing=len(planned) - len(done),
         )
-
-    def _known(self, manifest: Manifest) -> dict[str, store.Stamp]:
-        self._show(manifest)
-        return {file.path: file.stamp for file in self.files}
-
-    @staticmethod
-    def _gone(known: Iterable[str], listing: ingest.Listing) -> set[str]:
-        """Returns the known files below the listed folders that are no longer there."""
-        below = tuple(os.path.join(folder, "") for folder in listing.folders)
-        return {path for path in known if path not in listing.files and path.startswith(below)} if below else set()
-
-    def _commit(self, manifest: Manifest, names: Sequence[str], listing: ingest.Listing | None = None) -> Manifest:
-        """Makes finished segments searchable; of a file in several segments the last counts."""
-        order = [*manifest.segments, *(name for name in names if name not in manifest.segments)]
-        places = self.folder / store.SEGMENTS
-        opened = {segment.name: segment for segment in self._segments}
-        segments = [opened.get(name) or store.read_segment(places / name) for name in order]
-        last = {file.path: name for name, segment in zip(order, segments, strict=True) for file in segment.files}
-        gone = self._gone(last, listing) if listing else set()
-        dropped = {}
-        for name, segment in zip(order, segments, strict=True):
-            before = set(manifest.segments.get(name, ()))
-            dropped[name] = sorted(
-                before | {row for row, file in enumerate(segment.files) if last[file.path] != name or file.path in gone}
-            )
-        kept = {
-            name: dropped[name]
-            for name, segment in zip(order, segments, strict=True)
-            if len(dropped[name]) < len(segment.files)
-        }
-        changed = dataclasses.replace(manifest, segments=kept)
-        if changed != manifest:
-            self._show(changed, writing=True)
-            changed.write(self.folder)
-        return changed
-
-    def _tidy(self, manifest: Manifest) -> Manifest:
-        """Writes segments anew if there are many or much is dropped; removes what no longer counts."""
-        if self.settings.engine == "flat" and self._segments:
-            rows = sum(len(segment.clips.source) for segment in self._segments)
-            if len(self._segments) > _MANY_SEGMENTS or rows - self.num_clips > _DROPPED_SHARE * rows:
-                manifest = self._merged(manifest)
-        store.remove_leftovers(self.folder, manifest.segments)
-        return manifest
-
-    def _merged(self, manifest: Manifest) -> Manifest:
-        """Copies the clips that count into as few segments as possible."""
-        groups: list[list[Segment]] = [[]]
-        for segment in self._segments:
-            if groups[-1] and sum(len(other.clips.source) for other in [*groups[-1], segment]) > _CLIPS_PER_SEGMENT:
-                groups.append([])
-            groups[-1].append(segment)
-        names = []
-        for group in groups:
-            files, tables, places = [], [], []
-            for number, segment in enumerate(group):
-                kept = [row for row in range(len(segment.files)) if row not in segment.dropped]
-                anew = np.full(len(segment.files), -1)
-                anew[kept] = len(files) + np.arange(len(kept))
-                files += [segment.files[row] for row in kept]
-                rows = np.flatnonzero(segment.alive)
-                clips = store.ClipTable(*(column[rows] for column in segment.clips))
-                tables.append(clips._replace(source=anew[clips.source].astype(np.int32)))
-                places.append(Places(np.full(len(rows), number), rows))
-            table = store.ClipTable(*map(np.concatenate, zip(*tables, strict=True)))
-            arrays = [segment.arrays() if len(segment.clips.source) else {} for segment in group]
-            name = store.segment_name(self.encoder.digest, self.settings, [file[:2] for file in files])
-            if name not in manifest.segments:
-                rows = Places(*map(np.concatenate, zip(*places, strict=True)))
-                store.write_segment(self.folder, name, files, table, gather(arrays, rows))
-            names.append(name)
-        merged = dataclasses.replace(manifest, segments={name: [] for name in names})
-        self._show(merged, writing=True)
-        merged.write(self.folder)
-        return merged
 
     # Searching
 
@@ -318,13 +212,13 @@ class Index:
         query, total = self.encoder.query(encoded), self.num_clips
         count = max(CANDIDATES, 4 * top)
         while True:
-            places, scores = self._engine.candidates(query, count)
-            exact = self._engine.is_exact and (self.encoder.scans_exactly or not is_text)
+            places, scores = self.catalogue.engine.candidates(query, count)
+            exact = self.catalogue.engine.is_exact and (self.encoder.scans_exactly or not is_text)
             if not exact and len(places.row):
-                scores = self._scores(encoded, query, self._engine.fetch(places), is_text)
+                scores = self._scores(encoded, query, self.catalogue.engine.fetch(places), is_text)
                 order = np.argsort(-scores, kind="stable")
                 places, scores = Places(*(part[order] for part in places)), scores[order]
-            found = [self._clip(*place) for place in zip(*(part.tolist() for part in places), strict=True)]
+            found = [self.catalogue.clip(*place) for place in zip(*(part.tolist() for part in places), strict=True)]
             chosen = without_overlaps([(video, start, end) for video, start, end, _ in found], top)
             if len(chosen) == top or count >= total:
                 break
@@ -333,7 +227,7 @@ class Index:
         if not chosen:
             return []
         shown = Places(*(part[chosen] for part in places))
-        rows = self._engine.fetch(shown)
+        rows = self.catalogue.engine.fetch(shown)
         games = self.encoder.games(encoded, self.encoder.encoded(rows), is_text)
         return [
             self._moment(found[number], float(scores[number]), tokens, game, is_text)
@@ -348,11 +242,6 @@ class Index:
             return self.encoder.similarity(encoded, self.encoder.encoded(rows))[0]
         return scan.scan_blocks(query, scan.sides(rows, self.encoder.scored))
 
-    def _clip(self, segment: int, row: int) -> tuple[str, float, float, Float[np.ndarray, " f"]]:
-        chosen = self._segments[segment]
-        file, start, end, times = (column[row] for column in chosen.clips)
-        return chosen.files[file].path, float(start), float(end), times
-
     @staticmethod
     def _moment(
         clip: tuple, score: float, tokens: Sequence[str], game: Float[np.ndarray, "t f"], is_text: bool
@@ -365,13 +254,6 @@ class Index:
             fits = game.shape == (len(tokens), len(seen))
             words, frames, values = (tuple(tokens), tuple(seen), game) if fits else labelled((), (), game)
         return Moment(video, start, end, score, words, frames, values)
-
-
-def make_engine(folder: pathlib.Path, encoder: Encoder, settings: SearchConfig) -> Engine:
-    """Returns the engine that the settings of an index name, without any clips."""
-    if settings.engine == "lance":
-        return LanceEngine(folder, encoder.scored)
-    return FlatEngine(encoder.scored, encoder.mesh)
 
 
 def open_index(

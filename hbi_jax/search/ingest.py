@@ -5,7 +5,7 @@ import concurrent.futures
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,11 @@ class Listing(NamedTuple):
     files: Mapping[str, Stamp]
     folders: Sequence[str]
     missing: Mapping[str, str]
+
+    def gone(self, known: Iterable[str]) -> set[str]:
+        """Returns the known files below the folders that are no longer there."""
+        below = tuple(os.path.join(folder, "") for folder in self.folders)
+        return {path for path in known if path not in self.files and path.startswith(below)} if below else set()
 
 
 def list_files(paths: Paths) -> Listing:

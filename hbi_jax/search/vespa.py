@@ -86,7 +86,7 @@ def schema(widths: Mapping[str, int], rates: Mapping[str, float]) -> str:
 
 def documents(index: Index) -> Iterator[dict[str, Any]]:
     """Yields the clips of an index as feed operations, with normalised tokens, padding cut off."""
-    for place, (video, start, end), rows in index.stored():
+    for place, (video, start, end), rows in index.catalogue.stored():
         about: dict[str, Any] = {"video": video, "start": start, "end": end}
         for level, side in scan.sides(rows, index.encoder.scored).items():
             real = np.asarray(side.weight) > 0

@@ -33,7 +33,7 @@ def index(encoder, tmp_path):
 def clips_of(index):
     """Every clip that counts, by file name and start: its stored tokens of the finest level."""
     out = {}
-    for segment in index._segments:
+    for segment in index.catalogue.segments:
         arrays = segment.arrays()
         for row in np.flatnonzero(segment.alive):
             file = segment.files[segment.clips.source[row]]
@@ -159,10 +159,10 @@ def test_files_outside_the_given_folders_stay(index, videos):
 def test_segments_are_merged_where_much_is_dropped(index, videos, monkeypatch):
     monkeypatch.setattr(ingest, "_FILES_PER_SHARD", 2)
     index.add(videos)
-    assert len(index._segments) == 3
+    assert len(index.catalogue.segments) == 3
     next(videos.rglob("long.mp4")).unlink()
     index.add(videos)
-    assert len(index._segments) == 1
+    assert len(index.catalogue.segments) == 1
     folders = {path.name for path in (index.folder / "segments").iterdir()}
     assert folders == set(store.Manifest.read(index.folder).segments)
     before = clips_of(index)

@@ -27,7 +27,7 @@ def test_moments_are_those_of_the_scan(encoder, videos, tmp_path):
             assert index.add(videos).clips == flat.add(videos).clips
             # The table holds the tokens, the segments no more.
             assert not list((tmp_path / "lance" / "segments").rglob("*.npy"))
-            assert index._engine._table.count_rows() == flat.num_clips
+            assert index.catalogue.engine._table.count_rows() == flat.num_clips
             _same(index.search(TEXT), flat.search(TEXT))
             video = min(videos.rglob("video*.mp4"))
             _same(index.search_like(video), flat.search_like(video))
