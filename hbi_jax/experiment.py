@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -146,11 +147,9 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
             _log.info("%s has already completed its %d steps; it is only evaluated", setup.workdir, start)
             return
         state = _first_state(task, tx, abstract) if restored is None else restored.state
-        task.cache_features(state.params, source)
         overview = parameter_overview.get_parameter_overview(state.params["params"], include_stats=False)
         _log.info("parameters\n%s", overview)
 
-        begun = time.perf_counter()
         frozen = is_frozen(abstract.params, config.optimizer.frozen)
         step_fn = make_train_step(
             task.loss_fn(),
@@ -161,8 +160,11 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
             frozen,
             skip_nonfinite=config.train.skip_nonfinite > 0,
         )
-        compiled = step_fn.lower(abstract, task.abstract_batch()).compile()
-        compile_seconds = time.perf_counter() - begun
+        # Compiling keeps one core busy: features are computed beside it.
+        with ThreadPoolExecutor(1) as beside:
+            compiling = beside.submit(_compile, step_fn, abstract, task.abstract_batch())
+            task.cache_features(state.params, source)
+            compiled, compile_seconds = compiling.result()
         clips_per_second = _measure_pipeline(setup)
         _log.info(
             "step compiled in %.1f s; the input pipeline alone delivers %.0f clips/s; %s step %d of %d",
@@ -255,6 +257,13 @@ def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
     setup.task.check_workdir(workdir_of(checkpoint))
     with open_checkpoint(checkpoint, setup.config.eval.best_metric) as (checkpoints, step):
         return checkpoints.restore_params(setup.task.abstract_params(), step), step
+
+
+def _compile(step_fn: jax.stages.Wrapped, state: TrainState, batch: PyTree) -> tuple[jax.stages.Compiled, float]:
+    """Compiles the step; returns it and the seconds that this took."""
+    begun = time.perf_counter()
+    compiled = step_fn.lower(state, batch).compile()
+    return compiled, time.perf_counter() - begun
 
 
 def _first_state(task: Task, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
