@@ -1,4 +1,4 @@
-"""A run that is killed three times at random moments, and one of two processes that is: the same parameters and report."""
+"""Runs that are killed at random moments, of one process and of two: the parameters and the report stay the same."""
 
 import json
 import os
