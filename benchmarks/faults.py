@@ -54,7 +54,8 @@ def kills(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
 
     arguments = _command(folder / "world", train__num_steps=12, train__eval_every=4, train__checkpoint_every=2)
     begun = time.monotonic()
-    done, different = campaign(arguments, folder, flags.kills, flags.seed, flags.processes)
+    limit = 60 * flags.limit if flags.limit else float("inf")
+    done, different = campaign(arguments, folder, flags.kills, flags.seed, flags.processes, limit=limit)
     return {
         "kills": len(done),
         "processes": flags.processes,
@@ -163,6 +164,7 @@ def main() -> None:
     parser.add_argument("measurement", choices=_MEASUREMENTS)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=0, help="minutes after which no other run is killed; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shim", type=pathlib.Path)
     parser.add_argument("--steps", type=int, default=10_000)

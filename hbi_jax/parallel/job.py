@@ -26,7 +26,8 @@ from jax._src import distributed
 _SHUTDOWN_SECONDS, _FAREWELL_SECONDS = 24 * 3600, 5.0
 # Seconds to wait for the news of another process's failure, which may be the cause of one's own error.
 _NEWS_SECONDS = 5.0
-_LONGEST_MESSAGE = 65536
+# Bytes of a message, which may escape every character, and characters of the reason in it.
+_LONGEST_MESSAGE, _LONGEST_REASON = 65536, 5000
 _KEY = "hbi_jax/job"
 
 
@@ -55,8 +56,16 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     global _member
     jax.distributed.initialize(coordinator, num_processes, process_id, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     state = distributed.global_state
-    if state.num_processes > 1:
+    if state.num_processes == 1:
+        return
+    try:
         _member = _Member(state.process_id, state.client, state.coordinator_address)
+    except OSError as error:
+        _exit(
+            f"error: process {state.process_id} of the job cannot reach process 0 at {state.coordinator_address} "
+            f"({error}): wanted hosts that accept connections from each other on all ports; open them",
+            1,
+        )
 
 
 def guarded(command: Callable[[], int | None], show_traceback: bool = False) -> int | None:
@@ -143,7 +152,7 @@ class _Member:
         if threading.current_thread() is threading.main_thread():
             # A launcher may stop all processes now; the reason is still to be printed.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._left, failure = True, Failure(self._index, self._where, reason, code)
+        self._left, failure = True, Failure(self._index, self._where, reason[:_LONGEST_REASON], code)
         if self._hub is not None:
             code = self._hub.announce(failure).code
             self._hub.wait_until_alone()
@@ -192,7 +201,7 @@ class _Link:
     def send(self, message: dict) -> None:
         """Sends a message; does nothing if the other end is gone."""
         with self._lock, contextlib.suppress(OSError):
-            self._connection.sendall(json.dumps(message).encode()[: _LONGEST_MESSAGE - 1] + b"\n")
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """Yields the messages until the connection ends."""

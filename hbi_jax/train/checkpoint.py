@@ -91,7 +91,10 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is not None and jax.process_count() > 1:
+            # A save ends when all processes have done their part. One that fails must not wait for the others.
+            return
         with self._explained("save"):
             self._manager.close()
 

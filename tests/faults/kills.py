@@ -175,7 +175,13 @@ def killed_until_it_ends(
 
 
 def campaign(
-    arguments: Sequence[str], folder: pathlib.Path, total: int, seed: int = 0, count: int = 1, each: int = 6
+    arguments: Sequence[str],
+    folder: pathlib.Path,
+    total: int,
+    seed: int = 0,
+    count: int = 1,
+    each: int = 6,
+    limit: float = float("inf"),
 ) -> tuple[list[Kill], list[str]]:
     """Kills runs `total` times altogether and compares each with one that nothing has disturbed.
 
@@ -186,19 +192,22 @@ def campaign(
       seed: Seed of the moments.
       count: Number of processes of a run.
       each: Kills of one run at most.
+      limit: Seconds after which no other run is started.
 
     Returns:
       The kills, and what differed: empty if nothing did.
     """
-    rng = random.Random(seed)
-    whole = folder / "whole"
-    begun = time.monotonic()
-    killed_until_it_ends([*arguments, f"--workdir={whole}"], folder / "logs" / "whole", 1e9, rng, 0, count)
-    seconds, wanted = time.monotonic() - begun, outcome(whole)
+    rng, seconds, limit = random.Random(seed), 0.0, time.monotonic() + limit
+    # The first compiles, the second takes as long as those to come.
+    for name in ("first", "whole"):
+        begun = time.monotonic()
+        killed_until_it_ends([*arguments, f"--workdir={folder / name}"], folder / "logs" / name, 1e9, rng, 0, count)
+        seconds = time.monotonic() - begun
+    wanted = outcome(folder / "whole")
     kills: list[Kill] = []
     different: list[str] = []
     number = 0
-    while len(kills) < total:
+    while len(kills) < total and time.monotonic() < limit:
         workdir, logs = folder / f"run-{number}", folder / "logs" / f"run-{number}"
         few = min(each, total - len(kills))
         kills += killed_until_it_ends([*arguments, f"--workdir={workdir}"], logs, seconds, rng, few, count)
