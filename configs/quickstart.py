@@ -64,8 +64,8 @@ def get_config(start: str = "shapes-clip"):
         # The vision tower stays as it is, so every frame is encoded once, before training. The text tower has yet to
         # learn the words for actions, which no single picture shows.
         config.init = start
-        config.optimizer.frozen = ("vision_tower", "token_embedding")
-        config.optimizer.clip_learning_rate = 1e-3
+        config.optimizer.frozen = ("vision_tower", "text_tower/token_embedding")
+        config.optimizer.clip_learning_rate = 2e-3
         data.cache_features = True
     else:
         # Nothing is pre-trained, so the towers have the learning rate of the other modules.

@@ -12,9 +12,9 @@ import pathlib
 import runpy
 
 
-def get_config():
+def get_config(start: str = "shapes-clip"):
     """Returns configs/quickstart.py with a caption decoder; all paraphrases of a test video are its references."""
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("quickstart.py")))["get_config"]()
+    config = runpy.run_path(str(pathlib.Path(__file__).with_name("quickstart.py")))["get_config"](start)
     config.task = "captions"
 
     data = config.data
@@ -28,11 +28,11 @@ def get_config():
 
     # A caption must name shapes and actions without candidates to choose from. This takes many different videos, so
     # there are no near-twins. Only the frames matter, so the text tower and the alignment are not trained.
-    data.world.num_train, data.world.near_twin_share = 16000, 0.0
+    data.world.num_train, data.world.near_twin_share = 8000, 0.0
     data.captions_per_video = "one"
     data.cache_gib = 1.25
     config.loss.alignment_weight = 0.0
-    config.optimizer.frozen = ("text_tower",)
+    config.optimizer.frozen = ("text_tower", *config.optimizer.frozen)
     config.train.num_steps = 1000
     config.train.eval_every = 250
     config.train.checkpoint_every = 250

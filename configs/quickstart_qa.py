@@ -11,9 +11,9 @@ import pathlib
 import runpy
 
 
-def get_config():
+def get_config(start: str = "shapes-clip"):
     """Returns configs/quickstart.py with questions as texts."""
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name("quickstart.py")))["get_config"]()
+    config = runpy.run_path(str(pathlib.Path(__file__).with_name("quickstart.py")))["get_config"](start)
     config.task = "answers"
 
     data = config.data
@@ -22,12 +22,12 @@ def get_config():
     data.galleries = {"test": "test.jsonl", "twins": "twins.jsonl"}
 
     # Question answering needs more videos than retrieval, and several questions per video.
-    data.world.num_train = 12000
+    data.world.num_train = 8000
     data.captions_per_video = "one"
     data.num_words = 16
     config.answers.questions_per_video = 4
     config.loss.alignment_weight = 0.25
-    config.train.num_steps = 800
+    config.train.num_steps = 500
     config.train.eval_every = 100
 
     config.eval.level_rates = (0.4, 0.4, 0.2)

@@ -174,6 +174,38 @@ def interaction_loss(
     return masked_mean(over_words, video_mask) + masked_mean(over_frames, text_mask)
 
 
+def standardize(grid: Float[Array, "b t v"], cells: Bool[Array, "b t v"]) -> Float[Array, "b t v"]:
+    """Returns the values of each pair with mean 0 and variance 1 over its cells; 0 elsewhere, and if all are equal."""
+
+    def mean(values: Float[Array, "b t v"]) -> Float[Array, "b 1 1"]:
+        total = jnp.sum(jnp.where(cells, values, 0), axis=(1, 2), keepdims=True)
+        return total / jnp.maximum(jnp.sum(cells, axis=(1, 2), keepdims=True), 1)
+
+    centred = jnp.where(cells, grid - mean(grid), 0)
+    variance = mean(centred**2)
+    return centred / jnp.sqrt(jnp.where(variance > 0, variance, 1))
+
+
+def concentration_loss(
+    interaction: Float[Array, "b t v"], text_mask: Bool[Array, "b t"], video_mask: Bool[Array, "b v"]
+) -> Float[Array, ""]:
+    """Returns how evenly the words of matched pairs are spread over frames: 1 if evenly, 0 if each has one frame.
+
+    A word's distribution over the real frames is the softmax of its interactions, standardised within the pair. The
+    loss is the mean entropy of these distributions, as a share of the largest possible. This is not from the papers,
+    which cannot train the interaction: it needs a differentiable one.
+
+    Args:
+      interaction: Interactions of any scale; gradients flow into them.
+      text_mask, video_mask: Real tokens; both False everywhere at masked rows.
+    """
+    cells = text_mask[:, :, None] & video_mask[:, None, :]
+    log_share = masked_log_softmax(standardize(interaction, cells), video_mask[:, None, :])
+    entropy = -jnp.sum(jnp.where(cells, jnp.exp(log_share) * log_share, 0), axis=-1)
+    largest = jnp.log(jnp.maximum(jnp.sum(video_mask, axis=-1), 2))[:, None]
+    return masked_mean(entropy / largest, text_mask)
+
+
 def distillation_loss(
     student: Float[Array, "b b"],
     teacher: Float[Array, "b b"],

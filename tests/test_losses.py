@@ -11,6 +11,7 @@ from hbi_jax.losses import (
     answer_cross_entropy,
     answer_distillation_loss,
     caption_cross_entropy,
+    concentration_loss,
     contrastive_loss,
     denoised_positives,
     distillation_loss,
@@ -26,6 +27,7 @@ from hbi_jax.losses import (
 # Compiled once for each shape: called operation by operation, these tests would take ten times as long.
 contrastive = jax.jit(contrastive_loss)
 interaction = jax.jit(interaction_loss, static_argnames="divergence")
+concentration = jax.jit(concentration_loss)
 distillation = jax.jit(distillation_loss, static_argnames=("temperature", "divergence"))
 divergence = jax.jit(kl_divergence)
 denoise = jax.jit(denoised_positives)
@@ -447,3 +449,27 @@ def test_hcmi_compiled_is_eager():
     eager = contrastive_loss(cosines, mask, rows, positives), margin_loss(cosines, mask, rows, 0.2, positives)
     compiled = contrastive(cosines, mask, rows, positives), margin(cosines, mask, rows, 0.2, positives)
     np.testing.assert_allclose(compiled, eager, rtol=1e-6)
+
+
+def test_concentration_is_the_entropy_over_real_frames():
+    rng = np.random.default_rng(0)
+    grid = jnp.asarray(rng.normal(size=(3, 4, 5)), jnp.float32)
+    text_mask = jnp.asarray(np.arange(4) < np.array([[4], [2], [0]]))
+    video_mask = jnp.asarray(np.arange(5) < np.array([[5], [3], [0]]))
+    shares = []
+    for pair, (words, frames) in enumerate([(4, 5), (2, 3)]):
+        values = np.asarray(grid)[pair, :words, :frames]
+        values = (values - values.mean()) / values.std()
+        share = np.exp(values) / np.exp(values).sum(1, keepdims=True)
+        shares += list(-(share * np.log(share)).sum(1) / np.log(frames))
+    found = concentration(grid, text_mask, video_mask)
+    assert found == pytest.approx(np.mean(shares), abs=1e-6)
+    # The scale and padding do not matter; equal interactions are spread evenly; one frame has nothing to spread over.
+    padded = jnp.where(text_mask[:, :, None] & video_mask[:, None, :], 50 * grid, 7.0)
+    assert concentration(padded, text_mask, video_mask) == pytest.approx(float(found), abs=1e-5)
+    assert concentration(jnp.ones((3, 4, 5)), text_mask, video_mask) == pytest.approx(1, abs=1e-6)
+    one_frame = jnp.asarray(np.arange(5) < np.array([[1], [1], [0]]))
+    assert concentration(grid, text_mask, one_frame) == 0
+    gradient = jax.grad(concentration)(grid, text_mask, video_mask)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient[:2]).max() > 0

@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Key
 from hbi_jax import losses
 from hbi_jax.train.config import AlignmentLossConfig
 from hbi_jax.train.step import Scalars
-from hbi_jax.train.teacher import Teacher
+from hbi_jax.train.teacher import Teacher, exact_teacher
 from hbi_jax.types import Alignment, Batch
 
-Kind = Literal["contrastive", "interaction", "distillation", "margin", "answer", "caption"]
+Kind = Literal["contrastive", "interaction", "concentration", "distillation", "margin", "answer", "caption"]
 
 
 class Term(NamedTuple):
@@ -81,6 +81,11 @@ def alignment_terms(
                 config.divergence,
             )
             terms.append(Term("interaction", interaction, config.interaction_weight, name))
+        if config.concentration_weight and name == finest:
+            grid = exact_teacher(1.0)(alignment, key)
+            sides = (side.mask & rows[:, None] for side in (alignment.text, alignment.video))
+            concentration = losses.concentration_loss(grid, *sides)
+            terms.append(Term("concentration", concentration, config.concentration_weight, name))
         teachers = [teacher_name for teacher_name, student in paths if student == name]
         if distil and config.distillation_weight and teachers:
             distillation = sum(

@@ -99,6 +99,12 @@ class AlignmentLossConfig:
     interaction_weight: float = field(
         1.0, "alpha of Eq. 14: weight of the interaction loss. 0: the interaction is not computed.", at_least=0
     )
+    concentration_weight: float = field(
+        0.0,
+        "Weight of a loss on the interaction itself, at the first level: the entropy over frames of each word's "
+        "interactions, which are standardised within the pair. 0: none, as in the papers.",
+        at_least=0,
+    )
     distillation_weight: float = field(1.0, "beta of Eq. 16: weight of the distillation between levels.", at_least=0)
     distillation_paths: tuple[tuple[str, str], ...] = field(
         (),

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from hbi_jax import banzhaf
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.choices import Padding
+from hbi_jax.losses import standardize
 from hbi_jax.types import Alignment, Match
 
 # Teachers read the matched pairs of a level.
@@ -61,17 +61,8 @@ def standardized(teacher: Teacher, temperature: float) -> Teacher:
     """
 
     def teach(pairs: Pairs, key: Key[Array, ""]) -> Float[Array, "b t v"]:
-        logits = teacher(pairs, key)
         cells = pairs.text.mask[:, :, None] & pairs.video.mask[:, None, :]
-
-        def mean(values: Float[Array, "b t v"]) -> Float[Array, "b 1 1"]:
-            total = jnp.sum(jnp.where(cells, values, 0), axis=(1, 2), keepdims=True)
-            return total / jnp.maximum(jnp.sum(cells, axis=(1, 2), keepdims=True), 1)
-
-        centred = jnp.where(cells, logits - mean(logits), 0)
-        variance = mean(centred**2)
-        deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1))
-        return centred / (temperature * deviation)
+        return standardize(teacher(pairs, key), cells) / temperature
 
     return teach
 

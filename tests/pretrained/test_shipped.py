@@ -129,7 +129,7 @@ def test_only_trained_rows_are_in_the_file(tmp_path):
     np.testing.assert_array_equal(table, table_of(again.params["params"]))
     np.testing.assert_array_equal(table[rows], trained.astype(np.float16))
     others = np.delete(table, rows, 0)
-    assert (abs(others.mean()), others.std()) == pytest.approx((0, 0.02), abs=1e-3)
+    assert (abs(others.mean()), others.std()) == pytest.approx((0, trained.std()), rel=1e-2, abs=1e-2)
     # Everything else is what was written, in half precision.
     for part, given in zip(*(jax.tree.leaves(x["params"]["vision_tower"]) for x in (read.params, params)), strict=True):
         np.testing.assert_array_equal(part, given.astype(np.float16).astype(np.float32))

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from hbi_jax.data.shapes import pretrain
+from hbi_jax.data.shapes.entities import Entity
+from hbi_jax.data.shapes.scenes import Pose
+from hbi_jax.data.shapes.stills import Still
 from hbi_jax.data.text import END, Tokenizer
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.models.similarity import normalize, wti
@@ -74,7 +77,7 @@ def test_the_command_writes_weights_that_load(tmp_path, monkeypatch, capsys):
     out = tmp_path / "clip.safetensors"
     flags = ["--num_steps=2", "--batch_size=8", "--num_stills=16", "--num_workers=1", "--seed=3"]
     assert pretrain.main([f"--out={out}", *flags]) == 0
-    assert "step 2: loss of sentences" in capsys.readouterr().out
+    assert "step 2: sentences " in capsys.readouterr().out
     monkeypatch.setattr(folder, "shipped_file", lambda name: out)
     weights = load("shapes-clip", progress=False)
     assert CLIPConfig(**weights.config) == TINY
@@ -82,3 +85,23 @@ def test_the_command_writes_weights_that_load(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         pretrain.main(["--batch_size=12"])
     assert "wanted a multiple of 8" in capsys.readouterr().err
+
+
+def test_facts_are_what_the_pictures_show():
+    entities = Entity("red", "circle", "small"), Entity("red", "ring", "large")
+    still = Still(0, entities, (Pose(0.25, 0.75, 0.2, 0.0, True), Pose(0.6, 0.5, 0.35, np.pi / 2, True)))
+    shown, single, poses = (x[0] for x in pretrain.facts_of([still]))
+    kinds = pretrain._KINDS
+    assert {kind for kind, is_shown in zip(kinds, shown, strict=True) if is_shown} == {"red", "circle", "ring"}
+    # Two shapes are red, so red has no place.
+    assert {kind for kind, is_single in zip(kinds, single, strict=True) if is_single} == {"circle", "ring"}
+    np.testing.assert_allclose(poses[kinds.index("circle")], [-1, 1, -0.5, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(poses[kinds.index("ring")], [0.4, 0, 1, 1, 0], atol=1e-6)
+    # Reading them without an error costs only what is left of the cross-entropy.
+    read = np.concatenate([np.where(shown, 9.0, -9.0)[:, None], poses], -1).reshape(1, -1)
+    facts = jax.tree.map(jnp.asarray, pretrain.facts_of([still]))
+    right = pretrain.facts_loss(jnp.asarray(read, jnp.float32), facts)
+    assert right == pytest.approx(np.log1p(np.exp(-9)), rel=1e-2)
+    moved = read.reshape(len(kinds), 6) + np.array([0, 2.0, 0, 0, 0, 0])
+    wrong = pretrain.facts_loss(jnp.asarray(moved.reshape(1, -1), jnp.float32), facts)
+    assert wrong - right == pytest.approx(4 / 5, rel=1e-5)
