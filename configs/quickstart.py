@@ -2,7 +2,7 @@
 
 Command:  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
           From nothing: --config=configs/quickstart.py:scratch
-Hardware: two CPU cores, about 8 minutes, rendering included
+Hardware: two CPU cores, a few minutes, rendering included
 Expected: see the result table of the README
 """
 
@@ -67,16 +67,16 @@ def get_config(start: str = "shapes-clip"):
         config.optimizer.frozen = ("vision_tower", "text_tower/token_embedding")
         config.optimizer.clip_learning_rate = 2e-3
         data.cache_features = True
+        config.train.num_steps, config.train.eval_every = 800, 200
     else:
         # Nothing is pre-trained, so the towers have the learning rate of the other modules.
         config.optimizer.clip_learning_rate = 4e-3
+        config.train.num_steps, config.train.eval_every = 1150, 230
+    config.train.checkpoint_every = config.train.eval_every
 
     # All levels together tell near-twins apart better than the finest level alone.
     config.eval.level_rates = (1.0, 1.0, 1.0)
 
     config.train.batch_size = 64
-    config.train.num_steps = 1150
     config.train.log_every = 20
-    config.train.eval_every = 230
-    config.train.checkpoint_every = 230
     return config

@@ -1,9 +1,9 @@
 """Captions of the embedded data set, in a few minutes on two CPU cores.
 
-Command:  python -m hbi_jax.main --config=configs/quickstart_caption.py --workdir=runs/quickstart_caption \
-              --config.init=runs/quickstart
-          with the work folder of configs/quickstart.py
-Hardware: two CPU cores, under 8 minutes, rendering included
+Command:  python -m hbi_jax.main --config=configs/quickstart_caption.py --workdir=runs/quickstart_caption
+          After configs/quickstart.py, whose frames know actions: --config.init=runs/quickstart
+          From nothing: --config=configs/quickstart_caption.py:scratch
+Hardware: two CPU cores, a few minutes, rendering included
 Expected: 56 % of the captions of test videos get the first event right (colour, shape and action). CIDEr is 264 %; a
           reference caption has 298 % (one seed)
 """

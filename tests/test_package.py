@@ -108,7 +108,7 @@ def test_a_configuration_is_described_where_it_is_installed(installed, tmp_path,
     command = [str(installed / part) if part.startswith("bin/") else part for part in command]
     help_ = _run(sys.executable, *command, "--config=quickstart_qa", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
     assert f"--config=quickstart_qa is {installed / 'hbi_jax/configs/quickstart_qa.py'}:" in help_.stdout, help_.stderr
-    assert "Questions about the embedded data set, from scratch" in help_.stdout
+    assert "Questions about the embedded data set, from towers" in help_.stdout
     assert "--workdir" in help_.stdout
 
 

@@ -22,7 +22,7 @@ NO_DECAY_PATTERN = r"(/bias|/scale|logit_scale|positional_embedding|class_embedd
 # The published code exempts only biases from decay: its patterns for norms match none of its parameter names.
 PUBLISHED_NO_DECAY_PATTERN = r"/bias$"
 # Adam optimizes the classifiers instead of Muon: Muon's authors advise it, and Muon's cost is cubic in a matrix's side.
-CLASSIFIER_PATTERN = r"^params/(answer_|header_|(text|video)_(merge|weight|gate)_)"
+CLASSIFIER_PATTERN = r"^params/answer_"
 # Muon's updates are scaled to this root mean square, that of Adam's, so that both use the same learning rates.
 MUON_RMS = 0.2
 

@@ -47,7 +47,7 @@ def test_load_gives_fields_that_can_be_changed():
     config = config_files.load("quickstart")
     config.train.num_steps = 3
     assert (config.data.render, config.task) == ("shapes", "retrieval")
-    assert config_files.load("quickstart").train.num_steps == 1150
+    assert config_files.load("quickstart").train.num_steps == 800
     assert config_files.load("estimator:quickstart").data.render == "shapes"
     assert config_files.load("estimator").data.render == ""
 
