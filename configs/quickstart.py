@@ -26,6 +26,10 @@ def get_config(start: str = "shapes-clip"):
     clip.embed_features, clip.head_features = 128, 32
     config.model.levels = (("entity", 0, 0), ("action", 8, 4), ("event", 3, 2))
     config.model.frame_layers = 2
+    # A frame that sees its neighbours alone stays one moment of its video.
+    config.model.frame_window = 1
+    # Of HBI V2 (config.model.reconstruction), whose gates otherwise run away.
+    config.model.gate_bound = 0.5
     config.model.max_frames = 8
     config.model.weight_features = 128
     config.model.initial_logit_scale = 80.0
@@ -54,8 +58,10 @@ def get_config(start: str = "shapes-clip"):
     data.cache_gib = 1.0
     data.num_threads = 1
 
-    # Towers trained from scratch have similarities, and so interactions, over all of [-1, 1] instead of CLIP's narrow
-    # band. With the default factor, the teacher's distributions would be one-hot.
+    # Small towers have similarities, and so interactions, over all of [-1, 1] instead of CLIP's narrow band. A teacher
+    # that is standardised within each pair needs no factor of its own for them, nor for the levels.
+    config.loss.teacher_temperature = 1.0
+    # Of a teacher of fixed scale, and of an estimator's labels.
     config.loss.interaction_scale = 50.0
 
     config.optimizer.name = "muon"

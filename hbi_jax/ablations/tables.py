@@ -168,15 +168,16 @@ def _teachers(config: ConfigDict) -> list[Row]:
 
 def _pointing(config: ConfigDict) -> list[Row]:
     near, same_spread = {"model.frame_window": 1}, {"loss.teacher_temperature": 1.0}
+    papers = {"model.frame_window": 0, "loss.teacher_temperature": 0.0, "model.gate_bound": 0.0}
     return [
-        Row("contrastive only", _contrastive_only(config)),
-        Row("V1", V1),
-        Row("V1, frames see their neighbours", V1 | near),
-        Row("V1, standardised teacher", V1 | same_spread),
-        Row("V1, both", V1 | near | same_spread),
-        Row("V2", V2),
-        Row("V2, both", V2 | near | same_spread),
-        Row("V2, both, bounded gates", V2 | near | same_spread | {"model.gate_bound": 0.5}),
+        Row("contrastive only", _contrastive_only(config) | papers),
+        Row("V1", V1 | papers),
+        Row("V1, frames see their neighbours", V1 | papers | near),
+        Row("V1, standardised teacher", V1 | papers | same_spread),
+        Row("V1, both", V1 | papers | near | same_spread),
+        Row("V2", V2 | papers),
+        Row("V2, both", V2 | papers | near | same_spread),
+        Row("V2, both, bounded gates", V2 | papers | near | same_spread | {"model.gate_bound": 0.5}),
     ]
 
 
