@@ -22,6 +22,8 @@ def get_config(base: str = "msrvtt"):
     config.optimizer.learning_rate = 1e-3
     config.optimizer.frozen = ("^params/hbi/",)
     config.data.cache_features = False
+    # The trained model has to be named.
+    config.init = ""
     if base.startswith("quickstart"):
         config.train.num_steps = 400
         config.train.eval_every = config.train.checkpoint_every = 100
