@@ -1,6 +1,7 @@
 """The documentation against the code: snippets run, links lead somewhere, and what is named exists."""
 
 import ast
+import dataclasses
 import importlib
 import pathlib
 import re
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from hbi_jax.config import default_config
 from hbi_jax.data.datasets import GALLERIES, LOADERS
+from hbi_jax.data.shapes import WorldConfig
 from hbi_jax.tasks.registry import TASKS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -94,7 +96,10 @@ def test_paths_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_config_fields_exist(page):
-    known = _fields(default_config())
+    known = {
+        *_fields(default_config()),
+        *(f"config.data.world.{field.name}" for field in dataclasses.fields(WorldConfig)),
+    }
     found = re.findall(r"(?<![\w/.])-{0,2}(config(?:\.[a-z]\w*)+)", page.read_text())
     assert [name for name in found if name not in known and not name.endswith((".py", ".json"))] == []
 
