@@ -16,7 +16,7 @@ def config_of(name: str, world: str, changes: dict[str, object]):
     """Returns the smallest configuration of a task on a rendered world."""
     from hbi_jax.config import parse
 
-    config = importlib.import_module(f"configs.{name}").getconfig_of()
+    config = importlib.import_module(f"configs.{name}").get_config()
     fields = TINY | changes | {"data.annotations": world, "data.videos": f"{world}/videos"}
     for field, value in fields.items():
         *sections, last = field.split(".")

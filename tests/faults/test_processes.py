@@ -19,6 +19,8 @@ TASKS = {
     "quickstart_qa": {"eval.best_metric": "accuracy", "answers.top_answers": 8},
     "quickstart_caption": {
         "eval.best_metric": "first_event/accuracy",
+        # The tasks share a world.
+        "data.world.near_twin_share": 0.9,
         "captions.method": "greedy",
         "captions.max_words": 8,
         "captions.vocabulary": "training",
