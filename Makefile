@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all test-here test-fast smoke lint clean
+.PHONY: help quickstart test test-all test-here test-fast test-faults smoke lint clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ test-here: $(VENV)/dev.stamp  ## the whole test suite on one Python, slow tests 
 
 test-fast: $(VENV)/dev.stamp  ## the suite without the tests marked slow
 	$(PY) -m pytest -m "not slow"
+
+test-faults: $(VENV)/dev.stamp  ## jobs of real processes, killed, stopped and compared with one process
+	HBI_JAX_FAULTS=1 $(PY) -m pytest -n 0 tests/faults
 
 smoke: $(VENV)/smoke.stamp  ## everything once, from the wheel: train, resume, evaluate, ask, caption, convert, export
 	$(PY) -m pytest tests/smoke.py tests/models/test_golden.py

@@ -24,6 +24,8 @@ from jax._src import distributed
 # Seconds that processes wait for each other at the end: for the slowest report of another process, and for the others
 # to be gone before the reason is printed.
 _SHUTDOWN_SECONDS, _FAREWELL_SECONDS = 24 * 3600, 5.0
+# Seconds that process 0 waits, where it fails early, for those that have not joined yet: without it they abort.
+_JOIN_SECONDS = 12.0
 # Seconds to wait for the news of another process's failure, which may be the cause of one's own error.
 _NEWS_SECONDS = 5.0
 # Bytes of a message, which may escape every character, and characters of the reason in it.
@@ -59,7 +61,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     if state.num_processes == 1:
         return
     try:
-        _member = _Member(state.process_id, state.client, state.coordinator_address)
+        _member = _Member(state.process_id, state.num_processes, state.client, state.coordinator_address)
     except OSError as error:
         _exit(
             f"error: process {state.process_id} of the job cannot reach process 0 at {state.coordinator_address} "
@@ -121,12 +123,12 @@ def _exit(message: str, code: int) -> NoReturn:
 class _Member:
     """This process as a member of its job. Process 0 also runs the hub that the others are connected to."""
 
-    def __init__(self, index: int, client: Any, coordinator: str):
+    def __init__(self, index: int, count: int, client: Any, coordinator: str):
         self._index, self._where = index, f"process {os.getpid()} on {socket.gethostname()}"
         # Whether this process is ending, so that the end of process 0 is no news.
         self._left, self._other_failed = False, threading.Event()
         if index == 0:
-            self._hub = _Hub(self._obey)
+            self._hub = _Hub(count, self._obey)
             client.key_value_set(_KEY, json.dumps({"port": self._hub.port, "token": self._hub.token}))
             return
         self._hub = None
@@ -219,9 +221,10 @@ class _Link:
 class _Hub:
     """The end of all connections, in process 0."""
 
-    def __init__(self, obey: Callable[[Failure], None]):
+    def __init__(self, count: int, obey: Callable[[Failure], None]):
         self._obey, self.token = obey, secrets.token_hex()
         self._links: dict[int, _Link] = {}
+        self._awaited = set(range(1, count))
         self._failure: Failure | None = None
         self._changed = threading.Condition()
         self._server = socket.create_server(("", 0)) if not socket.has_dualstack_ipv6() else _dual_stack_server()
@@ -240,8 +243,9 @@ class _Hub:
         return failure
 
     def wait_until_alone(self, besides: int = 0) -> None:
-        """Waits until the connections to all processes but one are closed, for a while at most."""
+        """Waits until all processes but one have joined and are gone, for a while at most."""
         with self._changed:
+            self._changed.wait_for(lambda: not self._awaited, _JOIN_SECONDS)
             self._changed.wait_for(lambda: set(self._links) <= {besides}, _FAREWELL_SECONDS)
 
     def _accept(self) -> None:
@@ -258,6 +262,8 @@ class _Hub:
         process = hello["process"]
         with self._changed:
             self._links[process] = link
+            self._awaited.discard(process)
+            self._changed.notify_all()
             failure = self._failure
         if failure is not None:
             link.send({"failure": failure})

@@ -10,9 +10,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+import pytest
+
 from tests.tiny_run import SMALLEST
 
 ROOT = pathlib.Path(__file__).parents[2]
+# What takes many minutes is left out of the suite; `make test-faults` runs it.
+only_when_asked = pytest.mark.skipif(
+    "HBI_JAX_FAULTS" not in os.environ, reason="jobs of many processes take minutes: make test-faults"
+)
 # What a job of several processes compiles is not shared (tests/compilation.py), so it has little to compile.
 TINY = SMALLEST | {
     "model.clip.image_size": 32,

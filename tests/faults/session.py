@@ -12,7 +12,8 @@ import pathlib
 from tests.faults.jobs import TINY
 
 
-def _config(name: str, world: str, changes: dict[str, object]):
+def config_of(name: str, world: str, changes: dict[str, object]):
+    """Returns the smallest configuration of a task on a rendered world."""
     from hbi_jax.config import parse
 
     config = importlib.import_module(f"configs.{name}").get_config()
@@ -34,7 +35,7 @@ def work(run: dict[str, object]) -> None:
     """Trains and evaluates."""
     from hbi_jax import experiment
 
-    config = _config(run["config"], run["world"], run["fields"])
+    config = config_of(run["config"], run["world"], run["fields"])
     setup = experiment.prepare(config, run["workdir"])
     experiment.train(setup)
     experiment.evaluate(setup)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests import compilation
+from tests.faults.jobs import only_when_asked
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ print(json.dumps({"kills": kills, "different": different}))
 """
 
 
-@pytest.mark.parametrize(("processes", "kills"), [(1, 3), (2, 2)])
+@pytest.mark.parametrize(("processes", "kills"), [(1, 3), pytest.param(2, 2, marks=only_when_asked)])
 def test_after_kills_at_random_moments_the_result_is_that_of_an_undisturbed_run(tmp_path, processes, kills):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment |= {name.upper(): str(value) for name, value in compilation.SETTINGS.items()}

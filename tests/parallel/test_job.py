@@ -42,7 +42,7 @@ def scenario(name, index):
         if index == 1:
             raise ValueError("config.x=1: wanted 2; change it")
         time.sleep(60)
-    if name == "process 0 fails":
+    if name in ("process 0 fails", "process 0 fails early"):
         if index == 0:
             raise OSError("disk full")
         time.sleep(60)
@@ -83,8 +83,12 @@ def scenario(name, index):
         time.sleep(60)
 
 def run(name, index, folder):
-    job._member = job._Member(index, Store(f"{folder}/store"), "127.0.0.1:1234")
-    ready(folder, index)
+    early = name == "process 0 fails early"
+    if early and index:
+        time.sleep(index)
+    job._member = job._Member(index, 3, Store(f"{folder}/store"), "127.0.0.1:1234")
+    if not early:
+        ready(folder, index)
     code = job.guarded(lambda: scenario(name, index))
     if name == "one ends early":
         time.sleep(60)
@@ -113,6 +117,7 @@ for name in sys.argv[2:]:
 SCENARIOS = (
     "a reason",
     "process 0 fails",
+    "process 0 fails early",
     "a collective breaks first",
     "all fail",
     "a bug",
@@ -131,7 +136,7 @@ def ended(tmp_path_factory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("jobs")
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(folder), *SCENARIOS]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, check=False, cwd=pathlib.Path(__file__).parents[2]
+        command, capture_output=True, text=True, timeout=600, check=False, cwd=pathlib.Path(__file__).parents[2]
     )
     assert done.returncode == 0, done.stderr
     return {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
@@ -142,6 +147,7 @@ def ended(tmp_path_factory) -> dict[str, dict[str, Any]]:
     [
         ("a reason", [1, 1, 1], "error: process 1 of the job failed: config.x=1: wanted 2; change it"),
         ("process 0 fails", [1, 1, 1], "error: process 0 of the job failed: disk full"),
+        ("process 0 fails early", [1, 1, 1], "error: process 0 of the job failed: disk full"),
         ("a collective breaks first", [1, 1, 1], "error: process 1 of the job failed: the cause"),
         ("a bug", [1, 1, 1], "error: process 2 of the job failed: KeyError: 'missing'"),
         ("a code of its own", [143, 143, 143], "error: process 1 of the job failed: stopped on request"),
