@@ -323,11 +323,8 @@ def _check_is_new(place: pathlib.Path) -> None:
     """Raises if something else than an index, or what is left of one, is at a place."""
     if place.is_file():
         raise SearchError(f"{place} is a file: wanted a new folder, or an index; choose another name")
-    others = (
-        {path.name for path in place.iterdir()} - {store.SEGMENTS, store.LOCK, store.COMMIT}
-        if place.is_dir()
-        else set()
-    )
+    names = {path.name for path in place.iterdir() if not path.name.startswith(".")} if place.is_dir() else set()
+    others = names - {store.SEGMENTS, store.LOCK, store.COMMIT}
     if others:
         raise SearchError(
             f"{place} holds {min(others)} but no index: wanted a new or empty folder, or an index; choose another name"
