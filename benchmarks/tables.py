@@ -27,6 +27,7 @@ DOCUMENTS = (
     "docs/ablations.md",
     "docs/reliability.md",
     "docs/hcmi.md",
+    "docs/search.md",
 )
 _MARKED = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 
@@ -460,7 +461,113 @@ def faults() -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def search_query() -> str:
+    """Returns the latency, memory and recall of a query by engine and number of clips."""
+    result = _load("bench_search")
+    rows = [
+        [
+            f"{int(count):,}",
+            engine,
+            f"{row.get('candidates', result['candidates']):,}",
+            f"{row['p50_ms']:.0f}",
+            f"{row['p95_ms']:.0f}",
+            f"{row['cpu_ms']:.0f}",
+            f"{row['memory_mib']:,}",
+            f"{100 * row['recall_at_10']:.1f}",
+            f"{row['build_seconds']:.0f}" if "build_seconds" in row else "",
+        ]
+        for count, engines in result["query"].items()
+        for engine, row in engines.items()
+    ]
+    header = [
+        "clips",
+        "engine",
+        "candidates",
+        "median, ms",
+        "95 %, ms",
+        "CPU, ms",
+        "memory, MiB",
+        "recall of the best ten, %",
+        "building, s",
+    ]
+    sizes = " and ".join(f"{k} x {d}" for k, d in result["tokens_per_clip"].values())
+    wide = [
+        f"{row['flat']['p50_ms']:.0f} ms ({row['flat']['cpu_ms']:.0f} ms of CPU) for {int(count):,} clips"
+        for count, row in result.get("query_wide", {}).items()
+    ]
+    words, width = result["wide_tokens"]
+    size = (
+        f" With {words} tokens of {width} features per clip, as in a ViT-B/32, the flat scan takes {', '.join(wide)}."
+    )
+    return (
+        f"{_table(header, rows)}\n\n"
+        f"{result['queries']} queries; the quickstart's model, "
+        f"tokens of {sizes} per clip. Clips beyond the real ones mix the tokens of two real clips. CPU: "
+        "the time of all cores together. Recall: how many of the exact ten best are among the candidates, which are "
+        "scored again. Memory: the growth of the process, pages of memory-mapped files included."
+        f"{size if wide else ''} {_where(result)}{_busy(result)}."
+    )
+
+
+def search_indexing() -> str:
+    """Returns the speed of indexing beside that of decoding alone."""
+    result = _load("bench_search")
+    names = {"quickstart": "videos of 3 s", "long": "videos of 60 s"}
+    rows = [
+        [
+            f"{row['videos']} {names[name]}",
+            f"{row['clips']:,}",
+            f"{row['decoding_clips_per_second']:.0f}",
+            f"{row['index_clips_per_second']:.0f}",
+            f"{row['added_videos']}: {100 * row['added_share']:.1f} %",
+            f"{row['unchanged_seconds']:.2f}",
+        ]
+        for name, row in result["indexing"].items()
+    ]
+    header = [
+        "indexed",
+        "clips",
+        "decoding alone, clips/s",
+        "index, clips/s",
+        "adding more, of the time",
+        "nothing new, s",
+    ]
+    return (
+        f"{_table(header, rows)}\n\nThe quickstart's model; decoding with one thread per core. {_where(result)}"
+        f"{_busy(result)}."
+    )
+
+
+def search_moments() -> str:
+    """Returns how often moments are right in the embedded world, beside chance."""
+    result = _load("bench_search")
+    event, place = result["moments"]["event_of_two"], result["moments"]["place_in_long_videos"]
+    rows = [
+        ["strongest frame lies in the event that was asked for", event["strongest_frame_inside"], event["chance"]],
+        ["share of the focus that lies in it", event["share_of_focus_inside"], event["chance"]],
+        ["first moment lies where the caption's video is in a long one", place["first_moment_right"], place["chance"]],
+    ]
+    table = _table(
+        ["percent", "result", "chance"],
+        [[name, f"{100 * value:.1f}", f"{100 * chance:.1f}"] for name, value, chance in rows],
+    )
+    return (
+        f"{table}\n\nEvents: {event['events']} events of test videos with two events, each asked for on its own. Long "
+        f"videos: {place['long_videos']} that join ten test videos, {place['clips']} clips, {place['captions']} "
+        "captions. "
+        f"The quickstart's model. {_where(result)}."
+    )
+
+
+def _busy(result: dict) -> str:
+    load, cores = result["device"]["load_average"][0], result["device"]["cpu_cores"]
+    return f"; the machine was busy (load average {load:.0f})" if load > 2 * cores else ""
+
+
 FIGURES = {
+    "search_query": search_query,
+    "search_indexing": search_indexing,
+    "search_moments": search_moments,
     "ablations": ablations,
     "quickstarts": quickstarts,
     "quickstart": quickstart,

@@ -116,6 +116,7 @@ ROOMS["search"] = _room(
     "tasks",
     "tasks.config",
     "commands.progress",
+    "files",
     "search.config",
     packages=ARRAYS | {"PIL", "lancedb", "pyarrow", "scenedetect", "gradio", "fastapi", "starlette", "uvicorn"},
 )

@@ -22,8 +22,10 @@ from hbi_jax.search.words import check_script
 from hbi_jax.tasks.inference import Paths
 from hbi_jax.types import Encoded as EncodedTokens
 
-# Clips that an engine returns for a query, to be scored by the model itself where the scan is not its similarity.
+# Clips that the model itself scores, where the scan is not its similarity.
 CANDIDATES = 200
+# An approximate engine returns this many times as many, of which the scan keeps the best.
+MORE = 5
 
 
 class Summary(NamedTuple):
@@ -212,12 +214,10 @@ class Index:
         query, total = self.encoder.query(encoded), self.num_clips
         count = max(CANDIDATES, 4 * top)
         while True:
-            places, scores = self.catalogue.engine.candidates(query, count)
-            exact = self.catalogue.engine.is_exact and (self.encoder.scans_exactly or not is_text)
-            if not exact and len(places.row):
-                scores = self._scores(encoded, query, self.catalogue.engine.fetch(places), is_text)
-                order = np.argsort(-scores, kind="stable")
-                places, scores = Places(*(part[order] for part in places)), scores[order]
+            places, scores = self._candidates(query, count)
+            if is_text and not self.encoder.scans_exactly and len(places.row):
+                clips = self.encoder.encoded(self.catalogue.engine.fetch(places))
+                places, scores = _best(places, self.encoder.similarity(encoded, clips)[0], count)
             found = [self.catalogue.clip(*place) for place in zip(*(part.tolist() for part in places), strict=True)]
             chosen = without_overlaps([(video, start, end) for video, start, end, _ in found], top)
             if len(chosen) == top or count >= total:
@@ -234,13 +234,15 @@ class Index:
             for number, game in zip(chosen, games, strict=True)
         ]
 
-    def _scores(
-        self, encoded: EncodedTokens, query: scan.Query, rows: Mapping[str, np.ndarray], is_text: bool
-    ) -> Float[np.ndarray, " n"]:
-        """Returns the similarity of a query with fetched clips: the model's own for a text, else that of the scan."""
-        if is_text:
-            return self.encoder.similarity(encoded, self.encoder.encoded(rows))[0]
-        return scan.scan_blocks(query, scan.sides(rows, self.encoder.scored))
+    def _candidates(self, query: scan.Query, count: int) -> tuple[Places, Float[np.ndarray, " n"]]:
+        """Returns the best clips by the scan, of all clips or of those that an approximate engine returns."""
+        engine = self.catalogue.engine
+        if engine.is_exact:
+            return engine.candidates(query, count)
+        places, scores = engine.candidates(query, MORE * count)
+        if len(places.row):
+            scores = scan.scan_blocks(query, scan.sides(engine.fetch(places), self.encoder.scored))
+        return _best(places, scores, count)
 
     @staticmethod
     def _moment(
@@ -254,6 +256,12 @@ class Index:
             fits = game.shape == (len(tokens), len(seen))
             words, frames, values = (tuple(tokens), tuple(seen), game) if fits else labelled((), (), game)
         return Moment(video, start, end, score, words, frames, values)
+
+
+def _best(places: Places, scores: Float[np.ndarray, " n"], count: int) -> tuple[Places, Float[np.ndarray, " m"]]:
+    """Returns the clips with the largest scores, the largest first."""
+    best = scan.top(scores, count)
+    return Places(*(part[best] for part in places)), scores[best]
 
 
 def open_index(
@@ -323,11 +331,8 @@ def _check_is_new(place: pathlib.Path) -> None:
     """Raises if something else than an index, or what is left of one, is at a place."""
     if place.is_file():
         raise SearchError(f"{place} is a file: wanted a new folder, or an index; choose another name")
-    others = (
-        {path.name for path in place.iterdir()} - {store.SEGMENTS, store.LOCK, store.COMMIT}
-        if place.is_dir()
-        else set()
-    )
+    names = {path.name for path in place.iterdir() if not path.name.startswith(".")} if place.is_dir() else set()
+    others = names - {store.SEGMENTS, store.LOCK, store.COMMIT}
     if others:
         raise SearchError(
             f"{place} holds {min(others)} but no index: wanted a new or empty folder, or an index; choose another name"

@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float
 
 from hbi_jax.commands.progress import Progress
+from hbi_jax.files import replace_file
 from hbi_jax.search import scan
 from hbi_jax.search.config import SearchError
 from hbi_jax.search.engine import Places
-from hbi_jax.search.store import Segment, write_atomically
+from hbi_jax.search.store import Segment
 
 if TYPE_CHECKING:
     import pyarrow
@@ -131,7 +132,7 @@ class LanceEngine:
                 keys = ", ".join(str(_prefix(segment.name) + row) for row in rows)
                 if keys:
                     self._table.delete(f"key IN ({keys})")
-        write_atomically(path, json.dumps(now))
+        replace_file(path, json.dumps(now))
 
     def _rows(self, name: str, arrays: Mapping[str, np.ndarray], start: int) -> "pyarrow.Table":
         """Returns some rows of a segment as a table. The tokens that are searched are normalised, padding cut off."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from hbi_jax.data.decode import VideoError
+from hbi_jax.files import replace_file
 from hbi_jax.search.clips import pictures
 from hbi_jax.search.heatmap import heatmap
 from hbi_jax.search.moments import Moment
-from hbi_jax.search.store import write_atomically
 
 # Long sides of pictures, in pixels.
 _POSTER, _FRAME = 480, 112
@@ -134,7 +134,7 @@ def write_page(path: str | os.PathLike[str], query: str, moments: Sequence[Momen
         cards=cards(moments, lambda video: relative_address(video, target.parent)),
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, page)
+    replace_file(target, page)
 
 
 def relative_address(video: str, folder: pathlib.Path) -> str:

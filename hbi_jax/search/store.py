@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hbi_jax import fields
+from hbi_jax.files import replace_file
 from hbi_jax.search.clips import Stamp
 from hbi_jax.search.config import SearchConfig, SearchError
 
@@ -169,20 +170,7 @@ class Manifest:
     def write(self, folder: pathlib.Path) -> None:
         """Replaces the manifest of an index."""
         content = {"format": FORMAT, **dataclasses.asdict(self)}
-        write_atomically(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is complete or as it was before."""
-    unfinished = path.with_name(f"{_UNFINISHED}{path.name}-{os.getpid()}")
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        replace_file(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
 def segment_name(digest: str, settings: SearchConfig, files: Sequence[tuple[str, Stamp]]) -> str:
@@ -244,7 +232,7 @@ def remove_leftovers(folder: pathlib.Path, kept: Mapping[str, Any]) -> None:
     for place in (folder / SEGMENTS).glob("*"):
         if place.name not in kept:
             shutil.rmtree(place, ignore_errors=True)
-    for path in folder.glob(f"{_UNFINISHED}*"):
+    for path in folder.glob(f".{MANIFEST}.*.tmp"):
         path.unlink(missing_ok=True)
 
 

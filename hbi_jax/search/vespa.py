@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from hbi_jax.files import replace_file
 from hbi_jax.search import scan
 from hbi_jax.search.index import Index
-from hbi_jax.search.store import write_atomically
 
 # Documents of each node that the whole similarity ranks, after the first half of it has.
 _RERANKED = 200
@@ -114,8 +114,8 @@ def write_application(index: Index, folder: str | os.PathLike[str]) -> int:
     place, encoder = pathlib.Path(folder), index.encoder
     (place / "schemas").mkdir(parents=True, exist_ok=True)
     widths = {level: encoder.row_shapes()[f"{level}.{scan.FEATURES}"][-1] for level in encoder.scored}
-    write_atomically(place / "services.xml", _SERVICES)
-    write_atomically(place / "schemas" / "clip.sd", schema(widths, encoder.level_rates))
+    replace_file(place / "services.xml", _SERVICES)
+    replace_file(place / "schemas" / "clip.sd", schema(widths, encoder.level_rates))
     count = 0
     with open(place / "feed.jsonl", "w", encoding="utf-8") as file:
         for operation in documents(index):
