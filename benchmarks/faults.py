@@ -14,6 +14,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -77,7 +78,10 @@ def storage(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
         "cases": len(cases),
         "ends": dict(collections.Counter(end for _, end, _ in cases)),
         "shim": bool(flags.shim),
-        "outcomes": [{"case": case, "end": end, "message": said[:200]} for case, end, said in cases],
+        "outcomes": [
+            {"case": case, "end": end, "message": re.sub(r"/\S*/(?=(copy|saves|small|frozen)-)", "FOLDER/", said)[:200]}
+            for case, end, said in cases
+        ],
     }
 
 
