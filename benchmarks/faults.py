@@ -78,11 +78,12 @@ def storage(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
         "cases": len(cases),
         "ends": dict(collections.Counter(end for _, end, _ in cases)),
         "shim": bool(flags.shim),
-        "outcomes": [
-            {"case": case, "end": end, "message": re.sub(r"/\S*/(?=(copy|saves|small|frozen)-)", "FOLDER/", said)[:200]}
-            for case, end, said in cases
-        ],
+        "outcomes": [{"case": case, "end": end, "message": _without_folder(said)[:200]} for case, end, said in cases],
     }
+
+
+def _without_folder(message: str) -> str:
+    return re.sub(r"/\S*/(?=(copy|saves|small|frozen)-)", "FOLDER/", message)
 
 
 def memory(flags: argparse.Namespace, folder: pathlib.Path) -> dict:
