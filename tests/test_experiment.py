@@ -195,7 +195,7 @@ def test_fields_that_leave_no_trace_in_shapes_are_compared(world, finished, tmp_
 
 def test_an_evaluation_with_other_frames_says_so(world, finished, tmp_path):
     config = tiny_config(
-        world, data__num_frames=3, data__frames_per_second=1.0, model__remat="blocks", eval__baselines=False
+        world, data__num_frames=4, data__frames_per_second=1.0, model__remat="blocks", eval__baselines=False
     )
     experiment.evaluate(experiment.prepare(config, str(tmp_path)), str(finished))
     protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
