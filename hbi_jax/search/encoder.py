@@ -100,7 +100,8 @@ class Encoder:
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(inputs[0])], *blocks)
 
     def _kept_of(self, encoded: Encoded) -> Encoded:
-        return encoded._replace(levels=OrderedDict((name, encoded.levels[name]) for name in self._kept))
+        levels = OrderedDict((name, encoded.levels[name]) for name in self._kept)
+        return encoded._replace(levels=levels, members=None)
 
     def rows(self, clips: Encoded) -> dict[str, np.ndarray]:
         """Returns what is stored of clips, by name: every array of their encoding, ready for the scan."""

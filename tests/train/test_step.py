@@ -209,7 +209,7 @@ def test_the_state_is_donated_and_the_batch_is_not(by_rows):
     state, batch = by_rows.state(), put_batch(batch_of(0), by_rows.mesh)
     by_rows.step(state, batch)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-    assert not any(leaf.is_deleted() for leaf in batch)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(batch))
 
 
 def test_shardings_go_round(by_rows):
