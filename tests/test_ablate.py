@@ -312,7 +312,8 @@ def command(*arguments):
         ((), "error: --table is missing; give it, for instance --table=4"),
         (
             ("--table=8",),
-            "error: --table=8: wanted one of 4, 5, 6, 7, weights, versions, teachers, pointing; choose among them",
+            "error: --table=8: wanted one of 4, 5, 6, 7, weights, versions, teachers, pointing, hcmi, methods; choose "
+            "among them",
         ),
         (("--table=4", "--seeds=0,a"), "error: --seeds=0,a: wanted numbers separated by commas; write --seeds=0,1,2"),
     ],
