@@ -96,5 +96,7 @@ while [ ${#running[@]} -gt 0 ]; do
   fi
   sleep 0.2
 done
+# A process that was ended before it opened its pipe has left the reader of the pipe waiting.
+for ((id = 0; id < processes; id++)); do : <>"$scratch/$id"; done
 wait "${labels[@]}"
 exit "$status"

@@ -113,8 +113,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
     sys.stdout.flush()
+    # In one piece: other processes may be writing to the same pipe.
+    sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
     # Not sys.exit, after which JAX waits for the other processes.
     os._exit(code)

@@ -137,7 +137,7 @@ def test_batches_are_spread_by_rows(mesh):
     """Two rows on each of the four places along `data`, the same ones on both along `model`."""
     batch = make_batch(8)
     placed = put_batch(batch, mesh)
-    for got, wanted in zip(placed, batch, strict=True):
+    for got, wanted in zip(jax.tree.leaves(placed), jax.tree.leaves(batch), strict=True):
         assert got.sharding == batch_sharding(mesh)
         np.testing.assert_array_equal(got, wanted)
         assert got.dtype == wanted.dtype

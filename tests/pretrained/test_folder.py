@@ -144,7 +144,7 @@ def rewrite(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"kind": "poem"}, "weights of kind 'poem': wanted one of clip, hbi, answer, caption, estimator"),
+        ({"kind": "poem"}, "weights of kind 'poem': wanted one of clip, hbi, hcmi, answer, caption, estimator"),
         ({"kind": "clip"}, "is not one (ConfigError"),
         ({"format": 2}, "is of format 2, wanted 1"),
         ({"model": {"num_features": 8}}, "num_features is 4, wanted 8"),

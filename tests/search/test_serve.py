@@ -1,6 +1,5 @@
 """The page over HTTP: what it sends, what it refuses, and what its functions return."""
 
-import importlib.util
 import re
 import sys
 
@@ -11,18 +10,19 @@ from hbi_jax.search.config import SearchError
 from hbi_jax.search.serve import Settings, make_app
 from tests.search.conftest import make_index
 
-needs_gradio = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="the extra `demo` is not installed")
+MISSING = "the extra `demo` is not installed"
 TEXT = "a red square slides left"
 
 
 @pytest.fixture(scope="module")
 def served(rendered, encoder, tmp_path_factory):
     """An index, and a client of its page on this machine."""
-    from fastapi.testclient import TestClient
+    pytest.importorskip("gradio", reason=MISSING)
+    client_of = pytest.importorskip("fastapi.testclient", reason=MISSING).TestClient
 
     with make_index(tmp_path_factory.mktemp("served") / "my.index", encoder) as index:
         index.add(rendered)
-        with TestClient(make_app(index, Settings()), base_url="http://127.0.0.1:7860") as client:
+        with client_of(make_app(index, Settings()), base_url="http://127.0.0.1:7860") as client:
             yield index, client
 
 
@@ -34,7 +34,6 @@ def call(client, name, *data):
     return text.encode().decode("unicode_escape")
 
 
-@needs_gradio
 def test_the_page_is_there_and_sends_nothing_elsewhere(served):
     index, client = served
     page = client.get("/")
@@ -43,7 +42,6 @@ def test_the_page_is_there_and_sends_nothing_elsewhere(served):
     assert not re.findall(r'<script[^>]+src="https?://', page.text)
 
 
-@needs_gradio
 def test_a_search_shows_cards_whose_videos_are_sent_in_parts(served):
     index, client = served
     shown = call(client, "search", TEXT, 3)
@@ -59,7 +57,6 @@ def test_a_search_shows_cards_whose_videos_are_sent_in_parts(served):
     assert "Choose a video first" in call(client, "like", None, 3)
 
 
-@needs_gradio
 @pytest.mark.parametrize(
     "address",
     [
@@ -79,15 +76,14 @@ def test_nothing_but_indexed_videos_is_sent(served, address):
     assert b"root:" not in found.content
 
 
-@needs_gradio
 def test_other_sites_cannot_use_the_page(served):
     _, client = served
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
 
 
-@needs_gradio
 def test_uploads_are_bounded(served, rendered, encoder, tmp_path):
-    from fastapi.testclient import TestClient
+    pytest.importorskip("gradio", reason=MISSING)
+    client_of = pytest.importorskip("fastapi.testclient", reason=MISSING).TestClient
 
     index, client = served
     sent = client.post("/gradio_api/upload", files={"files": ("long.mp4", (rendered / "long.mp4").read_bytes())})
@@ -95,7 +91,7 @@ def test_uploads_are_bounded(served, rendered, encoder, tmp_path):
     shown = call(client, "like", {"path": path, "meta": {"_type": "gradio.FileData"}}, 1)
     (moment,) = index.search_like(rendered / "long.mp4", top=1)
     assert f'<span class="score">{moment.score:.3f}</span>' in shown
-    with TestClient(make_app(index, Settings(upload_megabytes=1)), base_url="http://localhost") as small:
+    with client_of(make_app(index, Settings(upload_megabytes=1)), base_url="http://localhost") as small:
         refused = small.post("/gradio_api/upload", files={"files": ("big.mp4", np.zeros(2**21, np.uint8).tobytes())})
     assert refused.status_code == 413
 
