@@ -2,7 +2,7 @@
 
     python -m benchmarks.fresh_quickstart --python python3.11 --python python3.12 --python python3.13
 
-Claim: at most 5 minutes on two CPU cores, installation included. Needs a package index and a committed tree, because it
+Goal: at most 5 minutes on two CPU cores, installation included. Needs a package index and a committed tree, because it
 clones HEAD. The JSON has a record for each version of Python; running a version again replaces its record.
 """
 

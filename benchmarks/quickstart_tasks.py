@@ -2,7 +2,7 @@
 
     python -m benchmarks.quickstart_tasks --out benchmarks/results
 
-Claims, on two CPU cores: at most 5 minutes each; an accuracy 25 points above a model trained without frames; a caption
+Goals, on two CPU cores: at most 5 minutes each; an accuracy 25 points above a model trained without frames; a caption
 with the right first event for half of the test videos. Both start from shapes-clip.
 """
 

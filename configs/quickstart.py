@@ -1,9 +1,9 @@
-"""The embedded data set, from towers that know single pictures, in a few minutes on two CPU cores.
+"""The embedded data set, from towers that know single pictures, in about ten minutes on two CPU cores.
 
 Command:  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
           From nothing: --config=configs/quickstart.py:scratch
-Hardware: two CPU cores, a few minutes, rendering included
-Expected: see the result table of the README
+Hardware: two CPU cores, about ten minutes, rendering included
+Expected: one run that was stopped at step 640 had R@1 76 on the 200 validation videos at step 600
 """
 
 from hbi_jax.config import default_config

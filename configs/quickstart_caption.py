@@ -1,9 +1,9 @@
-"""Captions of the embedded data set, in a few minutes on two CPU cores.
+"""Captions of the embedded data set, on two CPU cores.
 
 Command:  python -m hbi_jax.main --config=configs/quickstart_caption.py --workdir=runs/quickstart_caption
           After configs/quickstart.py, whose frames know actions: --config.init=runs/quickstart
           From nothing: --config=configs/quickstart_caption.py:scratch
-Hardware: two CPU cores, a few minutes, rendering included
+Hardware: two CPU cores; the minutes have not been measured from this start
 Expected: not measured yet from this start. From nothing, with 16,000 videos, 56 % of the captions of test videos get
           the first event right (colour, shape and action); CIDEr is 264 %, that of a reference caption 298 % (one seed)
 """

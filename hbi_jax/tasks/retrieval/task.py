@@ -69,6 +69,9 @@ class RetrievalTask(Task):
         super().__init__(config, mesh, workdir)
         self.model = make_model(config.model)
         self.evaluator = make_evaluator(self.model, config, mesh)
+        # Read at once, so that errors surface before training.
+        path = config.eval.word_times
+        self._word_times = truths.read_word_times(pathlib.Path(path)) if path and not config.data.render else {}
 
     def init_params(self) -> PyTree:  # noqa: D102
         return init_model(self.model, self.config)
@@ -82,8 +85,9 @@ class RetrievalTask(Task):
         """Whether the loss can report how many of the positives that it finds are right."""
         return self.config.loss.denoising and bool(self.config.data.render)
 
+    @functools.cached_property
     def _truths(self) -> dict[str, shapes.GroundTruth]:
-        """Returns the ground truth of the embedded world's videos."""
+        """The ground truth of the embedded world's videos."""
         return shapes.load_ground_truth(self.dataset.folder("annotations"))
 
     def abstract_batch(self) -> Batch:  # noqa: D102
@@ -93,7 +97,7 @@ class RetrievalTask(Task):
     def completion(self, source: Source) -> Callable[[Batch, int], Batch]:  # noqa: D102
         if not self._knows_duplicates:
             return super().completion(source)
-        numbers = shapes.number_scenes(self._truths())
+        numbers = shapes.number_scenes(self._truths)
         scenes = np.asarray([numbers[video.video_id] for video in source.split.videos], np.int32)
         return lambda batch, step: batch._replace(scene_index=scenes[batch.video_index])
 
@@ -141,33 +145,22 @@ class RetrievalTask(Task):
             return {}
         records = [source.split.records[index] for index in gallery.record_index]
         annotated = [row for row, record in enumerate(records) if (record.video_id, record.text) in known]
-        rows, finest = np.union1d(drawn, annotated).astype(int), self.config.model.levels[0].name
-        return {
-            level: dict(
-                zip(
-                    rows.tolist(),
-                    play(
-                        self.evaluator,
-                        params,
-                        gallery,
-                        rows,
-                        level,
-                        source,
-                        self.dataset.tokenizer,
-                        self._estimates() if annotated and level == finest else {},
-                    ),
-                    strict=True,
-                )
-            )
-            for level in gallery.text.members
-            if level in gallery.video.members
-        }
+        rows, games = np.union1d(drawn, annotated).astype(int), {}
+        for level in gallery.text.members:
+            if level not in gallery.video.members:
+                continue
+            estimates = self._estimates() if annotated and level == self.config.model.levels[0].name else {}
+            played = play(self.evaluator, params, gallery, rows, level, source, self.dataset.tokenizer, estimates)
+            games[level] = dict(zip(rows.tolist(), played, strict=True))
+        return games
 
     def _estimates(self) -> dict[str, Estimate]:
         """Returns the estimates of the interaction that are compared with it: samples, and the run's estimator."""
         teachers = {f"sampled, {number} coalitions": sampled_teacher(1.0, number) for number in _SAMPLES}
         if self.config.loss.teacher == "estimator":
-            teachers["estimator"] = make_teacher(self.config.loss, self.config.model.padding)
+            # As it estimates, not as standardised logits, whose sign says nothing about the interaction's.
+            plain = dataclasses.replace(self.config.loss, teacher_temperature=0.0)
+            teachers["estimator"] = make_teacher(plain, self.config.model.padding)
         key = jax.random.key(self.config.seed)
 
         def estimate(teacher: Teacher) -> Estimate:
@@ -258,7 +251,7 @@ class RetrievalTask(Task):
 
     def _ambiguous_captions(self) -> dict[str, int]:
         """Returns how many of the embedded world's training captions describe a video besides their own."""
-        split, numbers = self.dataset.split("train"), shapes.number_scenes(self._truths())
+        split, numbers = self.dataset.split("train"), shapes.number_scenes(self._truths)
         scenes = [numbers[video.video_id] for video in split.videos]
         videos_of = np.bincount(scenes)
         ambiguous = sum(int(videos_of[numbers[record.video_id]] > 1) for record in split.records)
@@ -273,10 +266,8 @@ class RetrievalTask(Task):
         if data.render:
             fps = float(self.dataset.world.fps)
             draws = middle(data.num_frames) if data.sampling == "segments" else None
-            return truths.of_world(self._truths(), fps, data.num_frames, data.frames_per_second, draws)
-        if self.config.eval.word_times:
-            return truths.of_source(truths.read_word_times(pathlib.Path(self.config.eval.word_times)), source)
-        return {}
+            return truths.of_world(self._truths, fps, data.num_frames, data.frames_per_second, draws)
+        return truths.of_source(self._word_times, source)
 
 
 def make_evaluator(model: HBI, config: Config, mesh: Mesh) -> RetrievalEvaluator:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hbi_jax import experiment, pretrained
+from hbi_jax.data.datasets import DataError
 from hbi_jax.fields import ConfigError
 from hbi_jax.metrics import dual_softmax, querybank, retrieval_metrics
 from hbi_jax.tasks.retrieval import task as task_module
@@ -141,6 +142,13 @@ def test_normalised_rows_stand_beside_the_plain_one(world, finished, tmp_path):
     # Validation never uses them.
     validated = setup.task.validate(params, setup.task.source("test"))
     assert validated["t2v/R@1"] == gallery.rows[0].metrics["t2v"]["R@1"]
+
+
+def test_malformed_times_of_words_are_named_before_training(world, tmp_path):
+    (tmp_path / "words.jsonl").write_text("[]")
+    config = tiny_config(world, data__render="", eval__word_times=str(tmp_path / "words.jsonl"))
+    with pytest.raises(DataError, match=r"words.jsonl, line 1: got \[\], wanted an object such as"):
+        experiment.prepare(config, str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(("changes", "played"), [({}, 6 * [8]), ({"data__render": ""}, 3 * [2])])
