@@ -25,7 +25,7 @@ $(VENV)/run.stamp: requirements.txt
 	@touch $@
 
 $(VENV)/smoke.stamp: $(VENV)/run.stamp requirements-dev.txt
-	$(INSTALL) -c requirements-dev.txt beartype pytest pytest-xdist setuptools wheel
+	$(INSTALL) -c requirements-dev.txt beartype pytest pytest-timeout pytest-xdist setuptools wheel
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt

@@ -1,9 +1,9 @@
 """Quick compilation: the suite spends most of its time in the compiler, on programs that run for milliseconds.
 
-Programs are compiled with few optimizations (`tests/optimized.py` compiles as users do), and each once: a process keeps
-what it has compiled, and with jaxlib 0.10 shares programs of one device with the other processes of the run through a
-folder. Programs of several devices are not shared: read back, they can deadlock in their collectives. Those of jaxlib
-0.12 are not shared either: writing one ended a process with a segmentation fault.
+Programs are compiled with few optimizations (`tests/optimized.py` compiles as users do), and each process compiles each
+once: it keeps what it has compiled. Processes share nothing: in a process that has compiled thousands of programs, to
+write one ended it with a segmentation fault (jaxlib 0.10 and 0.12), and programs of several devices that were read back
+can deadlock in their collectives.
 """
 
 import importlib.metadata
@@ -23,38 +23,26 @@ QUICK_FLAGS = ["--xla_cpu_use_fusion_emitters=false"] if OF_0_10 else []
 PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 
 
-def set_environment(folder: str) -> None:
-    """Settles how the processes compile that this one starts, and what this one reads with its first program.
-
-    Args:
-      folder: For programs of one device; one that this run alone uses.
-    """
+def set_environment() -> None:
+    """Settles how the processes compile that this one starts, and what this one reads with its first program."""
     os.environ |= {name.upper(): str(value) for name, value in SETTINGS.items()}
-    os.environ["PROGRAMS_OF_TESTS"] = folder
-    if OF_0_10:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK_FLAGS, PATIENCE]).strip()
 
 
 def keep_programs() -> None:
-    """Compiles quickly in this process, and lets it find every program again, those of several devices too."""
+    """Compiles quickly in this process, and lets it find every program again."""
     from jax._src import compilation_cache as cache
 
     for name, value in SETTINGS.items():
         jax.config.update(name, value)
-    # Without a folder JAX would ask for no program, not even for one that this process has kept.
-    jax.config.update("jax_compilation_cache_dir", os.environ["PROGRAMS_OF_TESTS"])
-    read, write = cache.get_executable_and_time, cache.put_executable_and_time
+    # Without a folder JAX would ask for no program, not even for one that this process has kept. Nothing is written.
+    jax.config.update("jax_compilation_cache_dir", os.devnull)
     kept = {}
 
     def get_executable_and_time(key, options, backend, devices, *rest):
-        if key not in kept and len(devices) == 1 and OF_0_10:
-            kept[key] = read(key, options, backend, devices, *rest)
         return kept.get(key, (None, None))
 
     def put_executable_and_time(key, name, executable, backend, seconds):
         kept[key] = executable, seconds
-        if len(executable.local_devices()) == 1 and OF_0_10:
-            write(key, name, executable, backend, seconds)
 
     cache.get_executable_and_time, cache.put_executable_and_time = get_executable_and_time, put_executable_and_time

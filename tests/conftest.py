@@ -1,14 +1,11 @@
 """Eight simulated CPU devices, strict rank promotion, quick compilation, and how the tests are shared out."""
 
-import atexit
 import collections
 import functools
 import gc
 import os
 import pathlib
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,9 +19,7 @@ from tests.optimized import fused as fused
 
 # Workers of pytest-xdist inherit the environment of the process that starts them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    programs = tempfile.mkdtemp(prefix="hbi_jax_programs_")
-    atexit.register(shutil.rmtree, programs, ignore_errors=True)
-    compilation.set_environment(programs)
+    compilation.set_environment()
 compilation.keep_programs()
 jax.config.update("jax_num_cpu_devices", 8)
 # Tracing makes many objects and little garbage: looking for it as often as usual takes an eighth of a run.
