@@ -142,8 +142,8 @@ def fresh_quickstart() -> str:
     training, device = runs[0]["training"], runs[0]["device"]
     return (
         f"{table}\n\n{device['cpu_cores']} {device['platform'].upper()} cores; percent, text to video, on held-out "
-        f"videos. The input pipeline alone delivers {training['clips_per_second']:.0f} clips/s. Training makes "
-        f"{training['steps_per_second']:.1f} steps/s of {runs[0]['batch_size']} clips and decodes each clip once "
+        f"videos. Training makes {training['steps_per_second']:.1f} steps/s of {runs[0]['batch_size']} clips, decodes "
+        f"each clip once, and waits for data {100 * training['wait_seconds'] / training['seconds']:.0f} % of the time "
         f"(Python {runs[0]['versions']['python']})."
     )
 

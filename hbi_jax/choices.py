@@ -20,6 +20,8 @@ Divergence = Literal["paper", "published"]
 # What the backward pass recomputes to save memory. elementwise: all but the matrix products. blocks: everything, at the
 # cost of one more forward pass.
 Remat = Literal["none", "elementwise", "blocks"]
+# Whether the layers of a transformer are one loop, which is compiled once. auto: everywhere but on CPU.
+Scan = Literal["auto", "on", "off"]
 # Decoding methods of captions.
 DecodingMethod = Literal["greedy", "beam", "sample"]
 # What the MLPs of a CLIP compute: its approximation of GELU (OpenAI, DFN, MetaCLIP) or the exact GELU (LAION,

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import logging
 import shlex
@@ -165,11 +164,9 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
             compiling = beside.submit(_compile, step_fn, abstract, task.abstract_batch())
             task.cache_features(state.params, source)
             compiled, compile_seconds = compiling.result()
-        clips_per_second = _measure_pipeline(setup)
         _log.info(
-            "step compiled in %.1f s; the input pipeline alone delivers %.0f clips/s; %s step %d of %d",
+            "step compiled in %.1f s; %s step %d of %d",
             compile_seconds,
-            clips_per_second,
             "resuming from" if start else "starting at",
             start,
             num_steps,
@@ -199,7 +196,6 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
             steps=num_steps,
             seconds=summary.seconds,
             steps_per_second=summary.steps / summary.step_seconds,
-            clips_per_second=clips_per_second,
             compile_seconds=compile_seconds,
             parameters=int(parameter_overview.count_parameters(state.params["params"])),
             wait_seconds=summary.wait_seconds,
@@ -331,17 +327,6 @@ def _selection(setup: Setup, validation: Source | None) -> str:
     return "The checkpoint is the best one on the validation split, which shares no video with any gallery."
 
 
-def _measure_pipeline(setup: Setup) -> float:
-    """Measures the throughput of the input pipeline alone, without cache, in clips per second."""
-    config = setup.config.replace(data__cache_gib=0.0)
-    dataset = Dataset(config.data, config.model.clip.image_size, str(setup.workdir))
-    source = dataset.source(dataset.split("train"))
-    begun = time.perf_counter()
-    with contextlib.closing(setup.task.batches(source, 0)) as batches:
-        rows = sum(len(record_index) for record_index, _ in itertools.islice(batches, 5))
-        return rows / (time.perf_counter() - begun)
-
-
 def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
     """Returns writers to the console, JSON lines and TensorBoard on the first process, and none on the others."""
     if jax.process_index():
@@ -363,7 +348,9 @@ def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
     truncated = setup.task.truncated
     if of_this_run and (setup.workdir / TRAINING).exists():
         facts = json.loads((setup.workdir / TRAINING).read_text())
-        training, unreadable = reports.Training(**facts["training"]), unreadable | facts["unreadable"]
+        # Earlier versions recorded more.
+        known = {field.name: facts["training"][field.name] for field in dataclasses.fields(reports.Training)}
+        training, unreadable = reports.Training(**known), unreadable | facts["unreadable"]
         protocol.append(facts["selection"])
         truncated = facts.get("truncated", {}) | truncated
         if skipped := facts.get("skipped_steps"):

@@ -106,28 +106,20 @@ def test_a_stopped_run_ends_bitwise_where_an_uninterrupted_one_ends(world, finis
     """Parameters and log rows, stopped between two rows."""
     stopped_at = 5
     config = tiny_config(world)
-    batches = RetrievalTask.batches
+    compile_step = experiment._compile
 
-    def stop_at_a_batch(task, source, start_step):
-        inner = batches(task, source, start_step)
+    def stopping(step_fn, state, batch):
+        compiled, seconds = compile_step(step_fn, state, batch)
 
-        class Stopping:
-            count = start_step
+        def step(state, batch):
+            if int(state.step) + 1 == stopped_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return compiled(state, batch)
 
-            def __next__(self):
-                self.count += 1
-                if self.count == stopped_at:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return next(inner)
-
-            def close(self):
-                inner.close()
-
-        return Stopping()
+        return step, seconds
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_measure_pipeline", lambda setup: 0.0)
-        patch.setattr(RetrievalTask, "batches", stop_at_a_batch)
+        patch.setattr(experiment, "_compile", stopping)
         with pytest.raises(PreemptedError, match="stopped at step 5 of 6") as stop:
             experiment.train(experiment.prepare(config, str(tmp_path)))
     assert stop.value.exit_code == 128 + signal.SIGTERM

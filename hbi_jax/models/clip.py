@@ -4,16 +4,18 @@ Parameter names follow the released checkpoints; list indices are joined with `_
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
-from hbi_jax.choices import Activation, Pixels, Remat
+from hbi_jax.choices import Activation, Pixels, Remat, Scan
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.models.dense import dense
 from hbi_jax.models.similarity import normalize
+from hbi_jax.parallel.pairs import platform
 from hbi_jax.types import Tokens
 
 # Mean and standard deviation of RGB in 0..1 over CLIP's training images.
@@ -24,6 +26,13 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 PIXELS: dict[Pixels, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "clip": (PIXEL_MEAN, PIXEL_STD),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+# What the backward pass need not recompute, by the name of `remat`.
+POLICIES: dict[Remat, Callable[..., bool] | None] = {
+    "elementwise": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "blocks": None,
 }
 
 
@@ -100,6 +109,8 @@ class Transformer(nn.Module):
         `blocks`: everything from each block's input, at the cost of one more forward pass. On CPU, neither saves
         memory.
       mlp_features: As in `ResidualBlock`.
+      scan_layers: Whether the layers are one loop, which is compiled once, rather than one after the other. Parameters
+        are the same. `auto`: everywhere but on CPU.
     """
 
     num_layers: int
@@ -108,20 +119,38 @@ class Transformer(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
     activation: Activation = "quick_gelu"
     mlp_features: int = 0
+    scan_layers: Scan = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
         """Applies all layers in order; `mask` is as in `Attention`."""
-        block = ResidualBlock
-        if self.remat == "elementwise":
-            block = nn.remat(block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-        elif self.remat == "blocks":
-            block = nn.remat(block)
-        for layer in range(self.num_layers):
-            x = block(self.num_heads, self.dtype, self.activation, self.mlp_features, name=f"resblocks_{layer}")(
-                x, mask
-            )
+        names = [f"resblocks_{layer}" for layer in range(self.num_layers)]
+        scan = platform() != "cpu" if self.scan_layers == "auto" else self.scan_layers == "on"
+        if names and scan and not self.is_initializing():
+            return self._scan(x, mask, names)
+        block = nn.remat(ResidualBlock, policy=POLICIES[self.remat]) if self.remat in POLICIES else ResidualBlock
+        for name in names:
+            x = block(self.num_heads, self.dtype, self.activation, self.mlp_features, name=name)(x, mask)
         return x
+
+    def _scan(
+        self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None, names: Sequence[str]
+    ) -> Float[Array, "b n d"]:
+        """Applies the layers of these names in a loop over their stacked parameters."""
+        block = ResidualBlock(self.num_heads, self.dtype, self.activation, self.mlp_features, parent=None)
+
+        def stack(*leaves: Float[Array, "..."]) -> Float[Array, "..."]:
+            # Kernels take part in products in the compute dtype, so the stack holds them in that one.
+            return jnp.stack([leaf.astype(self.dtype) if leaf.ndim > 1 else leaf for leaf in leaves])
+
+        def apply(x: Float[Array, "b n d"], params: PyTree) -> tuple[Float[Array, "b n d"], None]:
+            return block.apply({"params": params}, x, mask), None
+
+        if self.remat in POLICIES:
+            apply = jax.checkpoint(apply, policy=POLICIES[self.remat], prevent_cse=False)
+        layers = [self.get_variable("params", name) for name in names]
+        x = x.astype(jnp.promote_types(x.dtype, self.dtype))
+        return jax.lax.scan(apply, x, jax.tree.map(stack, *layers))[0]
 
 
 class VisionTower(nn.Module):
@@ -130,6 +159,7 @@ class VisionTower(nn.Module):
     config: CLIPConfig
     remat: Remat = "none"
     dtype: jax.typing.DTypeLike = jnp.float32
+    scan_layers: Scan = "auto"
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
@@ -168,6 +198,7 @@ class VisionTower(nn.Module):
             self.dtype,
             config.activation,
             config.vision_mlp_features,
+            self.scan_layers,
             name="transformer",
         )(x)
         # Only the class token is used after the tower, so only it is normalised and projected.
@@ -181,6 +212,7 @@ class TextTower(nn.Module):
     config: CLIPConfig
     remat: Remat = "none"
     dtype: jax.typing.DTypeLike = jnp.float32
+    scan_layers: Scan = "auto"
 
     @nn.compact
     def __call__(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> tuple[Tokens, Float[Array, "b d"]]:
@@ -220,6 +252,7 @@ class TextTower(nn.Module):
             self.dtype,
             config.activation,
             config.text_mlp_features,
+            self.scan_layers,
             name="transformer",
         )(x, causal[None] & mask[:, None, :])
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_final")(x)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
-from hbi_jax.choices import Activation, DecodingMethod, InteractionNetKind, Method, Padding, Pixels, Remat
+from hbi_jax.choices import Activation, DecodingMethod, InteractionNetKind, Method, Padding, Pixels, Remat, Scan
 from hbi_jax.fields import field, require, section
 
 
@@ -151,6 +151,11 @@ class HBIConfig:
         "none",
         "What the backward pass of the towers recomputes to save memory. elementwise: everything except matrix "
         "products. blocks: everything, at the cost of one more forward pass.",
+    )
+    scan_layers: Scan = field(
+        "auto",
+        "Whether the layers of a transformer are one loop, which is compiled once. Checkpoints do not depend on it. "
+        "auto: on accelerators.",
     )
     frame_portions: int = field(
         1,

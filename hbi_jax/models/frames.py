@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hbi_jax.choices import Activation
+from hbi_jax.choices import Activation, Scan
 from hbi_jax.models.clip import Transformer
 from hbi_jax.types import Tokens
 
@@ -26,6 +26,7 @@ class FrameTransformer(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
     activation: Activation = "quick_gelu"
     window: int = 0
+    scan_layers: Scan = "auto"
 
     @nn.compact
     def __call__(self, frames: Tokens) -> Tokens:
@@ -48,6 +49,11 @@ class FrameTransformer(nn.Module):
             seen &= distance[None] <= self.window
         h = x + position[:v].astype(x.dtype)[None]
         h = Transformer(
-            self.num_layers, self.num_heads, dtype=self.dtype, activation=self.activation, name="transformer"
+            self.num_layers,
+            self.num_heads,
+            dtype=self.dtype,
+            activation=self.activation,
+            scan_layers=self.scan_layers,
+            name="transformer",
         )(h, seen)
         return Tokens(x + h, frames.mask)

@@ -44,7 +44,7 @@ class HBI(nn.Module):
 
     def setup(self):  # noqa: D102
         config, clip = self.config, self.config.clip
-        self.text_tower = TextTower(clip, config.remat, config.dtype)
+        self.text_tower = TextTower(clip, config.remat, config.dtype, config.scan_layers)
         self.vision_tower = self.make_vision_tower()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ())
         self.frame_transformer = FrameTransformer(
@@ -54,6 +54,7 @@ class HBI(nn.Module):
             config.dtype,
             clip.activation,
             config.frame_window,
+            config.scan_layers,
         )
 
         def per_level(make):
@@ -75,7 +76,7 @@ class HBI(nn.Module):
 
     def make_vision_tower(self) -> nn.Module:
         """Returns the module that embeds images; a subclass may return another with the interface of `VisionTower`."""
-        return VisionTower(self.config.clip, self.config.remat, self.config.dtype)
+        return VisionTower(self.config.clip, self.config.remat, self.config.dtype, self.config.scan_layers)
 
     def make_merge(self, count: int) -> nn.Module:
         """Returns a module from the tokens of a level to the `count` tokens of the next one."""

@@ -6,6 +6,7 @@ a reconstructed token is a linear combination of tokens of its own side: its cos
 of the MLPs follow from those of the original tokens.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +17,11 @@ from jaxtyping import Array, Bool, Float
 
 from hbi_jax.models.similarity import masked_max, token_weights
 from hbi_jax.models.token_mlp import MLP, mlp_hidden, mlp_output
+from hbi_jax.parallel.pairs import all_pairs, num_shards, platform
 from hbi_jax.types import WeightedTokens
+
+# Features of an MLP whose ReLUs are summed at once. A loop over single features is fast on CPU only.
+_FEATURES = {"cpu": 1, "other": 128}
 
 
 class SideMLPs(NamedTuple):
@@ -114,14 +119,16 @@ def reconstructed_wti(
     """Returns the similarity of every text with every video after reconstruction (HBI V2, Eq. 2 to 5 and 12).
 
     The result equals `wti` of the tokens reconstructed for each pair, but those tokens are never formed. Memory holds
-    the inner products, gates and hidden values of the MLPs for the pairs of `video_block` videos at a time, in both the
-    forward and the backward pass.
+    the inner products, gates and hidden values of the MLPs for the pairs of a block of videos, in both the forward and
+    the backward pass.
+
+    On a mesh, each device computes its texts with all videos (`all_pairs`).
 
     Args:
       text, video: Single-modal tokens of `a` texts and `b` videos.
       sentence: The sentence vector of each text, the query for the frames.
       text_mlps, video_mlps: The MLPs of this level.
-      video_block: Number of videos per block.
+      video_block: Number of videos per block; of a device that has a share of the texts, as many times more.
       dtype: Dtype of the MLPs' first layers.
       gate_bound: Largest distance of a gate from 1, see `bounded`.
 
@@ -131,15 +138,21 @@ def reconstructed_wti(
     if video_block < 1:
         raise ValueError(f"video_block={video_block}; use a positive number of videos")
     texts, videos = _side(text, text_mlps, dtype), _side(video, video_mlps, dtype)
+    block = video_block * num_shards(len(text.mask))
 
-    def similarity(words: _Side, sentence: Float[Array, " d"], frames: _Side) -> Float[Array, ""]:
-        return _pair(words, frames, sentence, text_mlps, video_mlps, gate_bound)
+    def similarity(
+        texts: tuple[_Side, Float[Array, "m d"]], videos: _Side, text_mlps: SideMLPs, video_mlps: SideMLPs
+    ) -> Float[Array, "m b"]:
+        def of_pair(words: _Side, sentence: Float[Array, " d"], frames: _Side) -> Float[Array, ""]:
+            return _pair(words, frames, sentence, text_mlps, video_mlps, gate_bound)
 
-    @jax.checkpoint
-    def similarity_of_video(frames: _Side) -> Float[Array, " a"]:
-        return jax.vmap(similarity, in_axes=(0, 0, None))(texts, sentence.astype(jnp.float32), frames)
+        @jax.checkpoint
+        def similarity_of_video(frames: _Side) -> Float[Array, " m"]:
+            return jax.vmap(of_pair, in_axes=(0, 0, None))(*texts, frames)
 
-    return jax.lax.map(similarity_of_video, videos, batch_size=video_block).T
+        return jax.lax.map(similarity_of_video, videos, batch_size=block).T
+
+    return all_pairs(similarity, (texts, sentence.astype(jnp.float32)), videos, text_mlps, video_mlps)
 
 
 def _side(tokens: WeightedTokens, mlps: SideMLPs, dtype: jax.typing.DTypeLike) -> _Side:
@@ -215,24 +228,26 @@ def _weights(mixture: _Mixture, side: _Side, mlps: SideMLPs) -> Float[Array, " n
         # returns the same combination of their hidden values.
         mean = side.weight_hidden @ mixture.attention
         logits = _output(
-            mlps.weight, lambda hidden, mean: mean + mixture.gate * (hidden - mean), side.weight_hidden, mean
+            mlps.weight, lambda hidden, mean: mean + mixture.gate[None] * (hidden - mean), side.weight_hidden, mean
         )
     return token_weights(logits, side.mask)
 
 
 def _output(
     mlp: MLP,
-    combine: Callable[[Float[Array, " n"], Float[Array, ""]], Float[Array, " n"]],
+    combine: Callable[[Float[Array, "h n"], Float[Array, "h 1"]], Float[Array, "h n"]],
     hidden: Float[Array, "h n"],
     mean: Float[Array, " h"],
 ) -> Float[Array, " n"]:
     """Returns the output of an MLP from the tokens' hidden values, each combined with their mean by `combine`."""
+    num_features, n = hidden.shape
+    together = math.gcd(num_features, _FEATURES.get(platform(), _FEATURES["other"]))
 
-    def add(total: Float[Array, " n"], feature: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        hidden, mean, weight = feature
-        return total + weight * nn.relu(combine(hidden, mean)), None
+    def add(total: Float[Array, " n"], features: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        hidden, mean, weight = features
+        return total + jnp.sum(weight[:, None] * nn.relu(combine(hidden, mean[:, None])), axis=0), None
 
-    # One feature at a time: faster on CPU than one sum over all, and the forward pass never holds the ReLU's outputs
-    # for all features. The backward pass does hold them, for one block of videos.
-    start = jnp.full(hidden.shape[1:], mlp.bias[0])
-    return jax.lax.scan(add, start, (hidden, mean, mlp.kernel[:, 0]))[0]
+    # In parts, the forward pass never holds the ReLU's outputs for all features. The backward pass does hold them, for
+    # one block of videos.
+    parts = (hidden.reshape(-1, together, n), *(x.reshape(-1, together) for x in (mean, mlp.kernel[:, 0])))
+    return jax.lax.scan(add, jnp.zeros_like(hidden[0]), parts)[0] + mlp.bias[0]

@@ -1,10 +1,13 @@
 """Weighted token-wise interaction (WTI, Eq. 12): the similarity of two sets of tokens, computed in blocks of videos."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hbi_jax.choices import Padding
+from hbi_jax.parallel.pairs import all_pairs, num_shards
 from hbi_jax.types import WeightedTokens
 
 
@@ -35,6 +38,14 @@ def masked_max(
     return jnp.where(best < -1.5, 0, best)
 
 
+class _Side(NamedTuple):
+    """Tokens of length 1, and their weights."""
+
+    features: Float[Array, "*b n d"]
+    weights: Float[Array, "*b n"]
+    mask: Bool[Array, "*b n"]
+
+
 def wti(
     text: WeightedTokens, video: WeightedTokens, video_block: int = 16, padding: Padding = "masked"
 ) -> Float[Array, "a b"]:
@@ -42,11 +53,13 @@ def wti(
 
     Each token scores its best match among the real tokens of the other side. The scores of a side are averaged with the
     softmax of its weight logits, and the two sides are averaged. The products of all tokens with all tokens,
-    [a, b, t, v], are in memory for `video_block` videos at a time, also in the backward pass, which recomputes them.
+    [a, b, t, v], are in memory for blocks of videos, also in the backward pass, which recomputes them.
+
+    On a mesh, each device computes its texts with all videos (`all_pairs`).
 
     Args:
       text, video: Tokens of `a` texts and `b` videos. A row without real tokens has similarity 0.
-      video_block: Number of videos per block.
+      video_block: Number of videos per block; of a device that has a share of the texts, as many times more.
       padding: With `published`, padded tokens enter the maxima with similarity 0.
 
     Returns:
@@ -57,16 +70,19 @@ def wti(
     """
     if video_block < 1:
         raise ValueError(f"video_block={video_block}; use a positive number of videos")
-    words, word_weights = normalize(text.features), token_weights(text.logits, text.mask)
+    texts, videos = (
+        _Side(normalize(side.features), token_weights(side.logits, side.mask), side.mask) for side in (text, video)
+    )
+    block = video_block * num_shards(len(text.mask))
 
-    @jax.checkpoint
-    def similarity_of_video(
-        frames: Float[Array, "v d"], frame_weights: Float[Array, " v"], mask: Bool[Array, " v"]
-    ) -> Float[Array, " a"]:
-        cosine = jnp.einsum("atd,vd->atv", words, frames)
-        best_frame = masked_max(cosine, mask, -1, padding)
-        best_word = masked_max(cosine, text.mask[:, :, None], -2, padding)
-        return 0.5 * (jnp.einsum("at,at->a", best_frame, word_weights) + best_word @ frame_weights)
+    def similarity(texts: _Side, videos: _Side) -> Float[Array, "m b"]:
+        @jax.checkpoint
+        def similarity_of_video(video: _Side) -> Float[Array, " m"]:
+            cosine = jnp.einsum("atd,vd->atv", texts.features, video.features)
+            best_frame = masked_max(cosine, video.mask, -1, padding)
+            best_word = masked_max(cosine, texts.mask[:, :, None], -2, padding)
+            return 0.5 * (jnp.einsum("at,at->a", best_frame, texts.weights) + best_word @ video.weights)
 
-    rows = (normalize(video.features), token_weights(video.logits, video.mask), video.mask)
-    return jax.lax.map(lambda row: similarity_of_video(*row), rows, batch_size=video_block).T
+        return jax.lax.map(similarity_of_video, videos, batch_size=block).T
+
+    return all_pairs(similarity, texts, videos)

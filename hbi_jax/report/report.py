@@ -95,7 +95,6 @@ class Training:
       steps: Number of optimizer steps.
       seconds: Wall time of the loop, including compilation and validation.
       steps_per_second: Throughput after compilation.
-      clips_per_second: Throughput of the input pipeline alone.
       compile_seconds: Time to compile the step.
       parameters: Number of parameters, trained and frozen.
       wait_seconds: The part of the wall time that training waited for data.
@@ -104,7 +103,6 @@ class Training:
     steps: int
     seconds: float
     steps_per_second: float
-    clips_per_second: float
     compile_seconds: float
     parameters: int
     wait_seconds: float

@@ -201,7 +201,6 @@ def _training_rows(training: Training) -> list[list[str]]:
         ["of which compilation of the step, s", f"{training.compile_seconds:,.1f}"],
         ["of which waiting for data, s", f"{training.wait_seconds:,.1f}"],
         ["steps a second, after compilation", f"{training.steps_per_second:,.1f}"],
-        ["clips a second that the input pipeline delivers", f"{training.clips_per_second:,.1f}"],
     ]
 
 

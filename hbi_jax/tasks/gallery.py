@@ -16,6 +16,7 @@ from hbi_jax.data.datasets.records import Record
 from hbi_jax.data.pipeline import TextBatch, VideoBatch, text_batches, video_batches
 from hbi_jax.data.source import FrameFeatures, Source
 from hbi_jax.parallel.mesh import DATA_AXIS, batch_sharding, local_rows, put_batch
+from hbi_jax.parallel.pairs import on_mesh
 from hbi_jax.parallel.processes import gather
 from hbi_jax.train import watchdog
 from hbi_jax.types import Encoded, Frames
@@ -56,7 +57,8 @@ def compiled(model: nn.Module, method: str, mesh: Mesh, *last: object) -> Callab
     """
 
     def call(params: PyTree, *first: PyTree) -> PyTree:
-        return model.apply(params, *first, *last, method=method)
+        with on_mesh(mesh):
+            return model.apply(params, *first, *last, method=method)
 
     call.__name__ = method
     return jax.jit(call, out_shardings=batch_sharding(mesh))

@@ -39,7 +39,7 @@ FREE_FIELDS = (
     "mesh",
 )
 # Fields of the model that may differ in an evaluation: they change memory and time only.
-FREE_MODEL_FIELDS = ("model.remat", "model.frame_portions")
+FREE_MODEL_FIELDS = ("model.remat", "model.frame_portions", "model.scan_layers")
 # Fields that an evaluation may change, with other results than those of the run.
 TOLD_FIELDS = (
     "data.num_words",

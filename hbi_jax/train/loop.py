@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,9 @@ class Job:
     Attributes:
       step_fn: The compiled step.
       make_batches: Maps the number of completed steps to an iterator over the following batches, each with the record
-        indices of its rows; the loop closes the iterator.
-      put_batch: Maps this process's rows to the global batch on the devices.
+        indices of its rows. The loop closes the iterator.
+      put_batch: Maps this process's rows to the global batch on the devices. A thread makes each batch and puts it on
+        the devices while they compute the step before.
       describe_batch: Names the videos of the global batch of a step, for messages.
       validate: Maps parameters to metrics.
       schedules: Learning rates to log, by name, as functions of the number of updates.
@@ -100,16 +102,25 @@ def train(
         Watchdog(config.stall_minutes) as watchdog,
         StopRequest() as stop_request,
         contextlib.closing(job.make_batches(start)) as batches,
+        ThreadPoolExecutor(1) as ahead,
     ):
+
+        def put_next() -> PyTree:
+            return job.put_batch(next(batches)[1])
+
+        placed = ahead.submit(put_next)
         for step in range(start + 1, config.num_steps + 1):
             watchdog.beat(f"step {step}")
             before = time.perf_counter()
-            _, batch = next(batches)
+            batch = placed.result()
             waited += time.perf_counter() - before
-            state, scalars = job.step_fn(state, job.put_batch(batch))
+            last = step == config.num_steps
+            if not last:
+                placed = ahead.submit(put_next)
+            state, scalars = job.step_fn(state, batch)
             window.add(step, scalars)
 
-            stop, last = stop_request.at(step), step == config.num_steps
+            stop = stop_request.at(step)
             eval_due = last or (config.eval_every > 0 and step % config.eval_every == 0)
             row_due = eval_due or step % config.checkpoint_every == 0 or step % config.log_every == 0
             if row_due:

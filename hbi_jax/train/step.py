@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
 from hbi_jax.parallel.mesh import batch_sharding, replicated
+from hbi_jax.parallel.pairs import on_mesh
 from hbi_jax.train.digest import is_finite
 from hbi_jax.train.state import TrainState
 
@@ -54,7 +55,8 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Scalars]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (_, scalars), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
+        with on_mesh(mesh):
+            (_, scalars), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         updated = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         norm = optax.tree.norm(gradients)

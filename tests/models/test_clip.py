@@ -12,6 +12,7 @@ from hbi_jax.models.clip import (
     Attention,
     ResidualBlock,
     TextTower,
+    Transformer,
     VisionTower,
     activate,
     normalize_pixels,
@@ -231,3 +232,31 @@ def test_settings_that_no_parameter_shows_change_what_is_computed(text_params, e
 def test_pixels_of_minus_one_to_one():
     images = jnp.array([[[[0, 127, 255]]]], jnp.uint8)
     np.testing.assert_allclose(normalize_pixels(images, "half")[0, 0, 0], [-1, 127 / 127.5 - 1, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("remat", ["none", "elementwise", "blocks"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_loop_over_the_layers_changes_neither_values_nor_gradients(remat, dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)), dtype)
+    mask = jnp.tile(jnp.tril(jnp.ones((5, 5), bool)), (2, 1, 1))
+    params = random_params(Transformer(3, 2), x.astype(jnp.float32), mask)
+
+    def energy(scan_layers):
+        model = Transformer(3, 2, remat, dtype, scan_layers=scan_layers)
+        return jax.value_and_grad(lambda p, x: jnp.sum(model.apply(p, x, mask).astype(jnp.float32) ** 2), (0, 1))
+
+    wanted, got = (jax.jit(energy(scan_layers))(params, x) for scan_layers in ("off", "on"))
+    rtol = 1e-5 if dtype == "float32" else 0.05
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(
+            x.astype(np.float32), y.astype(np.float32), rtol=rtol, atol=rtol * abs(np.asarray(y, np.float32)).max()
+        ),
+        got,
+        wanted,
+    )
+    loop, layers, default = (str(jax.make_jaxpr(energy(name))(params, x)) for name in ("on", "off", "auto"))
+    assert "scan[" in loop
+    assert ("remat" in loop) == (remat != "none")
+    assert "scan[" not in layers
+    # On CPU, `auto` is `off`.
+    assert default.count("scan[") == 0

@@ -80,7 +80,11 @@ class Recorder:
 
 
 class World:
-    """One task on one device; `at` says what else happens when the batch of a step is asked for."""
+    """One task on one device.
+
+    `at` says what else happens when the batch of a step is made, in the thread that makes it, and `during` what happens
+    in the step itself.
+    """
 
     def __init__(self):
         self.mesh = make_mesh(1, 1, jax.devices()[:1])
@@ -90,11 +94,11 @@ class World:
         self.step_fn = make_train_step(loss_fn, TX, self.mesh, shardings)
         self.skipping = make_train_step(loss_fn, TX, self.mesh, shardings, skip_nonfinite=True)
 
-    def run(self, folder, config, at=None, **changes):
+    def run(self, folder, config, at=None, during=None, **changes):
         """Trains from the folder's last checkpoint, or from the start; gives what one may ask about it."""
         self.closed = self.started_at = None
         self.losses, self.rows, self.validated, self.writer = {}, {}, [], Recorder()
-        at = at or {}
+        at, during = at or {}, during or {}
 
         def make_batches(start):
             self.started_at = start
@@ -109,6 +113,8 @@ class World:
                 self.closed = True
 
         def step_fn(state, batch):
+            if (number := int(state.step) + 1) in during:
+                during[number]()
             state, scalars = (self.skipping if config.skip_nonfinite else self.step_fn)(state, batch)
             self.losses[int(state.step)] = float(scalars["loss/total"])
             return state, scalars
@@ -156,7 +162,7 @@ def saves(monkeypatch):
 
 
 def stop(number):
-    return lambda batch: os.kill(os.getpid(), number)
+    return lambda: os.kill(os.getpid(), number)
 
 
 CONFIG = TrainConfig(num_steps=9, log_every=2, eval_every=4, checkpoint_every=3)
@@ -202,11 +208,11 @@ def test_without_validation_there_is_one_at_the_end(world, tmp_path, saves):
 
 @pytest.mark.parametrize("stopped_at", [1, 3, 5, 7, 8])
 def test_stopped_and_gone_on_is_uninterrupted(world, tmp_path, stopped_at):
-    """Bit by bit, parameters, moments and log rows; the signal arrives while a batch is made."""
+    """Bit by bit, parameters, moments and log rows; the signal arrives in a step."""
     wanted, _ = world.run(tmp_path / "whole", CONFIG)
     rows, folder = world.writer.training(), tmp_path / "stopped"
     with pytest.raises(PreemptedError, match=rf"stopped at step {stopped_at} of 9 as asked.*same command") as raised:
-        world.run(folder, CONFIG, at={stopped_at: stop(signal.SIGTERM)})
+        world.run(folder, CONFIG, during={stopped_at: stop(signal.SIGTERM)})
     assert raised.value.exit_code == 128 + 15
     assert world.closed
     assert stopped_at in steps_in(folder)
@@ -220,7 +226,7 @@ def test_stopped_and_gone_on_is_uninterrupted(world, tmp_path, stopped_at):
 
 
 def test_stopped_at_the_last_step_is_finished(world, tmp_path):
-    state, _ = world.run(tmp_path, CONFIG, at={9: stop(signal.SIGTERM)})
+    state, _ = world.run(tmp_path, CONFIG, during={9: stop(signal.SIGTERM)})
     assert int(state.step) == 9
     assert world.writer.of(f"val/{METRIC}")[9] == 3
 
@@ -235,15 +241,15 @@ def interrupts(request):
 
 def test_the_first_interrupt_stops_and_the_second_kills(world, tmp_path, interrupts):
     with pytest.raises(PreemptedError, match="stopped at step 4") as raised:
-        world.run(tmp_path / "first", CONFIG, at={4: stop(signal.SIGINT)})
+        world.run(tmp_path / "first", CONFIG, during={4: stop(signal.SIGINT)})
     assert raised.value.exit_code == 128 + 2
 
-    def twice(batch):
+    def twice():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        world.run(tmp_path / "second", CONFIG, at={4: twice})
+        world.run(tmp_path / "second", CONFIG, during={4: twice})
     assert world.closed
     assert steps_in(tmp_path / "second") == [3]
     assert signal.getsignal(signal.SIGINT) == interrupts
@@ -316,7 +322,7 @@ def test_a_few_bad_steps_are_skipped_and_counted(world, tmp_path, caplog):
     config = dataclasses.replace(CONFIG, skip_nonfinite=2)
     bad = {2: gradient_breaks, 5: gradient_breaks}
     with pytest.raises(PreemptedError):
-        world.run(tmp_path / "stopped", config, at={**bad, 6: stop(signal.SIGTERM)})
+        world.run(tmp_path / "stopped", config, at=bad, during={6: stop(signal.SIGTERM)})
     assert "step 5; its batch held" in caplog.text
     assert "skipped (2 of at most 2)" in caplog.text
     got, summary = world.run(tmp_path / "stopped", config)

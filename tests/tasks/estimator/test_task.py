@@ -112,7 +112,6 @@ def stop_after(setup, count):
             self.inner.close()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "_measure_pipeline", lambda setup: 0.0)
         patch.setattr(type(setup.task), "batches", lambda task, source, start: Ending(task, source, start))
         with pytest.raises(RuntimeError, match="went down"):
             experiment.train(setup)

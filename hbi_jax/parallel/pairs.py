@@ -1,0 +1,60 @@
+"""Functions of all pairs of two batches over a mesh, with their communication written down.
+
+Left to itself, the compiler gathers whole batches anew in every iteration of a loop over blocks.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, PyTree
+
+from hbi_jax.parallel.mesh import DATA_AXIS
+
+
+def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Returns a context for tracing: functions of all pairs that are traced in it are divided among these devices."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def platform() -> str:
+    """Returns the platform to trace for, such as `tpu`: that of the mesh or, outside `on_mesh`, of this machine."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def num_shards(rows: int) -> int:
+    """Returns the number of devices that `all_pairs` divides this many rows among: 1 outside `on_mesh`."""
+    devices = dict(jax.sharding.get_abstract_mesh().shape).get(DATA_AXIS, 1)
+    return 1 if rows % devices else devices
+
+
+def all_pairs(
+    function: Callable[..., Float[Array, "a b"]], first: PyTree, second: PyTree, *shared: PyTree
+) -> Float[Array, "a b"]:
+    """Returns `function(first, second, *shared)`, of which each device computes its own rows.
+
+    A device holds some rows of both batches. It receives all rows of `second`, once, before `function` begins. In the
+    backward pass each row's gradients are added up on the device that holds it, and those of `shared` on all. What is
+    moved grows with the rows of `second` and not with the pairs, and nothing is moved within `function`.
+
+    Args:
+      function: Maps rows of `first` and all of `second` to one row of values for each row of `first`. A row of its
+        result depends on no other row of `first`.
+      first, second: Arrays of `a` and of `b` rows.
+      *shared: Arrays that all rows share.
+    """
+    (a, *_), (b, *_) = ({len(leaf) for leaf in jax.tree.leaves(side)} for side in (first, second))
+    if num_shards(a) == 1:
+        return function(first, second, *shared)
+    rows, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
+    divided = num_shards(b) > 1
+
+    def of_own_rows(first: PyTree, second: PyTree, *shared: PyTree) -> Float[Array, "m b"]:
+        if divided:
+            second = jax.lax.all_gather(second, DATA_AXIS, tiled=True)
+        return function(first, second, *shared)
+
+    specs = (rows, rows if divided else everywhere, *(everywhere for _ in shared))
+    return jax.shard_map(of_own_rows, in_specs=specs, out_specs=rows)(first, second, *shared)
