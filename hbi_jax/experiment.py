@@ -81,7 +81,7 @@ def prepare(config: Config, workdir: str) -> Setup:
       ConfigError: If a field is invalid, the work folder cannot be written to, or another host does not see it.
       ShapesError: If the embedded world cannot be rendered.
     """
-    mesh = make_mesh(config.mesh.data, config.mesh.model)
+    mesh = make_mesh(config.mesh.data, config.mesh.model, slices=config.mesh.slices)
     rows = mesh.shape[DATA_AXIS]
     if config.train.batch_size % rows:
         raise ConfigError(
@@ -124,7 +124,7 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
             _check_held_out(validation.split, records)
     num_steps = config.train.length(source.num_rows)
     tx = make_optimizer(config.optimizer, jax.eval_shape(task.init_params), num_steps)
-    abstract = abstract_state(task.init_params, tx, setup.mesh)
+    abstract = abstract_state(task.init_params, tx, setup.mesh, config.mesh.fsdp)
 
     def validate_params(params: PyTree) -> dict[str, float]:
         return {} if validation is None else task.validate(params, validation)
@@ -264,7 +264,7 @@ def _compile(step_fn: jax.stages.Wrapped, state: TrainState, batch: PyTree) -> t
 
 def _first_state(task: Task, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
     """Returns the initial state: fresh parameters, with the weights of `config.init` in place."""
-    state = init_state(task.init_params, tx, task.mesh)
+    state = init_state(task.init_params, tx, task.mesh, task.config.mesh.fsdp)
     return state._replace(params=jax.device_put(task.load_init(state.params), state_shardings(abstract).params))
 
 

@@ -80,7 +80,7 @@ def denoised_positives(
     # The mean of the four cosines is the inner product of the means of the views.
     mean = 0.5 * (first + second)
     own = jnp.sum(first * second, axis=-1)
-    found = mean @ mean.T >= own[:, None]
+    found = jnp.matmul(mean, mean.T, precision="highest") >= own[:, None]
     return jnp.eye(len(first), dtype=bool) | (found & mask)
 
 

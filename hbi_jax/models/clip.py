@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 from hbi_jax.choices import Activation, Pixels, Remat, Scan
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.models.dense import dense
-from hbi_jax.models.similarity import normalize
+from hbi_jax.models.similarity import in_float32, normalize
 from hbi_jax.parallel.pairs import platform
 from hbi_jax.types import Tokens
 
@@ -289,5 +289,7 @@ class CLIP(nn.Module):
     ) -> Float[Array, "a b"]:
         """Returns the logits of every text-image pair: the cosine times exp(logit_scale), in float32."""
         _, sentences = self.encode_text(token_ids, mask)
-        cosine = normalize(sentences) @ normalize(self.encode_image(images)).T
+        images = self.encode_image(images)
+        with in_float32():
+            cosine = normalize(sentences) @ normalize(images).T
         return jnp.exp(self.logit_scale) * cosine

@@ -152,6 +152,11 @@ class HBIConfig:
         "What the backward pass of the towers recomputes to save memory. elementwise: everything except matrix "
         "products. blocks: everything, at the cost of one more forward pass.",
     )
+    matmul_precision: Literal["default", "high", "highest"] = field(
+        "default",
+        "Precision of the encoders' products where dtype is float32. default: accelerators round the factors, TPUs to "
+        "bfloat16; highest: exact to float32. Similarities and interactions always are.",
+    )
     scan_layers: Scan = field(
         "auto",
         "Whether the layers of a transformer are one loop, which is compiled once. Checkpoints do not depend on it. "

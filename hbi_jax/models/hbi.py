@@ -14,7 +14,7 @@ from hbi_jax.models.clip import TextTower, VisionTower, normalize_pixels
 from hbi_jax.models.config import HBIConfig
 from hbi_jax.models.frames import FrameTransformer
 from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, video_query
-from hbi_jax.models.similarity import pair_similarity, wti
+from hbi_jax.models.similarity import in_float32, pair_similarity, wti
 from hbi_jax.models.token_merge import TokenMerge
 from hbi_jax.models.token_mlp import TokenMLP, mlp_hidden, mlp_output
 from hbi_jax.types import Alignment, Batch, Encoded, Frames, Match, Pair, Tokens, WeightedTokens
@@ -89,8 +89,9 @@ class HBI(nn.Module):
 
     def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Encoded:
         """Returns the words of each text at every level, and its sentence vector."""
-        words, sentence = self.text_tower(token_ids, mask)
-        return self._encoded(words, sentence, self.text_merge, self.text_weight)
+        with jax.default_matmul_precision(self.config.matmul_precision):
+            words, sentence = self.text_tower(token_ids, mask)
+            return self._encoded(words, sentence, self.text_merge, self.text_weight)
 
     def encode_video(self, frames: Frames, mask: Bool[Array, "b f"]) -> Encoded:
         """Returns the frames of each video at every level, and the mean of its real frame features.
@@ -99,10 +100,11 @@ class HBI(nn.Module):
           frames: Pixels, or what `frame_features` returned for them.
           mask: True at real frames.
         """
-        tokens = self.frame_transformer(Tokens(self.frame_features(frames, mask), mask))
-        real = mask[..., None].astype(jnp.float32)
-        pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
-        return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
+        with jax.default_matmul_precision(self.config.matmul_precision):
+            tokens = self.frame_transformer(Tokens(self.frame_features(frames, mask), mask))
+            real = mask[..., None].astype(jnp.float32)
+            pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
+            return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
 
     def frame_features(self, frames: Frames, mask: Bool[Array, "b f"]) -> Float[Array, "b f d"]:
         """Returns the vision tower's features of every frame, computed in `frame_portions` sequential portions.
@@ -172,7 +174,8 @@ class HBI(nn.Module):
         pair = self.pair(text, video, level)
         cosine = pair_similarity(pair.text, pair.video)
         cells = pair.text.mask[:, :, None] & pair.video.mask[:, None, :] if self.config.padding == "masked" else None
-        return Match(cosine, self.header[level](cosine, cells), *pair)
+        with in_float32():
+            return Match(cosine, self.header[level](cosine, cells), *pair)
 
     def pair(self, text: Encoded, video: Encoded, level: str) -> Pair:
         """Returns the tokens of matched texts and videos at a level, reconstructed if the model does so."""

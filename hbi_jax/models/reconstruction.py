@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hbi_jax.models.similarity import masked_max, token_weights
+from hbi_jax.models.similarity import in_float32, masked_max, token_weights
 from hbi_jax.models.token_mlp import MLP, mlp_hidden, mlp_output
 from hbi_jax.parallel.pairs import all_pairs, num_shards, platform
 from hbi_jax.types import WeightedTokens
@@ -96,13 +96,14 @@ def reconstruct(
       gate_bound: Largest distance of a gate from 1, see `bounded`.
     """
     features, mask = jnp.where(tokens.mask[..., None], tokens.features, 0).astype(jnp.float32), tokens.mask
-    attention = token_weights(jnp.einsum("bd,bnd->bn", query.astype(jnp.float32), features), mask)
-    cross = jnp.einsum("bn,bnd->bd", attention, features)[:, None]
-    gate = bounded(mlp_output(mlps.gate, mlp_hidden(mlps.gate, features - cross, dtype)), gate_bound)
-    mixed = jnp.where(mask[..., None], cross + gate[..., None] * (features - cross), 0)
-    logits = jnp.zeros_like(gate)
-    if mlps.weight is not None:
-        logits = mlp_output(mlps.weight, mlp_hidden(mlps.weight, mixed, dtype))
+    with in_float32():
+        attention = token_weights(jnp.einsum("bd,bnd->bn", query.astype(jnp.float32), features), mask)
+        cross = jnp.einsum("bn,bnd->bd", attention, features)[:, None]
+        gate = bounded(mlp_output(mlps.gate, mlp_hidden(mlps.gate, features - cross, dtype)), gate_bound)
+        mixed = jnp.where(mask[..., None], cross + gate[..., None] * (features - cross), 0)
+        logits = jnp.zeros_like(gate)
+        if mlps.weight is not None:
+            logits = mlp_output(mlps.weight, mlp_hidden(mlps.weight, mixed, dtype))
     return Reconstructed(WeightedTokens(mixed, mask, logits), gate)
 
 
@@ -137,7 +138,6 @@ def reconstructed_wti(
     """
     if video_block < 1:
         raise ValueError(f"video_block={video_block}; use a positive number of videos")
-    texts, videos = _side(text, text_mlps, dtype), _side(video, video_mlps, dtype)
     block = video_block * num_shards(len(text.mask))
 
     def similarity(
@@ -152,7 +152,10 @@ def reconstructed_wti(
 
         return jax.lax.map(similarity_of_video, videos, batch_size=block).T
 
-    return all_pairs(similarity, (texts, sentence.astype(jnp.float32)), videos, text_mlps, video_mlps)
+    # Lengths are differences of products, so the products need full precision.
+    with in_float32():
+        texts, videos = _side(text, text_mlps, dtype), _side(video, video_mlps, dtype)
+        return all_pairs(similarity, (texts, sentence.astype(jnp.float32)), videos, text_mlps, video_mlps)
 
 
 def _side(tokens: WeightedTokens, mlps: SideMLPs, dtype: jax.typing.DTypeLike) -> _Side:
@@ -164,8 +167,7 @@ def _side(tokens: WeightedTokens, mlps: SideMLPs, dtype: jax.typing.DTypeLike) -
     return _Side(
         features,
         tokens.mask,
-        # Lengths are differences of these products, so they need full precision, which is not the default everywhere.
-        jnp.einsum("bnd,bkd->bnk", features, features, precision="highest"),
+        jnp.einsum("bnd,bkd->bnk", features, features),
         hidden(mlps.gate),
         None if mlps.weight is None else hidden(mlps.weight),
     )

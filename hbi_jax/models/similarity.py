@@ -1,5 +1,6 @@
 """Weighted token-wise interaction (WTI, Eq. 12): the similarity of two sets of tokens, computed in blocks of videos."""
 
+import contextlib
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,11 @@ from jaxtyping import Array, Bool, Float
 from hbi_jax.choices import Padding
 from hbi_jax.parallel.pairs import all_pairs, num_shards
 from hbi_jax.types import WeightedTokens
+
+
+def in_float32() -> contextlib.AbstractContextManager:
+    """Returns a context in which products of float32 are exact to float32; accelerators round their factors else."""
+    return jax.default_matmul_precision("highest")
 
 
 def normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -26,7 +32,8 @@ def token_weights(logits: Float[Array, "*b n"], mask: Bool[Array, "*b n"]) -> Fl
 
 def pair_similarity(text: WeightedTokens, video: WeightedTokens) -> Float[Array, "b t v"]:
     """Returns the token-by-token cosines of the matched rows of two batches, in [-1, 1]; zero at padding."""
-    cosine = jnp.einsum("btd,bvd->btv", normalize(text.features), normalize(video.features))
+    with in_float32():
+        cosine = jnp.einsum("btd,bvd->btv", normalize(text.features), normalize(video.features))
     return jnp.where(text.mask[:, :, None] & video.mask[:, None, :], cosine, 0)
 
 
@@ -85,4 +92,5 @@ def wti(
 
         return jax.lax.map(similarity_of_video, videos, batch_size=block).T
 
-    return all_pairs(similarity, texts, videos)
+    with in_float32():
+        return all_pairs(similarity, texts, videos)

@@ -1,6 +1,7 @@
 """The device mesh, the sharding of parameters, and the transfer of batches from the host."""
 
 import functools
+import math
 import re
 from collections.abc import Sequence
 
@@ -22,16 +23,21 @@ PARAM_RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 
 
-def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+# A smaller parameter is not worth the communication of spreading it.
+_FSDP_SIZE = 2**14
+
+
+def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None, slices: int = 1) -> Mesh:
     """Returns a mesh of `data` x `model` devices.
 
     Args:
       data: Devices along the batch; -1 uses all devices that `model` leaves.
       model: Devices along the towers' widths.
       devices: The devices; by default those of all processes.
+      slices: Groups of devices with a slower network between them, which become groups of neighbours along the batch.
 
     Raises:
-      ValueError: If the mesh does not use exactly these devices.
+      ValueError: If the mesh does not use exactly these devices, or they are not in as many groups of one size.
     """
     devices = jax.devices() if devices is None else list(devices)
     if data == -1:
@@ -41,9 +47,27 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
             f"config.mesh.data={data} x config.mesh.model={model} is not the {len(devices)} devices available; "
             "use config.mesh.data=-1 and a config.mesh.model that divides their number"
         )
-    return jax.make_mesh(
-        (data, model), (DATA_AXIS, MODEL_AXIS), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices
-    )
+    axes = {"axis_names": (DATA_AXIS, MODEL_AXIS), "axis_types": (AxisType.Auto, AxisType.Auto)}
+    if slices == 1:
+        return jax.make_mesh((data, model), devices=devices, **axes)
+    groups = _groups(devices, slices)
+    if data % slices or len({len(group) for group in groups}) > 1 or len(groups) != slices:
+        raise ValueError(
+            f"config.mesh.slices={slices}: got {len(groups)} groups of {[*map(len, groups)]} devices "
+            f"and config.mesh.data={data}; wanted as many groups of one size, and a config.mesh.data that they divide"
+        )
+    parts = [jax.make_mesh((data // slices, model), devices=group, **axes).devices for group in groups]
+    return Mesh(np.concatenate(parts), **axes)
+
+
+def _groups(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]]:
+    """Returns the devices of each slice; of devices that know of none, those of each process or an equal share."""
+    names = [getattr(device, "slice_index", None) for device in devices]
+    if len(set(names)) < slices:
+        names = [device.process_index for device in devices]
+    if len(set(names)) < slices:
+        names = [number * slices // len(devices) for number in range(len(devices))]
+    return [[device for device, name in zip(devices, names, strict=True) if name == one] for one in sorted(set(names))]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -62,11 +86,17 @@ def path_name(path: tuple) -> str:
 
 
 def param_shardings(
-    tree: PyTree, mesh: Mesh, rules: Sequence[tuple[str, PartitionSpec]] = PARAM_RULES
+    tree: PyTree, mesh: Mesh, rules: Sequence[tuple[str, PartitionSpec]] = PARAM_RULES, fsdp: bool = False
 ) -> PyTree[NamedSharding]:
     """Returns the sharding of every leaf by its path.
 
     The path of an optimizer moment ends with the path of its parameter, so the same rules apply to it.
+
+    Args:
+      tree: Parameters or a state.
+      mesh: The devices.
+      rules: The first whose pattern is found in the path applies.
+      fsdp: Whether the largest dimension that the rule leaves whole is spread over the data axis, if it divides it.
 
     Raises:
       ValueError: If no rule matches a leaf, or a dimension is not divisible by its mesh axis.
@@ -83,17 +113,28 @@ def param_shardings(
                     f"parameter {name}: dimension {dimension} of {leaf.shape} is not divisible by the "
                     f"{mesh.shape[axis]} devices of mesh axis {axis!r}; use a config.mesh.{axis} that divides it"
                 )
-        return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, _spread(spec, leaf.shape, mesh) if fsdp else spec)
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def abstract_params(shapes: PyTree, mesh: Mesh) -> PyTree[jax.ShapeDtypeStruct]:
+def _spread(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Returns the sharding with one more dimension along the data axis, if the array is large enough."""
+    devices = mesh.shape[DATA_AXIS]
+    axes = [*spec, *[None] * (len(shape) - len(spec))]
+    free = [i for i, axis in enumerate(axes) if axis is None and not shape[i] % devices]
+    if not free or math.prod(shape) < _FSDP_SIZE:
+        return spec
+    axes[max(free, key=lambda i: shape[i])] = DATA_AXIS
+    return PartitionSpec(*axes)
+
+
+def abstract_params(shapes: PyTree, mesh: Mesh, fsdp: bool = False) -> PyTree[jax.ShapeDtypeStruct]:
     """Returns shapes and dtypes with the shardings of `param_shardings`."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        param_shardings(shapes, mesh),
+        param_shardings(shapes, mesh, fsdp=fsdp),
     )
 
 

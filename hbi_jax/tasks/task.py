@@ -105,7 +105,7 @@ class Task(abc.ABC):
 
     def abstract_params(self) -> PyTree:
         """Returns the shapes, dtypes and shardings of the parameters."""
-        return abstract_params(jax.eval_shape(self.init_params), self.mesh)
+        return abstract_params(jax.eval_shape(self.init_params), self.mesh, self.config.mesh.fsdp)
 
     def claim_workdir(self) -> None:  # noqa: B027
         """Writes the files that are needed to interpret the checkpoints, besides the configuration."""

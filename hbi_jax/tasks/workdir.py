@@ -38,8 +38,8 @@ FREE_FIELDS = (
     "eval",
     "mesh",
 )
-# Fields of the model that may differ in an evaluation: they change memory and time only.
-FREE_MODEL_FIELDS = ("model.remat", "model.frame_portions", "model.scan_layers")
+# Fields of the model that may differ in an evaluation: they change memory, time and rounding only.
+FREE_MODEL_FIELDS = ("model.remat", "model.frame_portions", "model.scan_layers", "model.matmul_precision")
 # Fields that an evaluation may change, with other results than those of the run.
 TOLD_FIELDS = (
     "data.num_words",

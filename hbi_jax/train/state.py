@@ -26,20 +26,25 @@ class TrainState(NamedTuple):
     opt_state: PyTree
 
 
-def abstract_state(init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh, fsdp: bool = False
+) -> TrainState:
     """Returns shapes, dtypes and shardings of the state that `init_state` returns, without computing it."""
-    return abstract_params(jax.eval_shape(lambda: _make(init_params, tx)), mesh)
+    return abstract_params(jax.eval_shape(lambda: _make(init_params, tx)), mesh, fsdp)
 
 
-def init_state(init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def init_state(
+    init_params: Callable[[], PyTree], tx: optax.GradientTransformation, mesh: Mesh, fsdp: bool = False
+) -> TrainState:
     """Returns the initial state, with every parameter initialised on its own devices.
 
     Args:
       init_params: Returns the parameters.
       tx: The optimizer.
       mesh: The devices.
+      fsdp: Whether the state is spread over the data axis, see `param_shardings`.
     """
-    shardings = state_shardings(abstract_state(init_params, tx, mesh))
+    shardings = state_shardings(abstract_state(init_params, tx, mesh, fsdp))
     # A program of its own: the one that makes the model before training, for its row in the report.
     params = jax.jit(init_params, out_shardings=shardings.params)()
     opt_state = jax.jit(tx.init, out_shardings=shardings.opt_state)(params)

@@ -224,7 +224,8 @@ def test_local_processes_stop_when_one_fails(tmp_path, stub):
     begun = time.monotonic()
     done = _run(tmp_path, "local.sh", "-n", "3", "--", "--help")
     assert done.returncode == 7
-    assert len(calls()) == 3
+    # Of the others, some may be stopped before they have noted their call.
+    assert any("--process_id=1" in call["argv"] for call in calls())
     assert time.monotonic() - begun < 20
 
 

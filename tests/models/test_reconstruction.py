@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.reconstruction import SideMLPs, bounded, reconstruct, reconstructed_wti, video_query
 from hbi_jax.models.similarity import normalize
 from hbi_jax.models.token_mlp import MLP
 from hbi_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from hbi_jax.parallel.pairs import on_mesh
 from hbi_jax.tasks.retrieval.objective import retrieval_loss
 from hbi_jax.train.config import AlignmentLossConfig
 from hbi_jax.train.teacher import exact_teacher
@@ -245,10 +247,45 @@ def test_padding_changes_nothing(params, batch, aligned):
 def test_eight_devices_give_what_one_gives(params, batch):
     mesh, step = make_mesh(), jax.jit(jax.value_and_grad(step_loss, has_aux=True))
     placed = jax.device_put(params, replicated(mesh)), jax.device_put(batch, batch_sharding(mesh))
-    ((loss, _), gradient), ((wanted, _), wanted_gradient) = step(*placed), step(params, batch)
+    with on_mesh(mesh):
+        (loss, _), gradient = step(*placed)
+    (wanted, _), wanted_gradient = step(params, batch)
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     for x, y in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted_gradient), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4 * max(1, np.abs(y).max()))
+
+
+def products(jaxpr):
+    """The precision of every product of float32 numbers of a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general" and equation.invars[0].aval.dtype == jnp.float32:
+            yield equation.params["precision"]
+        for inner in jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
+@pytest.mark.parametrize("model", [HBI(CONFIG), V2], ids=["HBI", "HBI V2"])
+def test_similarities_and_games_do_not_round_their_factors(model, params, batch):
+    """Nor do their gradients. On CPU nothing is rounded, so the program is read."""
+
+    def encode(params):
+        text = model.apply(params, batch.token_ids, batch.text_mask, method="encode_text")
+        return text, model.apply(params, batch.frames, batch.frame_mask, method="encode_video")
+
+    text, video = jax.eval_shape(encode, params)
+
+    def energy(params, words, frames):
+        sides = text._replace(levels=words), video._replace(levels=frames)
+        aligned = model.apply(params, *sides, method="align")
+        return sum(jnp.sum(x.similarity) + jnp.sum(x.pair_prediction) for x in aligned.values())
+
+    rates = dict.fromkeys((level.name for level in CONFIG.levels), 1.0)
+    text, video = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (text, video))
+    gradient = jax.make_jaxpr(jax.grad(energy, allow_int=True))(params, text.levels, video.levels)
+    gallery = jax.make_jaxpr(lambda p: model.apply(p, text, video, rates, method="gallery_similarity"))(params)
+    found = [*products(gradient.jaxpr), *products(gallery.jaxpr)]
+    assert len(found) > 20
+    assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
 
 
 @pytest.mark.slow

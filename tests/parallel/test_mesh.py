@@ -104,6 +104,32 @@ def test_the_moments_lie_with_their_parameter(shapes, mesh):
     assert state.step.sharding.spec == PartitionSpec()
 
 
+def test_slices_are_neighbours_along_the_batch():
+    """Simulated devices know of no slice: equal shares stand for slices."""
+    mesh = make_mesh(-1, 2, slices=2)
+    numbers = np.vectorize(lambda device: device.id)(mesh.devices)
+    assert numbers.shape == (4, 2)
+    assert set(numbers[:2].flat) == {0, 1, 2, 3}
+    for data, slices in ((4, 3), (2, 8)):
+        with pytest.raises(ValueError, match=rf"config.mesh.slices={slices}: got .* groups of .*wanted as many groups"):
+            make_mesh(data, 8 // data, slices=slices)
+
+
+def test_fully_sharded_parameters(mesh):
+    """The largest dimension that is free and divides goes along the data axis; small arrays stay whole."""
+    shapes = {"out_proj/kernel": (512, 128), "token_embedding/embedding": (1000, 64), "proj/kernel": (130, 512)}
+    tree = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    tree |= {"bias": jax.ShapeDtypeStruct((512,), jnp.float32), "odd": jax.ShapeDtypeStruct((129, 255), jnp.float32)}
+    got = {name: tuple(x.spec) for name, x in param_shardings({"x": tree}, mesh, fsdp=True)["x"].items()}
+    assert got == {
+        "out_proj/kernel": ("model", "data"),
+        "token_embedding/embedding": ("model", "data"),
+        "proj/kernel": (None, "data"),
+        "bias": (),
+        "odd": (),
+    }
+
+
 def test_abstract_params_keep_shape_and_type(shapes, mesh):
     got = named(abstract_params(shapes, mesh))
     for name, leaf in named(shapes).items():

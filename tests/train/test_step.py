@@ -74,8 +74,8 @@ def of_entities(params):
 class Run:
     """A compiled step on some devices, counting its traces."""
 
-    def __init__(self, params, data, model, optimizer=OPTIMIZER, config=CONFIG):
-        self.traces = 0
+    def __init__(self, params, data, model, optimizer=OPTIMIZER, config=CONFIG, fsdp=False):
+        self.traces, self.fsdp = 0, fsdp
         self.mesh = make_mesh(data, model, jax.devices()[: data * model])
         self.tx = make_optimizer(optimizer, params, 10)
         self.first = lambda: jax.tree.map(jnp.asarray, params)
@@ -90,7 +90,7 @@ class Run:
         return loss
 
     def state(self) -> TrainState:
-        return init_state(self.first, self.tx, self.mesh)
+        return init_state(self.first, self.tx, self.mesh, self.fsdp)
 
     def __call__(self, *batches):
         """State and scalars after the batches."""
@@ -183,12 +183,14 @@ def test_eight_devices_along_the_rows(by_rows, wanted):
     assert_near(by_rows(*map(batch_of, range(STEPS))), wanted)
 
 
-def test_four_by_two_devices(params, wanted):
-    run = Run(params, 4, 2)
+@pytest.mark.parametrize(("fsdp", "share"), [(False, (32, 64)), (True, (8, 64))])
+def test_four_by_two_devices(params, wanted, fsdp, share, monkeypatch):
+    monkeypatch.setattr("hbi_jax.parallel.mesh._FSDP_SIZE", 1)
+    run = Run(params, 4, 2, fsdp=fsdp)
     got = run(*map(batch_of, range(STEPS)))
     assert_near(got, wanted)
     kernel = got[0].params["params"]["vision_tower"]["transformer"]["resblocks_0"]["mlp_fc"]["kernel"]
-    assert {shard.data.shape for shard in kernel.addressable_shards} == {(32, 64)}
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {share}
 
 
 @pytest.mark.slow

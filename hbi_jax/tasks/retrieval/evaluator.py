@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, PyTree
 
 from hbi_jax.models.hbi import HBI
-from hbi_jax.models.similarity import normalize
+from hbi_jax.models.similarity import in_float32, normalize
 from hbi_jax.parallel.mesh import batch_sharding, put_everywhere, replicated
 from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, compiled, equal_blocks, to_host
 from hbi_jax.types import Encoded, Match
@@ -39,7 +39,8 @@ class RetrievalEvaluator:
 
         def pooled(params: PyTree, text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
             del params
-            return normalize(text.pooled) @ normalize(video.pooled).T
+            with in_float32():
+                return normalize(text.pooled) @ normalize(video.pooled).T
 
         self._pooled = jax.jit(pooled, out_shardings=batch_sharding(mesh))
 
