@@ -1,13 +1,18 @@
 """Quick compilation: the suite spends most of its time in the compiler, on programs that run for milliseconds.
 
-Programs are compiled with few optimizations (`tests/optimized.py` compiles as users do), and each process compiles each
-once: it keeps what it has compiled. Processes share nothing: in a process that has compiled thousands of programs, to
-write one ended it with a segmentation fault (jaxlib 0.10 and 0.12), and programs of several devices that were read back
-can deadlock in their collectives.
+Programs are compiled with few optimizations (`tests/optimized.py` compiles as users do), and each once: a process keeps
+what it has compiled, and shares programs of one device with the other processes of the run through a folder. Programs
+of several devices are not shared: read back, they can deadlock in their collectives.
+
+A program takes several mappings of memory, of which Linux gives a process 65,530. The compiler ends a process that has
+no more of them with a segmentation fault, so programs are forgotten before.
 """
 
+import contextlib
+import gc
 import importlib.metadata
 import os
+import pathlib
 
 import jax
 
@@ -22,27 +27,52 @@ QUICK_FLAGS = ["--xla_cpu_use_fusion_emitters=false"] if OF_0_10 else []
 # Eight simulated devices on two busy cores may wait for one another longer than the default 40 seconds.
 PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=300"
 
+# What this process has compiled, by JAX's keys.
+_kept = {}
 
-def set_environment() -> None:
-    """Settles how the processes compile that this one starts, and what this one reads with its first program."""
+
+def set_environment(folder: str) -> None:
+    """Settles how the processes compile that this one starts, and what this one reads with its first program.
+
+    Args:
+      folder: For programs of one device; one that this run alone uses.
+    """
     os.environ |= {name.upper(): str(value) for name, value in SETTINGS.items()}
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICK_FLAGS, PATIENCE]).strip()
 
 
 def keep_programs() -> None:
-    """Compiles quickly in this process, and lets it find every program again."""
+    """Compiles quickly in this process, and lets it find every program again, those of several devices too."""
     from jax._src import compilation_cache as cache
 
     for name, value in SETTINGS.items():
         jax.config.update(name, value)
-    # Without a folder JAX would ask for no program, not even for one that this process has kept. Nothing is written.
-    jax.config.update("jax_compilation_cache_dir", os.devnull)
-    kept = {}
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    read, write = cache.get_executable_and_time, cache.put_executable_and_time
 
     def get_executable_and_time(key, options, backend, devices, *rest):
-        return kept.get(key, (None, None))
+        if key not in _kept and len(devices) == 1:
+            _kept[key] = read(key, options, backend, devices, *rest)
+        return _kept.get(key, (None, None))
 
     def put_executable_and_time(key, name, executable, backend, seconds):
-        kept[key] = executable, seconds
+        _kept[key] = executable, seconds
+        if len(executable.local_devices()) == 1:
+            write(key, name, executable, backend, seconds)
 
     cache.get_executable_and_time, cache.put_executable_and_time = get_executable_and_time, put_executable_and_time
+
+
+def make_room(share: float = 0.5) -> None:
+    """Forgets every program of this process if more than this share of its mappings is taken."""
+    with contextlib.suppress(OSError):
+        most = int(pathlib.Path("/proc/sys/vm/max_map_count").read_text())
+        with pathlib.Path("/proc/self/maps").open() as maps:
+            taken = sum(1 for _ in maps)
+        if taken > share * most:
+            _kept.clear()
+            jax.clear_caches()
+            # Programs in reference cycles are found among what was put aside (see `tests/conftest.py`).
+            gc.unfreeze()
+            gc.collect()

@@ -1,11 +1,14 @@
 """Eight simulated CPU devices, strict rank promotion, quick compilation, and how the tests are shared out."""
 
+import atexit
 import collections
 import functools
 import gc
 import os
 import pathlib
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,7 +22,9 @@ from tests.optimized import fused as fused
 
 # Workers of pytest-xdist inherit the environment of the process that starts them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    compilation.set_environment()
+    programs = tempfile.mkdtemp(prefix="hbi_jax_programs_")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    compilation.set_environment(programs)
 compilation.keep_programs()
 jax.config.update("jax_num_cpu_devices", 8)
 # Tracing makes many objects and little garbage: looking for it as often as usual takes an eighth of a run.
@@ -54,9 +59,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-def pytest_runtest_teardown() -> None:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Keeps the collector from looking, in every later test, through what earlier ones have left in caches."""
     gc.freeze()
+    if nextitem is not None and nextitem.path != item.path:
+        compilation.make_room()
 
 
 @pytest.hookimpl(optionalhook=True)

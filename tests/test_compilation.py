@@ -1,6 +1,7 @@
 """The suite's own compilation: each program once, and costs measured of what users compile."""
 
 import collections
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from hbi_jax.parallel.mesh import batch_sharding, make_mesh
+from tests import compilation
 from tests.optimized import compile_optimized
 
 EVENTS = collections.Counter()
@@ -28,6 +30,16 @@ def test_a_program_is_compiled_once(devices):
     found = EVENTS - before
     assert (found["compile_requests_use_cache"], found["cache_hits"]) == (1, 1)
     np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="only Linux limits mappings")
+def test_programs_are_forgotten_before_their_mappings_run_out():
+    kept, x = dict(compilation._kept), np.ones((8, 23))
+    program()(x)
+    compilation.make_room()
+    assert len(compilation._kept) > len(kept)
+    compilation.make_room(0.0)
+    assert not compilation._kept
 
 
 def test_costs_are_those_of_another_program():

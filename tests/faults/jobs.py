@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 only_when_asked = pytest.mark.skipif(
     "HBI_JAX_FAULTS" not in os.environ, reason="jobs of many processes take minutes: make test-faults"
 )
-# Every process compiles for itself, so it has little to compile.
+# What a job of several processes compiles is not shared (tests/compilation.py), so it has little to compile.
 TINY = SMALLEST | {
     "model.clip.image_size": 32,
     "data.num_frames": 2,
@@ -69,6 +69,8 @@ class Job:
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         }
+        if count * devices > 1:
+            environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         self.logs = [folder / f"{number}.log" for number in range(count)]
         self.processes = []
         for number, log in enumerate(self.logs):

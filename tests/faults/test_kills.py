@@ -32,6 +32,9 @@ print(json.dumps({"kills": kills, "different": different}))
 def test_after_kills_at_random_moments_the_result_is_that_of_an_undisturbed_run(tmp_path, processes, kills):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     environment |= {name.upper(): str(value) for name, value in compilation.SETTINGS.items()}
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "programs")
+    if processes > 1:
+        del environment["JAX_COMPILATION_CACHE_DIR"]
     command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(processes), str(kills), "1"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1500)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,5 +1,6 @@
 """Stopping a group of processes: the one that is asked tells the others, and all stop at one step."""
 
+import os
 import pathlib
 import socket
 import subprocess
@@ -26,12 +27,15 @@ def test_one_of_two_processes_is_asked_and_both_stop():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    # Programs of several devices are not shared, see tests/compilation.py.
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, port, str(number)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=environment,
             cwd=pathlib.Path(__file__).parents[2],
         )
         for number in range(2)
