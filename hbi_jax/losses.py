@@ -84,6 +84,11 @@ def denoised_positives(
     return jnp.eye(len(first), dtype=bool) | (found & mask)
 
 
+def _matched(pairs: Float[Array, "b b"]) -> Float[Array, " b"]:
+    """Returns the diagonal; taken like this, rows on several devices are not gathered."""
+    return jnp.sum(jnp.where(jnp.eye(len(pairs), dtype=bool), pairs, 0), axis=-1)
+
+
 def contrastive_loss(
     logits: Float[Array, "b b"],
     mask: Bool[Array, "b b"],
@@ -103,7 +108,7 @@ def contrastive_loss(
     def cross_entropy(logits: Float[Array, "b b"], positives: Bool[Array, "b b"] | None) -> Float[Array, " b"]:
         log_probability = masked_log_softmax(logits, mask)
         if positives is None:
-            return -jnp.diagonal(log_probability)
+            return -_matched(log_probability)
         positives = positives & mask
         return -jnp.sum(jnp.where(positives, log_probability, 0), axis=-1) / jnp.sum(positives, axis=-1)
 
@@ -130,7 +135,7 @@ def margin_loss(
       margin: By how much the match is to exceed the hardest negative.
       positives: Pairs that belong together, from `denoised_positives`, which are no negatives. None: the matched pairs.
     """
-    matched = jnp.diagonal(similarity)
+    matched = _matched(similarity)
     positives = jnp.eye(len(similarity), dtype=bool) if positives is None else positives
 
     def violation(similarity: Float[Array, "b b"], positives: Bool[Array, "b b"]) -> Float[Array, " b"]:

@@ -49,7 +49,7 @@ ROOMS = {
     "types": _room(packages=HOST_ARRAYS),
     "commands.progress": _room(),
     "commands": _room("fields", packages=frozenset({"absl", "ml_collections"})),
-    "banzhaf": _room(*BASE, packages=ARRAYS),
+    "banzhaf": _room(*BASE, "parallel", packages=ARRAYS),
     "clustering": _room(*BASE, packages=ARRAYS),
     "losses": _room(*BASE, packages=ARRAYS),
     "metrics": _room(*BASE, packages=HOST_ARRAYS),

@@ -1,5 +1,6 @@
 """The small network that predicts interaction logits from a similarity matrix: prediction header and estimator."""
 
+import functools
 from typing import get_args
 
 import flax.linen as nn
@@ -8,6 +9,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hbi_jax.choices import InteractionNetKind
+from hbi_jax.parallel.pairs import each_row
+
+# Bytes of attention logits that a device holds at a time, forward and backward.
+_ATTENTION_BYTES = 2**28
+
+
+def _attend(
+    query: Float[Array, "b c 1 h"],
+    key: Float[Array, "b c 1 h"],
+    value: Float[Array, "b c 1 h"],
+    keys: Bool[Array, "b 1 1 c"],
+) -> Float[Array, "b c 1 h"]:
+    """Returns the attention over the cells of each row, computed in blocks of rows where their logits are large."""
+    # The published header does not scale its logits.
+    attend = functools.partial(jax.nn.dot_product_attention, scale=1.0)
+    rows, cells = query.shape[:2]
+    block = max(1, _ATTENTION_BYTES // (4 * cells**2))
+    if rows <= block:
+        return attend(query, key, value, mask=keys)
+
+    @jax.checkpoint
+    def of_row(row: tuple[Array, Array, Array, Array]) -> Float[Array, "c 1 h"]:
+        query, key, value, keys = (part[None] for part in row)
+        return attend(query, key, value, mask=keys)[0]
+
+    return jax.lax.map(of_row, (query, key, value, keys), batch_size=block)
 
 
 class InteractionNet(nn.Module):
@@ -50,8 +77,7 @@ class InteractionNet(nn.Module):
                 nn.Dense(self.num_features, use_bias=False, name=name)(cells)[:, :, None]
                 for name in ("query", "key", "value")
             )
-            # The published header does not scale its logits.
-            mixed = jax.nn.dot_product_attention(query, key, value, mask=keys, scale=1.0)
+            mixed = each_row(_attend, query, key, value, keys)
             h = jnp.where(real[..., None], h + mixed.reshape(h.shape), 0)
         out = nn.Conv(1, kernel, name="conv_out")(h)[..., 0]
         return jnp.where(real, out, 0)

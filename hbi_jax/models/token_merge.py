@@ -1,5 +1,6 @@
 """The merge from one level to the next: tokens are clustered, averaged within clusters and refined by attention."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from hbi_jax.choices import Padding
 from hbi_jax.clustering import dpc_knn
 from hbi_jax.models.dense import dense
 from hbi_jax.models.similarity import token_weights
+from hbi_jax.parallel.pairs import each_row
 from hbi_jax.types import Tokens
 
 
@@ -81,7 +83,7 @@ class TokenMerge(nn.Module):
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(x)
         scores = dense(x, 1, dtype=jnp.float32, name="score")[..., 0]
 
-        clusters = dpc_knn(x, mask, self.num_clusters)
+        clusters = each_row(functools.partial(dpc_knn, num_clusters=self.num_clusters), x, mask)
         # Padding has assignment -1, so it is in no cluster. The softmax is taken within each cluster, so that low
         # scores still determine the weights if another cluster has far higher ones.
         member = clusters.assignment[:, None, :] == jnp.arange(self.num_clusters)[None, :, None]

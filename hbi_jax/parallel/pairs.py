@@ -1,6 +1,7 @@
-"""Functions of all pairs of two batches over a mesh, with their communication written down.
+"""Functions of rows, and of all pairs of rows, over a mesh, with their communication written down.
 
-Left to itself, the compiler gathers whole batches anew in every iteration of a loop over blocks.
+Left to itself, the compiler gathers whole batches: anew in every iteration of a loop over blocks, and for operations
+that it cannot divide, such as `top_k`.
 """
 
 import contextlib
@@ -25,9 +26,22 @@ def platform() -> str:
 
 
 def num_shards(rows: int) -> int:
-    """Returns the number of devices that `all_pairs` divides this many rows among: 1 outside `on_mesh`."""
+    """Returns the number of devices that this many rows are divided among: 1 outside `on_mesh`."""
     devices = dict(jax.sharding.get_abstract_mesh().shape).get(DATA_AXIS, 1)
     return 1 if rows % devices else devices
+
+
+def each_row(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
+    """Returns `function(*batches)`, of which each device computes its own rows; nothing is moved.
+
+    Args:
+      function: Maps arrays of any number of rows to arrays of as many; a row of a result depends on no other row.
+      *batches: Arrays of one number of rows.
+    """
+    if num_shards(len(jax.tree.leaves(batches)[0])) == 1:
+        return function(*batches)
+    rows = PartitionSpec(DATA_AXIS)
+    return jax.shard_map(function, in_specs=rows, out_specs=rows)(*batches)
 
 
 def all_pairs(

@@ -75,7 +75,8 @@ def alignment_terms(
         if config.interaction_weight:
             interaction = losses.interaction_loss(
                 alignment.pair_prediction,
-                teacher(alignment, jax.random.fold_in(key, number)),
+                # A teacher is not trained.
+                teacher(jax.lax.stop_gradient(alignment), jax.random.fold_in(key, number)),
                 (alignment.text.mask | keep_padding) & rows[:, None],
                 (alignment.video.mask | keep_padding) & rows[:, None],
                 config.divergence,

@@ -1,5 +1,7 @@
 """The interaction network: its formula, its five kinds, and that padding is as if outside the matrix."""
 
+import math
+import re
 from typing import get_args
 
 import jax
@@ -8,6 +10,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from hbi_jax.banzhaf import estimator
 from hbi_jax.banzhaf.estimator import InteractionNet, InteractionNetKind
 from tests.tiny_hbi import random_params
 
@@ -79,6 +82,25 @@ def test_nothing_real_gives_zero_and_finite_gradients():
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(net.apply(p, similarity, nothing))))(params)
     np.testing.assert_array_equal(apply(params, similarity, nothing), 0)
     jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), gradient)
+
+
+def test_attention_in_blocks_of_rows_is_the_same(monkeypatch):
+    """Values and gradients; three rows in blocks of two, and the logits of all are never held."""
+    similarity, mask = (jnp.concatenate([jnp.asarray(x), jnp.asarray(x[:1])]) for x in (SIMILARITY, MASK))
+    params, _ = network("cnn_sa")
+
+    def energy(params, similarity):
+        return jnp.sum(InteractionNet("cnn_sa", FEATURES).apply(params, similarity, mask) ** 2)
+
+    wanted = jax.jit(jax.value_and_grad(energy, (0, 1)))(params, similarity)
+    monkeypatch.setattr(estimator, "_ATTENTION_BYTES", 2 * 4 * 20**2)
+    blocks = jax.jit(jax.value_and_grad(lambda *arguments: energy(*arguments), (0, 1)))
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), blocks(params, similarity), wanted
+    )
+    program = str(jax.make_jaxpr(blocks)(params, similarity))
+    logits = [math.prod(map(int, rows.split(","))) for rows in re.findall(r"f32\[([\d,]+),20,20\]", program)]
+    assert max(logits) == 2
 
 
 def test_bfloat16_is_computed_in_float32():

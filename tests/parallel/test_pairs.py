@@ -11,7 +11,7 @@ from hbi_jax.models.reconstruction import SideMLPs, reconstructed_wti
 from hbi_jax.models.similarity import wti
 from hbi_jax.models.token_mlp import MLP
 from hbi_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from hbi_jax.parallel.pairs import all_pairs, num_shards, on_mesh, platform
+from hbi_jax.parallel.pairs import all_pairs, each_row, num_shards, on_mesh, platform
 from hbi_jax.types import WeightedTokens
 
 WIDTH, HIDDEN = 8, 4
@@ -49,6 +49,24 @@ def test_values_and_gradients_are_those_of_one_device(data, model, a, b):
     got = jax.jit(on_devices, in_shardings=(replicated(mesh), *places))(3.0, *sides)
     wanted = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(3.0, *sides)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-6, atol=1e-6), got, wanted)
+
+
+def test_each_row_moves_nothing():
+    """`top_k`, for which the compiler gathers the batch otherwise."""
+    mesh, x = make_mesh(4, 2), normal(0, 8, 6)
+
+    def best(x):
+        return jax.lax.top_k(x, 2)[0]
+
+    def on_devices(x):
+        with on_mesh(mesh):
+            return each_row(best, x)
+
+    program = jax.jit(on_devices, in_shardings=batch_sharding(mesh), out_shardings=batch_sharding(mesh))
+    np.testing.assert_array_equal(program(x), best(x))
+    compiled = program.lower(x).compile().as_text()
+    assert "all-gather" not in compiled
+    np.testing.assert_array_equal(jax.jit(on_devices)(x[:6]), best(x[:6]))
 
 
 def tokens(seed, rows, count):
