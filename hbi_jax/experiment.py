@@ -24,7 +24,7 @@ from hbi_jax.data.datasets import DataError, Split
 from hbi_jax.data.source import Source
 from hbi_jax.fields import ConfigError, plain
 from hbi_jax.files import replace_file
-from hbi_jax.parallel.mesh import DATA_AXIS, make_mesh, put_batch
+from hbi_jax.parallel.mesh import make_mesh, put_batch
 from hbi_jax.parallel.processes import barrier
 from hbi_jax.report import report as reports
 from hbi_jax.report.curves import plot_training
@@ -35,13 +35,13 @@ from hbi_jax.tasks.gallery import share_unreadable
 from hbi_jax.tasks.lock import owned
 from hbi_jax.tasks.registry import make_task
 from hbi_jax.tasks.task import Results, Task
+from hbi_jax.tasks.training import check_batch_size, make_state, make_step
 from hbi_jax.tasks.weights import is_converted, open_checkpoint, workdir_of
 from hbi_jax.tasks.workdir import check_evaluated, claim_workdir, open_workdir
 from hbi_jax.train import loop
 from hbi_jax.train.checkpoint import Checkpoints, Restored
-from hbi_jax.train.optimizer import is_frozen, make_optimizer, make_schedule
-from hbi_jax.train.state import TrainState, abstract_state, init_state, state_shardings
-from hbi_jax.train.step import make_train_step
+from hbi_jax.train.optimizer import make_schedule
+from hbi_jax.train.state import TrainState, init_state, state_shardings
 from hbi_jax.train.writers import ConsoleWriter, JsonlWriter, MultiWriter, TensorBoardWriter
 from hbi_jax.version import __version__
 
@@ -82,12 +82,7 @@ def prepare(config: Config, workdir: str) -> Setup:
       ShapesError: If the embedded world cannot be rendered.
     """
     mesh = make_mesh(config.mesh.data, config.mesh.model, slices=config.mesh.slices)
-    rows = mesh.shape[DATA_AXIS]
-    if config.train.batch_size % rows:
-        raise ConfigError(
-            f"config.train.batch_size={config.train.batch_size}: wanted a multiple of the {rows} devices along "
-            f"the mesh's data axis; use {-(-config.train.batch_size // rows) * rows}"
-        )
+    check_batch_size(config, mesh)
     folder = open_workdir(workdir)
     check_same_folder(folder)
     if config.data.render:
@@ -123,8 +118,7 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
         if validation is not None and config.data.protocol == "held_out":
             _check_held_out(validation.split, records)
     num_steps = config.train.length(source.num_rows)
-    tx = make_optimizer(config.optimizer, jax.eval_shape(task.init_params), num_steps)
-    abstract = abstract_state(task.init_params, tx, setup.mesh, config.mesh.fsdp)
+    tx, abstract = make_state(task, num_steps)
 
     def validate_params(params: PyTree) -> dict[str, float]:
         return {} if validation is None else task.validate(params, validation)
@@ -149,16 +143,7 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
         overview = parameter_overview.get_parameter_overview(state.params["params"], include_stats=False)
         _log.info("parameters\n%s", overview)
 
-        frozen = is_frozen(abstract.params, config.optimizer.frozen)
-        step_fn = make_train_step(
-            task.loss_fn(),
-            tx,
-            setup.mesh,
-            state_shardings(abstract),
-            config.seed,
-            frozen,
-            skip_nonfinite=config.train.skip_nonfinite > 0,
-        )
+        step_fn = make_step(task, tx, abstract)
         # Compiling keeps one core busy: features are computed beside it.
         with ThreadPoolExecutor(1) as beside:
             compiling = beside.submit(_compile, step_fn, abstract, task.abstract_batch())

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Bool, Int, PyTree
 
 from hbi_jax.commands.progress import Progress
@@ -19,7 +20,7 @@ from hbi_jax.parallel.mesh import DATA_AXIS, batch_sharding, local_rows, put_bat
 from hbi_jax.parallel.pairs import on_mesh
 from hbi_jax.parallel.processes import gather
 from hbi_jax.train import watchdog
-from hbi_jax.types import Encoded, Frames
+from hbi_jax.types import Batch, Encoded, Frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,13 @@ class Gallery:
     text_to_video: Int[np.ndarray, " a"]
     record_index: Int[np.ndarray, " a"]
     groups: Int[np.ndarray, " a"] | None
+
+
+class Program(NamedTuple):
+    """A jitted function with the arguments that it is called with, as shapes: `function.lower(*arguments)`."""
+
+    function: jax.stages.Wrapped
+    arguments: tuple
 
 
 @functools.lru_cache(maxsize=32)
@@ -89,6 +97,20 @@ class GalleryEncoder:
         self._encode_text, self._encode_video = (
             compiled(model, name, mesh) for name in ("encode_text", "encode_video")
         )
+
+    def programs(self, params: PyTree, batch: Batch) -> dict[str, Program]:
+        """Returns the programs that encode the texts and the videos of a batch.
+
+        Args:
+          params: The shapes of the model's variables.
+          batch: The shapes of a batch of `batch_size` rows.
+        """
+        rows = batch_sharding(self.mesh)
+        text, video = with_sharding(((batch.token_ids, batch.text_mask), (batch.frames, batch.frame_mask)), rows)
+        return {
+            "encode_text": Program(self._encode_text, (params, *text)),
+            "encode_video": Program(self._encode_video, (params, *video)),
+        }
 
     def encode(self, params: PyTree, source: Source, num_threads: int = 1) -> Gallery:
         """Encodes every text and every video of a split once.
@@ -212,6 +234,11 @@ def equal_blocks(count: int, size: int) -> Iterator[Int[np.ndarray, " {size}"]]:
     """
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1)
+
+
+def with_sharding(shapes: PyTree, sharding: NamedSharding) -> PyTree[jax.ShapeDtypeStruct]:
+    """Returns shapes and dtypes with a sharding."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
 def to_host(tree: PyTree) -> PyTree:

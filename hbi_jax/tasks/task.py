@@ -22,7 +22,7 @@ from hbi_jax.fields import ConfigError
 from hbi_jax.parallel.mesh import abstract_params, local_rows
 from hbi_jax.report.report import Gallery, Picture, Table
 from hbi_jax.tasks.config import Config
-from hbi_jax.tasks.gallery import GalleryEncoder
+from hbi_jax.tasks.gallery import GalleryEncoder, Program
 from hbi_jax.tasks.weights import initialize, kind_of_run
 from hbi_jax.train.optimizer import is_frozen
 from hbi_jax.train.step import LossFn
@@ -73,6 +73,15 @@ class Task(abc.ABC):
         """Builds the task of a finished run from its work folder alone; the data set may be gone."""
         return cls(config, mesh, workdir)
 
+    @classmethod
+    def without_data(cls, config: Config, mesh: Mesh, workdir: epath.Path) -> tuple["Task", list[str]]:
+        """Builds the task for its shapes and programs alone, from the configuration.
+
+        Returns:
+          The task, and a sentence for each size that only the data would tell.
+        """
+        return cls(config, mesh, workdir), []
+
     @abc.abstractmethod
     def init_params(self) -> PyTree:
         """Returns freshly initialised parameters. They depend only on `config.seed`; the function can be traced."""
@@ -106,6 +115,20 @@ class Task(abc.ABC):
     def abstract_params(self) -> PyTree:
         """Returns the shapes, dtypes and shardings of the parameters."""
         return abstract_params(jax.eval_shape(self.init_params), self.mesh, self.config.mesh.fsdp)
+
+    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:
+        """Returns the programs of an evaluation by name.
+
+        Args:
+          num_videos: Number of videos of the gallery.
+        """
+        del num_videos
+        encoder = GalleryEncoder(self.model, self.mesh, self.config.eval.batch_size)
+        return encoder.programs(self.abstract_params(), self.abstract_rows(encoder.batch_size))
+
+    def abstract_rows(self, num_rows: int) -> Batch:
+        """Returns the shapes and dtypes of matched rows, with the videos as pixels."""
+        return abstract_batch(self.config.replace(train__batch_size=num_rows), pixels=True)
 
     def claim_workdir(self) -> None:  # noqa: B027
         """Writes the files that are needed to interpret the checkpoints, besides the configuration."""

@@ -51,6 +51,8 @@ MOST_FREQUENT = (
     "Most frequent training answer: to the same question or, if it is not in the training split, to questions of its "
     "type."
 )
+# Answers in the vocabulary of the published data (docs/data.md and the files of configs/), and of other data.
+_DISTRIBUTED, _FEW = {"msrvtt_qa": 1500, "msvd_qa": 1852, "activitynet_qa": 1654}, 1000
 
 
 class AnswerTask(Task):
@@ -72,6 +74,13 @@ class AnswerTask(Task):
     @classmethod
     def of_run(cls, config: Config, mesh: Mesh, workdir: epath.Path) -> "AnswerTask":  # noqa: D102
         return cls(config, mesh, workdir, Vocabulary.read(workdir / VOCABULARY))
+
+    @classmethod
+    def without_data(cls, config: Config, mesh: Mesh, workdir: epath.Path) -> tuple["AnswerTask", list[str]]:  # noqa: D102
+        settings, dataset = config.answers, config.data.dataset
+        count = settings.top_answers or _DISTRIBUTED.get(dataset, _FEW)
+        vocabulary = Vocabulary(tuple(f"answer {number}" for number in range(count)))
+        return cls(config, mesh, workdir, vocabulary), [f"the vocabulary has {count:,} answers"]
 
     def _make_vocabulary(self) -> Vocabulary:
         """Reads the vocabulary that `config.answers` names, or builds it from the training split."""

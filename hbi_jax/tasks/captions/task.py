@@ -78,6 +78,12 @@ class CaptionTask(Task):
         every = config.captions.vocabulary == "clip"
         return cls(config, mesh, workdir, () if every else _read_tokens(workdir / TOKENS, config.model.clip.vocab_size))
 
+    @classmethod
+    def without_data(cls, config: Config, mesh: Mesh, workdir: epath.Path) -> tuple["CaptionTask", list[str]]:  # noqa: D102
+        every = config.captions.vocabulary == "clip"
+        assumed = [] if every else ["captions may contain every token of CLIP; the training texts have fewer"]
+        return cls(config, mesh, workdir, ()), assumed
+
     def _vocabulary(self) -> tuple[int, ...]:
         """Returns the token ids of the training texts, or none for all, as `config.captions.vocabulary` says."""
         if self.config.captions.vocabulary == "clip":

@@ -50,7 +50,11 @@ class Pairs:
 
 
 class InteractionEvaluator:
-    """An evaluator that compares estimates of the interaction on the matched pairs of a split."""
+    """An evaluator that compares estimates of the interaction on the matched pairs of a split.
+
+    Attributes:
+      encoder: The encoder of the split.
+    """
 
     def __init__(
         self,
@@ -69,7 +73,7 @@ class InteractionEvaluator:
           num_samples: Coalitions per pair of the Monte Carlo estimate.
           padding: The padding mode of the model; with `published` the estimator treats padded cells like real ones.
         """
-        self._encoder = encoder
+        self.encoder = encoder
 
         @functools.partial(jax.jit, out_shardings=replicated(encoder.mesh))
         def compare(
@@ -99,7 +103,7 @@ class InteractionEvaluator:
         Raises:
           DataError: If more videos are unreadable than the source allows.
         """
-        gallery = self._encoder.encode(hbi, source, num_threads)
+        gallery = self.encoder.encode(hbi, source, num_threads)
         videos = jax.tree.map(itemgetter(gallery.text_to_video), gallery.video.levels)
         found = OrderedDict()
         for level, (name, text) in enumerate(gallery.text.levels.items()):
@@ -107,7 +111,7 @@ class InteractionEvaluator:
             for block in equal_blocks(count, _PAIRS_AT_ONCE):
                 key = jax.random.fold_in(jax.random.key(level), int(block[0]))
                 pairs = jax.tree.map(itemgetter(block), (text, video))
-                pairs = put_everywhere(pairs, replicated(self._encoder.mesh))
+                pairs = put_everywhere(pairs, replicated(self.encoder.mesh))
                 blocks.append(to_host(self._compare(estimator, *pairs, key)))
             arrays = [np.concatenate(parts)[:count] for parts in zip(*blocks, strict=True)]
             found[name] = Pairs(*arrays, np.asarray(text.mask), np.asarray(video.mask))

@@ -21,7 +21,7 @@ from hbi_jax.tasks.estimator.evaluator import InteractionEvaluator, Pairs
 from hbi_jax.tasks.estimator.metrics import Agreement
 from hbi_jax.tasks.estimator.objective import estimator_loss
 from hbi_jax.tasks.estimator.pictures import plot_estimates
-from hbi_jax.tasks.gallery import GalleryEncoder
+from hbi_jax.tasks.gallery import GalleryEncoder, Program
 from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import computed_teacher
 from hbi_jax.train.step import LossFn
@@ -107,6 +107,11 @@ class EstimatorTask(Task):
             net = Pretrained("estimator", fields, {"params": params["params"]["estimator"]})
             save(self.workdir / "estimator", net, overwrite=True)
         return Results(dataset, unreadable, tables=tables, pictures=pictures, protocol=PROTOCOL)
+
+    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:  # noqa: D102
+        del num_videos
+        encoder, hbi = self.evaluator.encoder, {"params": self.abstract_params()["params"]["hbi"]}
+        return encoder.programs(hbi, self.abstract_rows(encoder.batch_size))
 
     def _pairs(self, params: PyTree, source: Source) -> OrderedDict[str, Pairs]:
         both = params["params"]

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int, PyTree
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.similarity import in_float32, normalize
 from hbi_jax.parallel.mesh import batch_sharding, put_everywhere, replicated
-from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, compiled, equal_blocks, to_host
-from hbi_jax.types import Encoded, Match
+from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, Program, compiled, equal_blocks, to_host, with_sharding
+from hbi_jax.types import Batch, Encoded, Match
 
 
 class RetrievalEvaluator:
@@ -43,6 +43,20 @@ class RetrievalEvaluator:
                 return normalize(text.pooled) @ normalize(video.pooled).T
 
         self._pooled = jax.jit(pooled, out_shardings=batch_sharding(mesh))
+
+    def program(self, params: PyTree, rows: Batch, num_videos: int) -> Program:
+        """Returns the program that scores a block of texts against all videos of a gallery.
+
+        Args:
+          params: The shapes of the model's variables.
+          rows: The shapes of a batch of `encoder.batch_size` rows.
+          num_videos: Number of videos of the gallery.
+        """
+        mesh, encoding = self.encoder.mesh, self.encoder.programs(params, rows)
+        text, video = (jax.eval_shape(program.function, *program.arguments) for program in encoding.values())
+        video = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_videos, *leaf.shape[1:]), leaf.dtype), video)
+        both = with_sharding(text, batch_sharding(mesh)), with_sharding(video, replicated(mesh))
+        return Program(self._levels, (params, *both))
 
     def match(self, params: PyTree, gallery: Gallery, rows: Int[np.ndarray, " n"], level: str) -> Match:
         """Returns the games of some texts of a gallery with their videos, in numpy.

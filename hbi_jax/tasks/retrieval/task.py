@@ -24,7 +24,7 @@ from hbi_jax.models.hbi import HBI
 from hbi_jax.models.methods import make_model
 from hbi_jax.report import report as reports
 from hbi_jax.tasks.config import Config
-from hbi_jax.tasks.gallery import Gallery
+from hbi_jax.tasks.gallery import Gallery, Program
 from hbi_jax.tasks.retrieval import pointing, truths
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.tasks.retrieval.games import HEADER, Estimate, Game, play
@@ -73,6 +73,10 @@ class RetrievalTask(Task):
         path = config.eval.word_times
         self._word_times = truths.read_word_times(pathlib.Path(path)) if path and not config.data.render else {}
 
+    @classmethod
+    def without_data(cls, config: Config, mesh: Mesh, workdir: epath.Path) -> tuple["RetrievalTask", list[str]]:  # noqa: D102
+        return cls(config.replace(eval__word_times=""), mesh, workdir), []
+
     def init_params(self) -> PyTree:  # noqa: D102
         return init_model(self.model, self.config)
 
@@ -93,6 +97,11 @@ class RetrievalTask(Task):
     def abstract_batch(self) -> Batch:  # noqa: D102
         batch = super().abstract_batch()
         return batch._replace(scene_index=batch.video_index) if self._knows_duplicates else batch
+
+    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:  # noqa: D102
+        params, rows = self.abstract_params(), self.abstract_rows(self.evaluator.encoder.batch_size)
+        scoring = self.evaluator.program(params, rows, num_videos)
+        return super().evaluation_programs(num_videos) | {"gallery_similarity": scoring}
 
     def completion(self, source: Source) -> Callable[[Batch, int], Batch]:  # noqa: D102
         if not self._knows_duplicates:
