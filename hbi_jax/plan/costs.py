@@ -15,10 +15,9 @@ from hbi_jax.plan.hlo import Array, Computation, Instruction, Program
 # Passes of the matrix unit, which multiplies bfloat16, for one product of float32.
 _PASSES = {"highest": 6, "high": 3}
 # What moves no bytes of its own: it names, groups or ends what others move.
-_FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast while conditional call after-all partition-id replica-id "
-    "opt-barrier add-dependency copy-done slice-done async-done async-update all-gather-done all-reduce-done "
-    "collective-permute-done domain send-done recv-done".split()
+_FREE = re.compile(
+    r"parameter|constant|tuple|get-tuple-element|bitcast|while|conditional|call|after-all|partition-id|replica-id"
+    r"|opt-barrier|add-dependency|domain|async-update|.*-done"
 )
 # Custom calls of the compiler that move nothing, and others that multiply nothing.
 _MARKS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Sharding")
@@ -85,7 +84,8 @@ def product_flops(instruction: Instruction, computation: Computation) -> int:
         contracted = [int(dim) for dim in found[1].split(",") if dim] if found else []
         return 2 * math.prod(result.dims) * math.prod(left[dim] for dim in contracted)
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-    places = [dict(zip(names, dims, strict=True)) for names, dims in zip(labels.groups(), (left, right, result.dims))]
+    sides = zip(labels.groups(), (left, right, result.dims), strict=True)
+    places = [dict(zip(names, dims, strict=True)) for names, dims in sides]
     groups = int(instruction.attribute("batch_group_count") or 1)
     terms = 1
     for label, window in zip(
@@ -152,7 +152,7 @@ class _Reader:
         """Returns the memory space and the bytes of everything that an instruction reads or writes."""
         opcode = instruction.opcode
         operands = [computation.instructions[name] for name in instruction.operands]
-        if opcode in _FREE or any(f'"{mark}"' in instruction.attributes for mark in _MARKS):
+        if _FREE.fullmatch(opcode) or any(f'"{mark}"' in instruction.attributes for mark in _MARKS):
             return []
         if opcode == "async-start":
             # The computation that it calls is read by itself.
@@ -219,9 +219,7 @@ class _Reader:
         return _direct(end, operands)[1]
 
 
-def _direct(
-    instruction: Instruction, operands: Sequence[Instruction]
-) -> tuple[list[float | None], list[float | None]]:
+def _direct(instruction: Instruction, operands: Sequence[Instruction]) -> tuple[list[float | None], list[float | None]]:
     """Returns the bytes that an instruction reads of each operand and writes to each result; None: all of them."""
     read: list[float | None] = [None] * len(operands)
     written: list[float | None] = [None] * len(instruction.arrays)
@@ -235,8 +233,6 @@ def _direct(
             read[0], written = 0.0, [padded[1]]
         case "scatter":
             read[0] = written[0] = min(padded[-1], padded[0])
-        case "broadcast" | "iota":
-            pass
     return read, written
 
 

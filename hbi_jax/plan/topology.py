@@ -1,5 +1,6 @@
 """The devices of a topology that a program is compiled for: a slice of TPUs that is not here, or simulated CPUs."""
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -57,7 +58,7 @@ def open_topology(name: str) -> Topology:
     count = math.prod(sizes)
     if kind not in (*CHIPS, "cpu") or not count or (kind == "cpu") != (len(sizes) == 1):
         raise ConfigError(
-            f"--topology={name}: wanted one of {', '.join(CHIPS)} with the chips along each axis of a slice, {_EXAMPLES}"
+            f"--topology={name}: wanted {', '.join(CHIPS)} with the chips along each axis of a slice, {_EXAMPLES}"
         )
     if kind == "cpu":
         return Topology(name, None, _simulated(name, count))
@@ -68,14 +69,12 @@ def open_topology(name: str) -> Topology:
 
 
 def _simulated(name: str, count: int) -> Sequence[jax.Device]:
-    try:
+    # Where JAX has started already, there are as many as there are.
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        # JAX has started already.
-        pass
     devices = jax.devices("cpu")
     if len(devices) < count:
-        raise ConfigError(f"--topology={name}: this process has {len(devices)} simulated devices; use them, or start anew")
+        raise ConfigError(f"--topology={name}: wanted at most the {len(devices)} simulated devices of this process")
     return devices[:count]
 
 
@@ -97,4 +96,6 @@ def _slice(name: str, kind: str, sizes: Sequence[int]) -> Sequence[jax.Device]:
         ).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"--topology={name}: libtpu knows no such slice ({reason}); wanted one {_EXAMPLES}") from error
+        raise ConfigError(
+            f"--topology={name}: libtpu knows no such slice ({reason}); wanted one {_EXAMPLES}"
+        ) from error

@@ -21,8 +21,8 @@ from hbi_jax.parallel.mesh import batch_sharding, put_batch
 from hbi_jax.report.report import Column, Table, TableRow
 from hbi_jax.tasks.answers.metrics import Accuracy, answer_accuracy
 from hbi_jax.tasks.answers.vocabulary import Vocabulary
-from hbi_jax.tasks.gallery import GalleryEncoder, to_host
-from hbi_jax.types import Encoded
+from hbi_jax.tasks.gallery import GalleryEncoder, Program, to_host, with_sharding
+from hbi_jax.types import Batch, Encoded
 
 # Number of answers kept per question.
 _TOP = 3
@@ -47,6 +47,9 @@ class AnswerEvaluator:
     """An evaluator that answers the questions of a split. Every video is encoded once for all of its questions.
 
     It is compiled once for all splits and parameters.
+
+    Attributes:
+      encoder: The encoder of the videos.
     """
 
     def __init__(self, model: AnswerHBI, mesh: Mesh, *, batch_size: int, level_rates: Mapping[str, float]):
@@ -58,7 +61,7 @@ class AnswerEvaluator:
           batch_size: Questions or videos per batch, rounded up to a multiple of the mesh's data axis.
           level_rates: The weight of each level's answers, by level name.
         """
-        self._encoder, self._num_answers = GalleryEncoder(model, mesh, batch_size), model.num_answers
+        self.encoder, self._num_answers = GalleryEncoder(model, mesh, batch_size), model.num_answers
 
         def answer(params: PyTree, token_ids: Array, mask: Array, video: Encoded, top: int) -> Sequence[Array]:
             text = model.apply(params, token_ids, mask, method="encode_text")
@@ -66,6 +69,19 @@ class AnswerEvaluator:
             return jax.lax.top_k(jax.nn.softmax(logits), top)
 
         self._answer = jax.jit(answer, out_shardings=batch_sharding(mesh), static_argnums=4)
+
+    def programs(self, params: PyTree, rows: Batch) -> dict[str, Program]:
+        """Returns the programs that encode videos and answer questions.
+
+        Args:
+          params: The shapes of the model's variables.
+          rows: The shapes of a batch of as many rows as the encoder takes.
+        """
+        encode = self.encoder.programs(params, rows)["encode_video"]
+        video = jax.eval_shape(encode.function, *encode.arguments)
+        inputs = with_sharding((rows.token_ids, rows.text_mask, video), batch_sharding(self.encoder.mesh))
+        top = min(_TOP, self._num_answers)
+        return {"encode_video": encode, "answer_questions": Program(self._answer, (params, *inputs, top))}
 
     def answer(self, params: PyTree, source: Source, num_threads: int = 1, top: int = _TOP) -> Answered:
         """Answers all questions of a split.
@@ -80,18 +96,18 @@ class AnswerEvaluator:
           DataError: If more videos are unreadable than the source allows.
         """
         split = source.split
-        video, place = self._encoder.encode_videos(params, source, num_threads)
+        video, place = self.encoder.encode_videos(params, source, num_threads)
         top = min(top, self._num_answers)
         if (place < 0).all():
             return Answered(np.zeros(0, np.int32), np.zeros((0, top), np.int32), np.zeros((0, top), np.float32))
         parts = []
         with Progress(len(split.records), f"answer questions, {split.name}") as progress:
-            for batch in text_batches(source, self._encoder.batch_size, self._encoder.local_rows):
+            for batch in text_batches(source, self.encoder.batch_size, self.encoder.local_rows):
                 rows = place[split.video_index[np.where(batch.example_mask, batch.record_index, 0)]]
                 frames = jax.tree.map(itemgetter(rows), video)
                 keep = batch.example_mask & (rows >= 0)
                 *inputs, index, real = put_batch(
-                    (batch.token_ids, batch.text_mask, frames, batch.record_index, keep), self._encoder.mesh
+                    (batch.token_ids, batch.text_mask, frames, batch.record_index, keep), self.encoder.mesh
                 )
                 parts.append(to_host((index, real, *self._answer(params, *inputs, top))))
                 progress.update(int(parts[-1][1].sum()))

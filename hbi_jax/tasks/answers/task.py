@@ -27,6 +27,7 @@ from hbi_jax.tasks.answers.objective import answer_loss
 from hbi_jax.tasks.answers.pictures import Example, plot_answers
 from hbi_jax.tasks.answers.vocabulary import Vocabulary
 from hbi_jax.tasks.config import Config, read_config
+from hbi_jax.tasks.gallery import Program
 from hbi_jax.tasks.several import abstract_several, several_texts
 from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import make_teacher
@@ -132,6 +133,10 @@ class AnswerTask(Task):
         if count == 1:
             return AnswerBatch(batch, batch.record_index)
         return AnswerBatch(batch, *abstract_several(count, batch.record_index, batch.token_ids, batch.text_mask))
+
+    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:  # noqa: D102
+        del num_videos
+        return self.evaluator.programs(self.abstract_params(), self.abstract_rows(self.evaluator.encoder.batch_size))
 
     def completion(self, source: Source) -> Callable[[Batch, int], AnswerBatch]:  # noqa: D102
         answers = np.array([self.vocabulary.index(record.answer) for record in source.split.records], np.int32)

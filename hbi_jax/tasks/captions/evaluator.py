@@ -19,8 +19,8 @@ from hbi_jax.models.decoding import Decoding, Generated, generate
 from hbi_jax.parallel.mesh import batch_sharding, put_everywhere
 from hbi_jax.report.report import Column, Table, TableRow
 from hbi_jax.tasks.captions.metrics import NAMES, CaptionScores, caption_scores
-from hbi_jax.tasks.gallery import GalleryEncoder, equal_blocks, to_host
-from hbi_jax.types import WeightedTokens, finest
+from hbi_jax.tasks.gallery import GalleryEncoder, Program, equal_blocks, to_host, with_sharding
+from hbi_jax.types import Batch, WeightedTokens, finest
 
 # The scores in the headline of a table, if they were computed.
 _HEADLINE = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4")
@@ -50,6 +50,9 @@ class CaptionEvaluator:
     """An evaluator that captions the videos of a split: it encodes each video once, then decodes in batches.
 
     It is compiled once per decoding configuration for all splits and parameters.
+
+    Attributes:
+      encoder: The encoder of the videos.
     """
 
     def __init__(self, model: CaptionHBI, mesh: Mesh, *, batch_size: int, tokenizer: Tokenizer):
@@ -61,12 +64,26 @@ class CaptionEvaluator:
           batch_size: Videos per batch, rounded up to a multiple of the mesh's data axis.
           tokenizer: Decodes token ids to text.
         """
-        self._encoder, self._tokenizer = GalleryEncoder(model, mesh, batch_size), tokenizer
+        self.encoder, self._tokenizer = GalleryEncoder(model, mesh, batch_size), tokenizer
 
         def caption(params: PyTree, video: WeightedTokens, decoding: Decoding, key: Array) -> Generated:
             return generate(model, params, video, decoding, key)
 
         self._caption = jax.jit(caption, out_shardings=batch_sharding(mesh), static_argnums=2)
+
+    def programs(self, params: PyTree, rows: Batch, decoding: Decoding) -> dict[str, Program]:
+        """Returns the programs that encode and caption videos.
+
+        Args:
+          params: The shapes of the model's variables.
+          rows: The shapes of a batch of as many rows as the encoder takes.
+          decoding: The decoding configuration.
+        """
+        encode = self.encoder.programs(params, rows)["encode_video"]
+        video = finest(jax.eval_shape(encode.function, *encode.arguments).levels)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        video = with_sharding(video, batch_sharding(self.encoder.mesh))
+        return {"encode_video": encode, "caption": Program(self._caption, (params, video, decoding, key))}
 
     def caption(
         self, params: PyTree, source: Source, decoding: Decoding, num_threads: int = 1, seed: int = 0
@@ -83,10 +100,10 @@ class CaptionEvaluator:
         Raises:
           DataError: If more videos are unreadable than the source allows.
         """
-        video, place = self._encoder.encode_videos(params, source, num_threads)
+        video, place = self.encoder.encode_videos(params, source, num_threads)
         video_index = np.flatnonzero(place >= 0).astype(np.int32)
-        tokens, size, count = finest(video.levels), self._encoder.batch_size, len(video_index)
-        rows, captions = batch_sharding(self._encoder.mesh), []
+        tokens, size, count = finest(video.levels), self.encoder.batch_size, len(video_index)
+        rows, captions = batch_sharding(self.encoder.mesh), []
         log_probability = np.zeros((0, decoding.num_captions), np.float32)
         with Progress(count, f"caption videos, {source.split.name}") as progress:
             for block in equal_blocks(count, size):

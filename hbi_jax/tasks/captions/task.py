@@ -36,6 +36,7 @@ from hbi_jax.tasks.captions.metrics import REMEDY, caption_scores, is_installed
 from hbi_jax.tasks.captions.objective import caption_loss
 from hbi_jax.tasks.captions.pictures import Example, plot_captions
 from hbi_jax.tasks.config import Config
+from hbi_jax.tasks.gallery import Program
 from hbi_jax.tasks.several import abstract_several, several_texts
 from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import make_teacher
@@ -106,6 +107,11 @@ class CaptionTask(Task):
     def abstract_batch(self) -> Batch | CaptionBatch:  # noqa: D102
         batch, count = super().abstract_batch(), self.config.captions.references_per_video
         return CaptionBatch(batch, *abstract_several(count, batch.token_ids, batch.text_mask)) if count > 1 else batch
+
+    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:  # noqa: D102
+        del num_videos
+        rows = self.abstract_rows(self.evaluator.encoder.batch_size)
+        return self.evaluator.programs(self.abstract_params(), rows, self.decoding)
 
     def completion(self, source: Source) -> Callable[[Batch, int], Batch | CaptionBatch]:  # noqa: D102
         count, seed = self.config.captions.references_per_video, self.config.seed
