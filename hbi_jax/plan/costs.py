@@ -21,7 +21,8 @@ _FREE = re.compile(
 )
 # Custom calls of the compiler that move nothing, and others that multiply nothing.
 _MARKS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Sharding")
-_NO_PRODUCTS = frozenset({*_MARKS, "GatherScatterIndicesBitpacked", "TopK"})
+_START, _DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"
+_NO_PRODUCTS = frozenset({*_MARKS, _START, _DONE, "GatherScatterIndicesBitpacked", "TopK"})
 
 
 class Traffic(NamedTuple):
@@ -225,6 +226,11 @@ def _direct(instruction: Instruction, operands: Sequence[Instruction]) -> tuple[
     written: list[float | None] = [None] * len(instruction.arrays)
     padded = [sum(array.padded for array in operand.arrays) for operand in operands]
     result = sum(array.padded for array in instruction.arrays)
+    if instruction.chain is not None or f'"{_DONE}"' in instruction.attributes:
+        # Counted where it starts.
+        return [0.0] * len(operands), [0.0] * len(instruction.arrays)
+    if f'"{_START}"' in instruction.attributes:
+        return [0.0] * len(operands), written
     match instruction.opcode:
         case "dynamic-slice" | "slice" | "gather":
             read[0] = min(result, padded[0])

@@ -61,6 +61,12 @@ class Instruction(NamedTuple):
         return found and found[1]
 
     @property
+    def chain(self) -> str | None:
+        """The number of the asynchronous collective that it is a part of, or None."""
+        found = re.search(r'chain_id="(\w+)"', self.attributes)
+        return found and found[1]
+
+    @property
     def size(self) -> int:
         """Bytes of the elements of its result."""
         return sum(array.size for array in self.arrays)
@@ -202,11 +208,16 @@ class Program:
 
     def collectives(self) -> list[Collective]:
         """Returns all collectives."""
-        found = []
+        found, chains = [], set()
         for run in self.walk():
             kind = _COLLECTIVES.get(run.instruction.opcode)
             if kind is None:
                 continue
+            # One that runs beside others is repeated in every fusion that it runs beside.
+            chain = run.instruction.chain
+            if chain is not None and chain in chains:
+                continue
+            chains.add(chain)
             operands = [run.computation.instructions[name] for name in run.instruction.operands]
             size, group = sum(operand.size for operand in operands), self._group(run.instruction)
             found.append(
