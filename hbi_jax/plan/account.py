@@ -125,10 +125,10 @@ class Account:
     compile_seconds: float
     instructions: int = 0
     memory: Memory | None = None
-    flops: float = 0.0
+    flops: int = 0
     flops_counted: float = 0.0
-    hbm_bytes: float = 0.0
-    on_chip_bytes: float = 0.0
+    hbm_bytes: int = 0
+    on_chip_bytes: int = 0
     bytes_counted: float = 0.0
     loops: int = 0
     iterations: int = 0

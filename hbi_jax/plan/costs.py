@@ -33,8 +33,8 @@ class Traffic(NamedTuple):
       on_chip: In the memory of the chip itself.
     """
 
-    memory: float
-    on_chip: float
+    memory: int
+    on_chip: int
 
 
 class Costs(NamedTuple):
@@ -47,8 +47,8 @@ class Costs(NamedTuple):
       opaque: Names of the custom calls whose operations are not in the text, such as kernels.
     """
 
-    flops: float
-    passes: float
+    flops: int
+    passes: int
     traffic: Traffic
     opaque: tuple[str, ...]
 
@@ -56,7 +56,7 @@ class Costs(NamedTuple):
 def costs(program: Program) -> Costs:
     """Returns the costs of a program. Loops of unknown length count once, and so does each branch of a condition."""
     reader = _Reader(program)
-    flops = passes = memory = on_chip = 0.0
+    flops = passes = memory = on_chip = 0
     opaque = set()
     for run in program.walk():
         instruction, times = run.instruction, run.times
@@ -147,9 +147,9 @@ class _Reader:
 
     def __init__(self, program: Program):
         self._computations = program.computations
-        self._cache: dict[str, tuple[list[float | None], list[float | None]]] = {}
+        self._cache: dict[str, tuple[list[int | None], list[int | None]]] = {}
 
-    def moved(self, instruction: Instruction, computation: Computation) -> list[tuple[int, float]]:
+    def moved(self, instruction: Instruction, computation: Computation) -> list[tuple[int, int]]:
         """Returns the memory space and the bytes of everything that an instruction reads or writes."""
         opcode = instruction.opcode
         operands = [computation.instructions[name] for name in instruction.operands]
@@ -172,7 +172,7 @@ class _Reader:
         found = _sized([operand.arrays[0] for operand in operands if operand.arrays], read)
         return found + _sized(results, written)
 
-    def _fused(self, name: str) -> tuple[list[float | None], list[float | None]]:
+    def _fused(self, name: str) -> tuple[list[int | None], list[int | None]]:
         """Returns the bytes that a fusion reads of each operand and writes to each result; None: all of them."""
         if name not in self._cache:
             computation = self._computations[name]
@@ -186,18 +186,23 @@ class _Reader:
             self._cache[name] = read, [written for end in ends for written in self._written(computation, end)]
         return self._cache[name]
 
-    def _read(self, computation: Computation, users: dict[str, list[Instruction]], name: str) -> float | None:
+    def _read(self, computation: Computation, users: dict[str, list[Instruction]], name: str) -> int | None:
         """Returns the bytes of an array that a fusion reads, or None for all of them."""
-        total = 0.0
+        total = 0
         for user in users.get(name, []):
             if user.opcode in ("bitcast", "reshape"):
                 part = self._read(computation, users, user.name)
             elif user.opcode == "fusion":
-                inner, _ = self._fused(user.attribute("calls"))
-                parts = [inner[place] for place, operand in enumerate(user.operands) if operand == name]
-                part = None if None in parts else sum(parts)
+                places = [place for place, operand in enumerate(user.operands) if operand == name]
+                inner = self._computations[user.attribute("calls")]
+                if self._source(inner) in places:
+                    # It only gives the array another shape.
+                    part = self._read(computation, users, user.name)
+                else:
+                    parts = [self._fused(user.attribute("calls"))[0][place] for place in places]
+                    part = None if None in parts else sum(parts)
             elif user.opcode == "tuple":
-                part = 0.0
+                part = 0
             else:
                 operands = [computation.instructions[operand] for operand in user.operands]
                 parts, _ = _direct(user, operands)
@@ -208,41 +213,48 @@ class _Reader:
             total += part
         return total
 
-    def _written(self, computation: Computation, end: Instruction) -> list[float | None]:
+    def _source(self, computation: Computation) -> int | None:
+        """Returns the number of the parameter that a fusion returns as it is, if it does so."""
+        end = computation.instructions[computation.root]
+        while end.opcode in ("bitcast", "reshape"):
+            end = computation.instructions[end.operands[0]]
+        return int(end.literal) if end.opcode == "parameter" else None
+
+    def _written(self, computation: Computation, end: Instruction) -> list[int | None]:
         """Returns the bytes of each array that an instruction at the end of a fusion writes; None: all of them."""
         while end.opcode in ("bitcast", "reshape"):
             end = computation.instructions[end.operands[0]]
         if end.opcode == "parameter":
-            return [0.0]
+            return [0]
         if end.opcode == "fusion":
             return self._fused(end.attribute("calls"))[1]
         operands = [computation.instructions[operand] for operand in end.operands]
         return _direct(end, operands)[1]
 
 
-def _direct(instruction: Instruction, operands: Sequence[Instruction]) -> tuple[list[float | None], list[float | None]]:
+def _direct(instruction: Instruction, operands: Sequence[Instruction]) -> tuple[list[int | None], list[int | None]]:
     """Returns the bytes that an instruction reads of each operand and writes to each result; None: all of them."""
-    read: list[float | None] = [None] * len(operands)
-    written: list[float | None] = [None] * len(instruction.arrays)
+    read: list[int | None] = [None] * len(operands)
+    written: list[int | None] = [None] * len(instruction.arrays)
     padded = [sum(array.padded for array in operand.arrays) for operand in operands]
     result = sum(array.padded for array in instruction.arrays)
     if instruction.chain is not None or f'"{_DONE}"' in instruction.attributes:
         # Counted where it starts.
-        return [0.0] * len(operands), [0.0] * len(instruction.arrays)
+        return [0] * len(operands), [0] * len(instruction.arrays)
     if f'"{_START}"' in instruction.attributes:
-        return [0.0] * len(operands), written
+        return [0] * len(operands), written
     match instruction.opcode:
         case "dynamic-slice" | "slice" | "gather":
             read[0] = min(result, padded[0])
         case "dynamic-update-slice":
             # In place.
-            read[0], written = 0.0, [padded[1]]
+            read[0], written = 0, [padded[1]]
         case "scatter":
             read[0] = written[0] = min(padded[-1], padded[0])
     return read, written
 
 
-def _sized(arrays: Sequence[Array], sizes: Sequence[float | None]) -> list[tuple[int, float]]:
+def _sized(arrays: Sequence[Array], sizes: Sequence[int | None]) -> list[tuple[int, int]]:
     """Returns the space and the bytes of each array; where the size is None, all of it."""
     return [
         (array.space, array.padded if size is None else min(size, array.padded))

@@ -140,7 +140,7 @@ class Collective(NamedTuple):
     def sent(self) -> float:
         """Bytes that each device sends in one run, if every byte takes the shortest way round a ring."""
         if self.kind in ("collective-permute", "collective-broadcast"):
-            return self.size
+            return float(self.size)
         return self.size * (self.group - 1) / self.group * (2 if self.kind == "all-reduce" else 1)
 
 
