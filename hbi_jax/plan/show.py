@@ -120,14 +120,14 @@ def _verdict(account: Account, plan: Plan) -> str:
     return f"DOES NOT FIT{'' if needed is None else f': it needs at least {_bytes(needed)}{usable} a chip'}"
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: float | int) -> str:
     for unit, name in ((_GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= unit:
             return f"{size / unit:.2f} {name}"
     return f"{size:.0f} B"
 
 
-def _number(count: float) -> str:
+def _number(count: float | int) -> str:
     for unit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if count >= unit:
             return f"{count / unit:.3g} {prefix}"

@@ -16,7 +16,7 @@ WIDTH = 64
 CHIP = Chip(
     name="round",
     memory=10**6,
-    usable=10**6,
+    usable=1e6,
     flops=1e9,
     bandwidth=1e8,
     interconnect=1e6,
@@ -70,7 +70,7 @@ def test_the_account_of_a_product(product):
 
 
 def test_more_than_a_chip_has_does_not_fit(product):
-    found = account("product", product, CHIP._replace(usable=10**4))
+    found = account("product", product, CHIP._replace(usable=1e4))
     assert found.fits is False
     assert found.memory.peak > 10**4
 
