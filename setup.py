@@ -1,4 +1,4 @@
-"""Packaging of hbi_jax: `pip install .`; extras: `cuda12`, `cuda13`, `tpu`, `caption`, `search`, `demo`, `dev`."""
+"""Packaging of hbi_jax: `pip install .`; extras: cuda12, cuda13, tpu, plan, caption, search, demo, dev."""
 
 import pathlib
 import re
@@ -48,6 +48,8 @@ setup(
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        # The compiler of TPUs, for `python -m hbi_jax.plan` on a machine without one.
+        "plan": ["jax[tpu]"],
         # Scores of captions; METEOR among them needs Java as well.
         "caption": ["pycocoevalcap==1.2"],
         # Indexes of 100,000 clips and more; LanceDB changes its files between versions.

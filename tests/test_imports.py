@@ -126,6 +126,16 @@ ROOMS["experiment"] = _room(
     *(name for name in ROOMS if name not in PROGRAMS | {"config", "commands"} and not name.startswith("search")),
     packages=ARRAYS | {"clu", "etils"},
 )
+ROOMS["plan"] = _room(
+    "fields",
+    "parallel",
+    "commands.progress",
+    "data.config",
+    "tasks",
+    "tasks.config",
+    packages=ARRAYS | {"etils"},
+)
+ROOMS["plan.__main__"] = _room("commands", "config", "plan", packages=frozenset({"absl"}))
 ROOMS[""] = _room("version", "pretrained", "tasks", "search")  # its functions import when they are called
 ROOMS["ask"] = ROOMS["caption"] = _room("choices", "commands", "tasks")
 ROOMS["ablations"] = _room(
@@ -215,7 +225,15 @@ def test_the_order_has_no_circle():
 
 
 @pytest.mark.parametrize(
-    "module", ["hbi_jax.config", "hbi_jax.commands.cli", "hbi_jax.ablate", "hbi_jax.main", "hbi_jax.search.__main__"]
+    "module",
+    [
+        "hbi_jax.config",
+        "hbi_jax.commands.cli",
+        "hbi_jax.ablate",
+        "hbi_jax.main",
+        "hbi_jax.plan.__main__",
+        "hbi_jax.search.__main__",
+    ],
 )
 def test_commands_explain_and_refuse_fields_without_loading_jax(module):
     code = f"import sys, {module}; print('jax' in sys.modules, 'numpy' in sys.modules)"

@@ -59,7 +59,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert any(line.startswith("optax>=") for line in needed)
     assert len(needed) > 20
     assert not [line for line in needed if "==" in line or "<" in line]
-    assert {"cuda", "cuda12", "cuda13", "tpu", "caption", "search", "demo", "dev"} == set(
+    assert {"cuda", "cuda12", "cuda13", "tpu", "caption", "search", "demo", "plan", "dev"} == set(
         metadata.get_all("Provides-Extra")
     )
     assert "hbi-jax = hbi_jax.main:run" in archive.read(f"{about}/entry_points.txt").decode()

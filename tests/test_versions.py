@@ -95,6 +95,7 @@ def test_accelerators_get_the_plugin_of_the_installed_jax():
     extras = _setup()["extras_require"]
     assert (extras["cuda12"], extras["cuda13"], extras["tpu"]) == (["jax[cuda12]"], ["jax[cuda13]"], ["jax[tpu]"])
     assert extras["cuda"] in (extras["cuda12"], extras["cuda13"])
+    assert extras["plan"] == extras["tpu"]
     version = importlib.metadata.version("jax")
     for extra, plugin in (("cuda12", "jax-cuda12-plugin"), ("cuda13", "jax-cuda13-plugin"), ("tpu", "jaxlib")):
         lines = [Requirement(line) for line in importlib.metadata.requires("jax") if "extra ==" in line]
