@@ -56,9 +56,9 @@ SMALLEST = TINY | {
 }
 
 
-def tiny_mesh(data: int = -1, model: int = 1) -> Mesh:
+def tiny_mesh(data: int = -1, model: int = 1, slices: int = 1) -> Mesh:
     """Two of the eight devices, for whole runs: they shard what eight do, in programs that compile sooner."""
-    return make_mesh(data, model, jax.devices()[:2])
+    return make_mesh(data, model, jax.devices()[:2], slices)
 
 
 def tiny_config(world: pathlib.Path, **changes: object) -> Config:

@@ -16,7 +16,11 @@ from absl import flags
 
 from hbi_jax.commands import cli
 
-_TOPOLOGY = flags.DEFINE_string("topology", None, "The chips, such as v5e:4x4 or v5p:2x2x2; or cpu:8.")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "The chips, such as v5e:4x4 or v5p:2x2x2; or cpu:8. With config.mesh.slices, the chips of a slice.",
+)
 _MODE = flags.DEFINE_enum("mode", "both", ["train", "evaluate", "both"], "What to plan.")
 _JSON = flags.DEFINE_string("json", None, "A file to write the plan to as JSON.")
 _SUGGEST = flags.DEFINE_bool(
@@ -35,6 +39,8 @@ def _main() -> None:
         cli.fail(f"--json={_JSON.value}: wanted a file in a folder that exists; create the folder, or correct it")
     # The programs are compiled, but run nowhere: an accelerator of this machine stays free.
     os.environ["JAX_PLATFORMS"] = "cpu"
+    # Programs for chips that are not here cannot be kept.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     from hbi_jax.config import parse
     from hbi_jax.plan.plan import make_plan
     from hbi_jax.plan.show import to_json, to_text
@@ -42,7 +48,7 @@ def _main() -> None:
     from hbi_jax.plan.topology import open_topology
 
     config = parse(cli.CONFIG.value)
-    topology = open_topology(_TOPOLOGY.value)
+    topology = open_topology(_TOPOLOGY.value, config.mesh.slices)
     plan = make_plan(config, topology, _MODE.value, _NUM_EXAMPLES.value, _NUM_VIDEOS.value)
     changes = suggest(config, topology, plan, _NUM_VIDEOS.value) if _SUGGEST.value else []
     print(to_text(plan, changes), end="")

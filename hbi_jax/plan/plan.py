@@ -131,20 +131,22 @@ def programs(
       ConfigError: If the configuration does not suit the topology.
     """
     try:
-        mesh = make_mesh(config.mesh.data, config.mesh.model, topology.devices)
+        mesh = make_mesh(config.mesh.data, config.mesh.model, topology.devices, config.mesh.slices)
         if mode != "evaluate":
             check_batch_size(config, mesh)
         task, assumptions = TASKS[config.task].without_data(config, mesh, epath.Path("planned"))
     except ValueError as error:
         raise ConfigError(f"--topology={topology.name}: {error}") from error
-    found = {}
+    found, assumptions = {}, list(assumptions)
+    if config.mesh.slices > 1:
+        assumptions.append("the network between slices is as fast as the links within them, which it is not")
     if mode != "evaluate":
         tx, abstract = make_state(task, num_steps)
         found[TRAIN_STEP] = Program(make_step(task, tx, abstract), (abstract, task.abstract_batch()))
     if mode != "train":
         found |= task.evaluation_programs(num_videos)
-        assumptions = [*assumptions, f"the gallery has {num_videos:,} videos"]
-    return found, list(assumptions), dict(mesh.shape)
+        assumptions.append(f"the gallery has {num_videos:,} videos")
+    return found, assumptions, dict(mesh.shape)
 
 
 def _estimate(config: Config, topology: Topology, accounts: list[Account], steps: int | None) -> Estimate | None:

@@ -74,7 +74,7 @@ def _fields(config: Config, program: str, rows: int) -> Iterator[tuple[str, list
         [count for count in range(portions + 1, frames + 1) if frames % count == 0 and count % portions == 0],
     )
     yield "train__batch_size", _halves(config.train.batch_size, rows)
-    if getattr(config.mesh, "fsdp", None) is False:
+    if not config.mesh.fsdp:
         yield "mesh__fsdp", [True]
 
 

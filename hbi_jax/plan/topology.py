@@ -44,11 +44,12 @@ class Topology(NamedTuple):
         return 1 if self.chip is None else -(-len(self.devices) // self.chip.per_host)
 
 
-def open_topology(name: str) -> Topology:
+def open_topology(name: str, slices: int = 1) -> Topology:
     """Returns the devices of a topology.
 
     Args:
       name: A kind of chip and the chips along each axis of a slice, such as `v5e:4x4`; or `cpu:8`.
+      slices: Number of slices of TPUs; of simulated devices there are as many as `name` says.
 
     Raises:
       ConfigError: If the topology is unknown, or what it needs is not installed.
@@ -65,7 +66,7 @@ def open_topology(name: str) -> Topology:
     chip = CHIPS[kind]
     if count > chip.most:
         raise ConfigError(f"--topology={name} has {count:,} chips: wanted at most the {chip.most:,} of a pod; lower it")
-    return Topology(name, chip, _slice(name, kind, sizes))
+    return Topology(name, chip, _slices(name, kind, sizes, slices))
 
 
 def _simulated(name: str, count: int) -> Sequence[jax.Device]:
@@ -78,7 +79,7 @@ def _simulated(name: str, count: int) -> Sequence[jax.Device]:
     return devices[:count]
 
 
-def _slice(name: str, kind: str, sizes: Sequence[int]) -> Sequence[jax.Device]:
+def _slices(name: str, kind: str, sizes: Sequence[int], count: int) -> Sequence[jax.Device]:
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
             f"--topology={name} needs the compiler of TPUs, libtpu, which is not installed: pip install "
@@ -92,7 +93,7 @@ def _slice(name: str, kind: str, sizes: Sequence[int]) -> Sequence[jax.Device]:
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}
     try:
         return topologies.get_topology_desc(
-            platform="tpu", topology_name=name, chips_per_host_bounds=bounds, **options
+            platform="tpu", topology_name=name, chips_per_host_bounds=bounds, num_slices=count, **options
         ).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]

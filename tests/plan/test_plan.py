@@ -147,6 +147,13 @@ def test_what_does_not_divide_is_told(changes, message):
         programs(smallest(**changes), open_topology("cpu:4"))
 
 
+def test_slices_are_groups_of_the_devices():
+    found, sentences, mesh = programs(smallest(mesh__slices=2), open_topology("cpu:4"), "train")
+    assert mesh == {"data": 4, "model": 1}
+    assert list(found) == [TRAIN_STEP]
+    assert "the network between slices" in sentences[0]
+
+
 def test_an_evaluation_needs_no_batch_that_divides():
     found, _, _ = programs(smallest(train__batch_size=6), open_topology("cpu:4"), "evaluate")
     assert TRAIN_STEP not in found
@@ -197,7 +204,8 @@ def test_changes_are_tried_until_one_of_each_field_fits(plan, topology, monkeypa
     def needed(config):
         model = config.model
         remat = {"none": 4, "elementwise": 2, "blocks": 1}[model.remat]
-        return 10**9 * remat * config.train.batch_size // (32 * model.frame_portions)
+        spread = 4 if config.mesh.fsdp else 1
+        return 10**9 * remat * config.train.batch_size // (32 * model.frame_portions * spread)
 
     sizes, config = Sizes(needed, monkeypatch), smallest(train__batch_size=32, data__num_frames=8)
     changes = suggestions.suggest(config, topology, refused(plan, TRAIN_STEP))
@@ -208,6 +216,7 @@ def test_changes_are_tried_until_one_of_each_field_fits(plan, topology, monkeypa
         ("--config.model.frame_portions=4", True),
         ("--config.train.batch_size=16", False),
         ("--config.train.batch_size=8", True),
+        ("--config.mesh.fsdp=True", True),
     ]
     assert len(sizes.tried) == len(changes)
     text = to_text(refused(plan, TRAIN_STEP), changes)

@@ -8,11 +8,16 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hbi_jax.fields import ConfigError
+from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.plan.account import account
 from hbi_jax.plan.topology import open_topology
 from hbi_jax.tasks.gallery import Program
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"),
+    # The suite keeps its programs, but cannot keep these.
+    pytest.mark.filterwarnings("ignore:Error writing persistent compilation cache"),
+]
 
 ROWS, WIDTH, TRIPS = 1024, 512, 5
 
@@ -78,6 +83,12 @@ def test_what_is_too_large_does_not_fit(topology):
 def test_v4_has_one_device_for_each_chip():
     assert len(open_topology("v4:2x2x1").devices) == 4
     assert len(open_topology("v5e:1x1").devices) == 1
+
+
+def test_slices_are_several_of_the_same():
+    devices = open_topology("v5e:2x2", slices=2).devices
+    assert [device.slice_index for device in devices] == [0] * 4 + [1] * 4
+    assert make_mesh(devices=devices, slices=2).shape == {"data": 8, "model": 1}
 
 
 def test_a_slice_that_does_not_exist_is_told():
