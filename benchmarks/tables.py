@@ -13,6 +13,7 @@ import pathlib
 import re
 from collections.abc import Callable
 
+from benchmarks.plot_plan import plot_plan
 from hbi_jax.ablations.pictures import plot_ablation
 from hbi_jax.ablations.results import Ablation, spread
 from hbi_jax.ablations.tables import TABLES
@@ -28,7 +29,9 @@ DOCUMENTS = (
     "docs/reliability.md",
     "docs/hcmi.md",
     "docs/search.md",
+    "docs/scaling.md",
 )
+SCALING = ROOT / "docs" / "images" / "scaling.png"
 _MARKED = re.compile(r"(<!-- figures:(\w+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
 
 
@@ -368,6 +371,64 @@ def draw_ablations() -> None:
         plot_ablation(table.title, models, table.chance, ROOT / "docs" / "images" / f"ablation_{name}.png")
 
 
+def plan() -> str:
+    """Returns the steps that were compiled for TPUs that are not here, and a picture if there are several sizes."""
+    if not (RESULTS / "bench_plan.json").exists():
+        return "Not measured yet."
+    result = _load("bench_plan")
+    rows = []
+    for row in result["rows"]:
+        name = [f"{row['version']}, {row['topology']}", f"{row['rows_a_chip']:g}", f"{row['compile_s']:.0f}"]
+        if "peak_bytes" not in row:
+            needed = f"{row['needed_bytes'] / 2**30:.1f}, does not fit" if row["needed_bytes"] else "does not fit"
+            rows.append([*name, needed, *[""] * 8])
+            continue
+        rows.append(
+            [
+                *name,
+                f"{row['peak_bytes'] / 2**30:.1f} of {row['usable_bytes'] / 2**30:.1f}",
+                f"{row['flops'] / 1e12:.2f}",
+                f"{row['hbm_bytes'] / 1e9:.1f}",
+                f"{row['sent_bytes'] / 1e6:.0f}",
+                f"{row['in_loop_runs']:,}",
+                f"{row['compute_ms']:.1f}",
+                f"{row['hbm_ms']:.1f}",
+                f"{row['ici_ms']:.1f}",
+                f"{100 * row['mfu_bound']:.0f}",
+            ]
+        )
+    header = [
+        "model, slice",
+        "rows a chip",
+        "compile, s",
+        "memory, GiB",
+        "TFLOP",
+        "HBM, GB",
+        "sent, MB",
+        "collectives run in loops",
+        "compute, ms",
+        "HBM, ms",
+        "links, ms",
+        "MFU at most, %",
+    ]
+    commits = sorted({row["commit"] for row in result["rows"]})
+    busy = max(row["load_average"][0] for row in result["rows"])
+    cores = result["device"]["cpu_cores"]
+    note = f"; the machine was busy (load average up to {busy:.0f})" if busy > 2 * cores else ""
+    about = (
+        f"One chip, one training step, ViT-B/32 in bfloat16, by the compiler of TPUs on {_where(result)}{note}. Commit "
+        f"{', '.join(commit[:8] + commit[40:] for commit in commits)}."
+    )
+    picture = "![Bounds of a step by the number of chips](images/scaling.png)\n\n" if SCALING.exists() else ""
+    return f"{picture}{_table(header, rows)}\n\n{about}"
+
+
+def draw_plan() -> None:
+    """Draws the picture of `plan`, if there are several sizes."""
+    if (RESULTS / "bench_plan.json").exists():
+        plot_plan(_load("bench_plan")["rows"], SCALING)
+
+
 def data() -> str:
     """Returns the throughput of reading video files and prepared videos."""
     result = _load("bench_data")
@@ -586,6 +647,7 @@ FIGURES = {
     "questions": questions,
     "captions": captions,
     "faults": faults,
+    "plan": plan,
 }
 
 
@@ -600,6 +662,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the results into the documents")
     if parser.parse_args().write:
         draw_ablations()
+        draw_plan()
         for name in DOCUMENTS:
             path = ROOT / name
             path.write_text(updated(path.read_text()))

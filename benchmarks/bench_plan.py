@@ -1,0 +1,129 @@
+"""Steps compiled for TPUs that are not here: V1 and V2 of configs/msrvtt.py in bfloat16, on slices of several sizes.
+
+    python -m benchmarks.bench_plan                                     # everything: hours on two cores
+    python -m benchmarks.bench_plan --topologies v5e:2x4 --versions V1  # a part
+
+Weak scaling (8 and 16 rows a chip), and the paper's batch of 128. Results are added to those in bench_plan.json, and
+written after every compilation, so the benchmark can be interrupted. It needs libtpu (`pip install '.[plan]'`).
+Claims: no collective stands in a loop over pairs, and the bytes that a chip sends grow at most linearly with the batch.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+import jax
+
+from benchmarks.harness import environment, write
+from configs.msrvtt import get_config
+from hbi_jax.config import Config, parse
+from hbi_jax.plan.account import Account
+from hbi_jax.plan.plan import TRAIN_STEP, make_plan
+from hbi_jax.plan.topology import Topology, open_topology
+
+NAME = "bench_plan"
+VERSIONS = {"V1": False, "V2": True}
+TOPOLOGIES = ("v5e:2x4", "v5p:2x2x2", "v5e:8x8", "v5e:16x16")
+ROWS_A_CHIP, PAPER_BATCH = (8, 16), 128
+
+
+class Case(NamedTuple):
+    """One step to compile."""
+
+    version: str
+    topology: str
+    batch: int
+
+
+def cases(versions: list[str], topologies: list[str]) -> Iterator[Case]:
+    """Yields the steps to compile, quick ones first."""
+    for topology in topologies:
+        chips = len(open_topology(topology).devices)
+        batches = {rows * chips for rows in ROWS_A_CHIP} | ({PAPER_BATCH} if PAPER_BATCH % chips == 0 else set())
+        for batch in sorted(batches):
+            yield from (Case(version, topology, batch) for version in versions)
+
+
+def configuration(case: Case) -> Config:
+    """Returns the configuration of a case."""
+    config = get_config()
+    config.model.dtype = "bfloat16"
+    config.model.reconstruction = VERSIONS[case.version]
+    config.train.batch_size = case.batch
+    return parse(config)
+
+
+def measure(case: Case, topology: Topology) -> dict:
+    """Compiles a step; returns a row of the results."""
+    (step,) = make_plan(configuration(case), topology, "train").accounts
+    assert step.name == TRAIN_STEP
+    # Compiled programs of this size fill the memory.
+    jax.clear_caches()
+    measured = environment()
+    return {
+        **case._asdict(),
+        "chips": len(topology.devices),
+        "rows_a_chip": case.batch / len(topology.devices),
+        "usable_bytes": topology.chip.usable,
+        "load_average": measured["device"]["load_average"],
+        "commit": measured["commit"],
+        "date": measured["date"],
+        **told(step),
+    }
+
+
+def told(step: Account) -> dict:
+    """Returns the figures of a step; those of one that does not fit are its compile time and its need of memory."""
+    row = {"fits": step.fits, "needed_bytes": step.needed, "compile_s": round(step.compile_seconds, 1)}
+    if step.memory is None:
+        return row
+    return row | {
+        "instructions": step.instructions,
+        "argument_bytes": step.memory.arguments,
+        "temporary_bytes": step.memory.temporaries,
+        "peak_bytes": step.memory.peak,
+        "flops": step.flops,
+        "flops_counted": step.flops_counted,
+        "hbm_bytes": step.hbm_bytes,
+        "on_chip_bytes": step.on_chip_bytes,
+        "bytes_counted": step.bytes_counted,
+        "loops": step.loops,
+        "iterations": step.iterations,
+        "collectives": [found.__dict__ for found in step.communication],
+        "in_loop_runs": sum(found.runs for found in step.communication if found.in_loop),
+        "sent_bytes": sum(found.sent for found in step.communication),
+        "compute_ms": step.bounds.compute,
+        "hbm_ms": step.bounds.memory,
+        "ici_ms": step.bounds.interconnect,
+        "binds": step.bounds.binds,
+        "mfu_bound": step.utilisation,
+    }
+
+
+def main() -> None:
+    """Compiles the cases that the flags name, and adds them to bench_plan.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
+    parser.add_argument("--topologies", nargs="+", default=list(TOPOLOGIES), help=f"default: {' '.join(TOPOLOGIES)}")
+    flags = parser.parse_args()
+    flags.out.mkdir(parents=True, exist_ok=True)
+    path = flags.out / f"{NAME}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    for case in cases(flags.versions, flags.topologies):
+        print(f"compiling {case.version} for {case.topology}, batch {case.batch}", flush=True)
+        row = measure(case, open_topology(case.topology))
+        print(json.dumps(row), flush=True)
+        rows = [other for other in rows if Case(*(other[name] for name in Case._fields)) != case] + [row]
+        rows.sort(key=lambda row: (row["version"], row["topology"][:3], row["chips"], row["batch"]))
+        write(flags.out, NAME, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
