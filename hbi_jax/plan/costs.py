@@ -158,7 +158,7 @@ class _Reader:
         if opcode == "async-start":
             # The computation that it calls is read by itself.
             return []
-        if opcode in ("copy-start", "slice-start"):
+        if opcode == "copy-start" or opcode.endswith("slice-start"):
             # The result names the source as well; a copy has its destination first.
             target = instruction.arrays[0 if opcode == "copy-start" else len(operands)]
             return [(operands[0].arrays[0].space, target.padded), (target.space, target.padded)]
