@@ -1,17 +1,24 @@
 """The account of one program: what it takes of a chip's memory, time and links, as its compiler says."""
 
+import contextlib
 import dataclasses
+import logging
 import re
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 
+from hbi_jax.commands.progress import format_duration
 from hbi_jax.plan import hlo
 from hbi_jax.plan.chips import Chip
 from hbi_jax.plan.costs import costs
 from hbi_jax.tasks import gallery
+
+_log = logging.getLogger(__name__)
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # What libtpu says where the buffers of a program exceed the HBM of a chip.
@@ -209,7 +216,8 @@ def account(name: str, program: gallery.Program, chip: Chip | None) -> Account:
 def _compile(name: str, program: gallery.Program) -> _Compiled:
     begun = time.perf_counter()
     try:
-        compiled, needed = program.function.lower(*program.arguments).compile(), None
+        with _told(name):
+            compiled, needed = program.function.lower(*program.arguments).compile(), None
     except jax.errors.JaxRuntimeError as error:
         message = str(error)
         if not _TOO_LARGE.search(message):
@@ -218,6 +226,29 @@ def _compile(name: str, program: gallery.Program) -> _Compiled:
             ) from error
         compiled, needed = None, needed_bytes(message)
     return _Compiled(compiled, needed, time.perf_counter() - begun)
+
+
+@contextlib.contextmanager
+def _told(name: str, interval: float = 60.0) -> Iterator[None]:
+    """Logs that a program is being compiled: at the beginning, after every `interval` seconds, and at the end."""
+    begun, ended = time.perf_counter(), threading.Event()
+
+    def passed() -> str:
+        return format_duration(time.perf_counter() - begun)
+
+    def wait() -> None:
+        while not ended.wait(interval):
+            _log.info("still compiling %s, for %s", name, passed())
+
+    _log.info("compiling %s", name)
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        _log.info("compiled %s in %s", name, passed())
 
 
 def needed_bytes(message: str) -> float | None:

@@ -1,7 +1,6 @@
 """A plan: the accounts of a run's programs on a topology, and what they mean for the run."""
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from typing import Literal
 
@@ -16,8 +15,6 @@ from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.gallery import Program
 from hbi_jax.tasks.registry import TASKS
 from hbi_jax.tasks.training import check_batch_size, make_state, make_step
-
-_log = logging.getLogger(__name__)
 
 Mode = Literal["train", "evaluate", "both"]
 TRAIN_STEP = "train_step"
@@ -95,17 +92,9 @@ def make_plan(
     rows = num_examples or training_rows(config.data)
     steps = config.train.num_steps or (config.train.length(rows) if rows else None)
     planned, assumptions, mesh = programs(config, topology, mode, steps or 1, num_videos)
-    accounts = []
-    for name, program in planned.items():
-        _log.info("compiling %s for %s", name, topology.name)
-        accounts.append(account(name, program, topology.chip))
-        _log.info("compiled %s in %.0f s", name, accounts[-1].compile_seconds)
-    if mode != "evaluate" and not config.train.num_steps:
-        assumptions.append(
-            f"an epoch has {rows:,} rows"
-            if rows
-            else f"the length of an epoch of {config.data.dataset} is not known here; give --num_examples"
-        )
+    accounts = [account(name, program, topology.chip) for name, program in planned.items()]
+    if mode != "evaluate" and rows and not config.train.num_steps:
+        assumptions.append(f"an epoch has {rows:,} rows")
     return Plan(
         name=config.name,
         topology=topology.name,

@@ -104,10 +104,10 @@ def _training(plan: Plan) -> list[str]:
     lines.append(f"  MFU at most {100 * step.utilisation:.0f} %")
     per_second, clips = map(_range, (found.examples_per_second, found.clips_per_host))
     lines.append(f"  {per_second} examples/s; each host must deliver {clips} clips/s")
-    if found.days is not None:
-        slow, fast = (_duration(days) for days in found.days)
-        lines.append(f"  {found.steps:,} steps: {fast} to {slow}, without validation and checkpoints")
-    return lines
+    if found.days is None:
+        return [*lines, "  how long the run takes depends on its data: give --num_examples, the rows of an epoch"]
+    slow, fast = (_duration(days) for days in found.days)
+    return [*lines, f"  {found.steps:,} steps: {fast} to {slow}, without validation and checkpoints"]
 
 
 def _verdict(account: Account, plan: Plan) -> str:

@@ -1,6 +1,7 @@
 """The account of a program, of a chip with round numbers."""
 
 import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from hbi_jax.plan import account as account_module
 from hbi_jax.plan.account import Bounds, CompileError, account, needed_bytes
 from hbi_jax.plan.chips import CHIPS, Chip
 from hbi_jax.tasks.gallery import Program
@@ -135,6 +137,15 @@ def test_other_refusals_are_told(message):
     ) as told:
         account("step", Program(Refusing(message), ()), CHIPS["v5e"])
     assert "\n" not in str(told.value)
+
+
+def test_a_long_compilation_says_that_it_goes_on(caplog):
+    with caplog.at_level("INFO", "hbi_jax.plan.account"), account_module._told("step", interval=0.01):
+        time.sleep(0.1)
+    first, *between, last = [record.getMessage() for record in caplog.records]
+    assert (first, last) == ("compiling step", "compiled step in 0:01")
+    assert between
+    assert set(between) == {"still compiling step, for 0:01"}
 
 
 def test_published_peaks():

@@ -172,11 +172,13 @@ def test_rows_of_published_data_sets():
     assert training_rows(dataclasses.replace(published, dataset="folder")) is None
 
 
-def test_an_epoch_of_unknown_length_is_told(topology, monkeypatch):
-    monkeypatch.setattr("hbi_jax.plan.plan.programs", lambda *_: ({}, [], {"data": 2, "model": 1}))
-    plan = make_plan(smallest(train__num_steps=0), topology, "train")
-    assert plan.assumptions == ("the length of an epoch of msrvtt is not known here; give --num_examples",)
-    assert plan.training is None
+def test_an_epoch_of_unknown_length_is_told(plan, topology, monkeypatch):
+    monkeypatch.setattr("hbi_jax.plan.plan.programs", lambda *_: ({TRAIN_STEP: None}, [], {"data": 2, "model": 1}))
+    monkeypatch.setattr("hbi_jax.plan.plan.account", lambda *_: plan.accounts[0])
+    found = make_plan(smallest(train__num_steps=0), topology, "train")
+    assert (found.training.steps, found.training.days, found.assumptions) == (None, None, ())
+    assert found.training.step_ms == plan.training.step_ms
+    assert "how long the run takes depends on its data: give --num_examples" in to_text(found)
 
 
 class Sizes:
