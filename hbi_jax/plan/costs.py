@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from hbi_jax.plan.hlo import Array, Computation, Instruction, Program
 
 # Passes of the matrix unit, which multiplies bfloat16, for one product of float32.
@@ -132,14 +134,9 @@ def _windows(attributes: str) -> list[_Window]:
 @functools.lru_cache(maxsize=4096)
 def _valid(inputs: int, kernel: int, outputs: int, window: _Window) -> int:
     """Returns how many products of a dimension meet an input, rather than padding or the gaps of a dilation."""
-    if kernel == 1 and window == (1, 0, 1, 1):
-        return min(inputs, outputs)
-    count = 0
-    for place in range(kernel):
-        for output in range(outputs):
-            position = output * window.stride - window.low + place * window.kernel_step
-            count += position >= 0 and position % window.input_step == 0 and position // window.input_step < inputs
-    return count
+    places = np.arange(outputs)[:, None] * window.stride - window.low + np.arange(kernel) * window.kernel_step
+    inside = (places >= 0) & (places % window.input_step == 0) & (places // window.input_step < inputs)
+    return int(inside.sum())
 
 
 class _Reader:
