@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, PyTree
 from hbi_jax import banzhaf
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
-from hbi_jax.tasks.gallery import Gallery
+from hbi_jax.tasks.gallery import Gallery, equal_blocks
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.types import Match
 
@@ -64,14 +64,20 @@ def play(
     """
     if not len(rows):
         return []
-    match = evaluator.match(params, gallery, rows, level)
-    sides = match.text.logits, match.video.logits, match.text.mask, match.video.mask
-    values = {
-        INTERACTION: np.asarray(banzhaf.interaction(*map(jnp.asarray, (match.pair_similarity, *sides)))),
-        SIMILARITY: match.pair_similarity,
-        HEADER: match.pair_prediction,
-        **{name: estimate(match) for name, estimate in (estimates or {}).items()},
-    }
+
+    def values_of(match: Match) -> dict[str, Float[np.ndarray, "n t v"]]:
+        sides = match.text.logits, match.video.logits, match.text.mask, match.video.mask
+        return {
+            INTERACTION: np.asarray(banzhaf.interaction(*map(jnp.asarray, (match.pair_similarity, *sides)))),
+            SIMILARITY: match.pair_similarity,
+            HEADER: match.pair_prediction,
+            **{name: estimate(match) for name, estimate in (estimates or {}).items()},
+        }
+
+    # Blocks of one size: games are compiled once for galleries of any size.
+    blocks = equal_blocks(len(rows), evaluator.encoder.batch_size)
+    parts = [values_of(evaluator.match(params, gallery, rows[places], level)) for places in blocks]
+    values = {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
     token_groups = gallery.text.members[level][rows]
     frame_groups = gallery.video.members[level][gallery.text_to_video[rows]]
     games, record_index = [], gallery.record_index[rows]

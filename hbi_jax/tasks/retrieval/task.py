@@ -158,11 +158,12 @@ class RetrievalTask(Task):
         for level in gallery.text.members:
             if level not in gallery.video.members:
                 continue
-            estimates = self._estimates() if annotated and level == self.config.model.levels[0].name else {}
+            estimates = self._estimates if annotated and level == self.config.model.levels[0].name else {}
             played = play(self.evaluator, params, gallery, rows, level, source, self.dataset.tokenizer, estimates)
             games[level] = dict(zip(rows.tolist(), played, strict=True))
         return games
 
+    @functools.cached_property
     def _estimates(self) -> dict[str, Estimate]:
         """Returns the estimates of the interaction that are compared with it: samples, and the run's estimator."""
         teachers = {f"sampled, {number} coalitions": sampled_teacher(1.0, number) for number in _SAMPLES}
@@ -173,7 +174,8 @@ class RetrievalTask(Task):
         key = jax.random.key(self.config.seed)
 
         def estimate(teacher: Teacher) -> Estimate:
-            return lambda match: np.asarray(teacher(jax.tree.map(jnp.asarray, match), key))
+            teach = jax.jit(teacher)
+            return lambda match: np.asarray(teach(jax.tree.map(jnp.asarray, match), key))
 
         return {name: estimate(teacher) for name, teacher in teachers.items()}
 
