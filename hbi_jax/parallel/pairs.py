@@ -68,7 +68,8 @@ def all_pairs(
     def of_own_rows(first: PyTree, second: PyTree, *shared: PyTree) -> Float[Array, "m b"]:
         if divided:
             second = jax.lax.all_gather(second, DATA_AXIS, tiled=True)
-        return function(first, second, *shared)
+        # Gradients are added up over the devices where an array becomes the device's own: here, not in a loop.
+        return function(first, second, *(jax.lax.pcast(x, DATA_AXIS, to="varying") for x in shared))
 
     specs = (rows, rows if divided else everywhere, *(everywhere for _ in shared))
     return jax.shard_map(of_own_rows, in_specs=specs, out_specs=rows)(first, second, *shared)

@@ -160,7 +160,7 @@ def test_processes_that_do_not_draw_play_the_same_games(world, finished, tmp_pat
     match, rows = RetrievalEvaluator.match, []
 
     def counted(self, params, gallery, rows_, level):
-        rows[-1].append(len(rows_))
+        rows[-1].append(len(set(rows_.tolist())))  # blocks of one size repeat the last
         return match(self, params, gallery, rows_, level)
 
     monkeypatch.setattr(RetrievalEvaluator, "match", counted)
