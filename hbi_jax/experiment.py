@@ -8,7 +8,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -136,8 +136,28 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
         if restored is None and checkpoint is not None:
             restored = _state_of(setup, checkpoint, abstract, num_steps)
         start = 0 if restored is None else int(restored.state.step)
+        progress = {} if restored is None else restored.progress
+
+        def unreadable() -> dict[str, str]:
+            return progress.get("unreadable", {}) | source.unreadable
+
+        def record(training: reports.Training | None, skipped: Sequence[int]) -> None:
+            facts = {
+                "training": None if training is None else dataclasses.asdict(training),
+                "unreadable": unreadable(),
+                "selection": _selection(setup, validation),
+                "truncated": task.truncated,
+                "skipped_steps": list(skipped),
+                "lengths": [*_lengths(setup.workdir / TRAINING), num_steps],
+            }
+            if jax.process_index() == 0:
+                replace_file(setup.workdir / TRAINING, json.dumps(facts, indent=2) + "\n")
+
         if start >= num_steps:
             _log.info("%s has already completed its %d steps; it is only evaluated", setup.workdir, start)
+            if num_steps not in _lengths(setup.workdir / TRAINING)[-1:]:
+                # It was ended between its last checkpoint and this record; how long it took is not known.
+                record(None, progress.get("skipped", ()))
             return
         state = _first_state(task, tx, abstract) if restored is None else restored.state
         overview = parameter_overview.get_parameter_overview(state.params["params"], include_stats=False)
@@ -167,6 +187,7 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
                 "learning_rate/clip": schedule(config.optimizer.clip_learning_rate),
             },
             agree=functools.partial(share_unreadable, source),
+            facts=lambda: {"unreadable": unreadable()},
         )
         writer = stack.enter_context(contextlib.closing(_writer(setup, start, num_steps)))
         state, summary = loop.train(
@@ -175,7 +196,7 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
             dataclasses.replace(config.train, num_steps=num_steps),
             checkpoints,
             writer,
-            None if restored is None else restored.progress,
+            progress,
         )
         training = reports.Training(
             steps=num_steps,
@@ -185,16 +206,7 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
             parameters=int(parameter_overview.count_parameters(state.params["params"])),
             wait_seconds=summary.wait_seconds,
         )
-        if jax.process_index() == 0:
-            facts = {
-                "training": dataclasses.asdict(training),
-                "unreadable": source.unreadable,
-                "selection": _selection(setup, validation),
-                "truncated": task.truncated,
-                "skipped_steps": summary.skipped,
-                "lengths": [*_earlier_lengths(setup.workdir / TRAINING), num_steps],
-            }
-            replace_file(setup.workdir / TRAINING, json.dumps(facts, indent=2) + "\n")
+        record(training, summary.skipped)
 
 
 def evaluate(setup: Setup, checkpoint: str | None = None) -> None:
@@ -279,8 +291,8 @@ def _state_of(setup: Setup, checkpoint: str, abstract: TrainState, num_steps: in
     return Restored(state, {})
 
 
-def _earlier_lengths(file: epath.Path) -> list[int]:
-    """Returns the lengths, in steps, at which this run was finished before it was lengthened."""
+def _lengths(file: epath.Path) -> list[int]:
+    """Returns the lengths, in steps, at which this run was finished: several if it was lengthened."""
     if not file.exists():
         return []
     facts = json.loads(file.read_text())
@@ -333,9 +345,11 @@ def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
     truncated = setup.task.truncated
     if of_this_run and (setup.workdir / TRAINING).exists():
         facts = json.loads((setup.workdir / TRAINING).read_text())
-        # Earlier versions recorded more.
-        known = {field.name: facts["training"][field.name] for field in dataclasses.fields(reports.Training)}
-        training, unreadable = reports.Training(**known), unreadable | facts["unreadable"]
+        if facts["training"] is not None:
+            # Earlier versions recorded more.
+            known = {field.name: facts["training"][field.name] for field in dataclasses.fields(reports.Training)}
+            training = reports.Training(**known)
+        unreadable |= facts["unreadable"]
         protocol.append(facts["selection"])
         truncated = facts.get("truncated", {}) | truncated
         if skipped := facts.get("skipped_steps"):

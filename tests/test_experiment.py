@@ -141,6 +141,20 @@ def test_a_finished_run_says_so_and_evaluates_again(world, finished, caplog):
     assert after["training"] == before["training"]
 
 
+def test_a_run_that_was_killed_before_its_last_record_has_the_same_report(world, finished, tmp_path):
+    """After its last checkpoint, that is; only how long it took is lost."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / experiment.TRAINING).unlink()
+    run(tiny_config(world), folder)
+    wanted, got = (json.loads((of / "report.json").read_text()) for of in (finished, folder))
+    for name in ("galleries", "tables", "dataset", "unreadable", "protocol"):
+        assert got[name] == wanted[name], name
+    assert (wanted["training"] is None, got["training"]) == (False, None)
+    facts = [json.loads((of / experiment.TRAINING).read_text()) for of in (finished, folder)]
+    assert [{**each, "training": None} for each in facts] == [facts[1], facts[1]]
+
+
 @pytest.mark.slow
 def test_eight_devices_give_the_results_of_two(world, finished, tmp_path):
     config = tiny_config(world)

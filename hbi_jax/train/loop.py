@@ -53,6 +53,7 @@ class Job:
       validate: Maps parameters to metrics.
       schedules: Learning rates to log, by name, as functions of the number of updates.
       agree: Called before each log row, at the same steps on all processes; exchanges and checks what each has found.
+      facts: Returns what a checkpoint records besides the loop's own progress, with a JSON form.
     """
 
     step_fn: Callable[[TrainState, PyTree], tuple[TrainState, Scalars]]
@@ -62,6 +63,7 @@ class Job:
     validate: Callable[[PyTree], Mapping[str, float]]
     schedules: Mapping[str, Callable[[int], float]]
     agree: Callable[[], None] = lambda: None
+    facts: Callable[[], Mapping[str, Any]] = dict
 
 
 def train(
@@ -140,7 +142,7 @@ def train(
             if eval_due or stop or step % config.checkpoint_every == 0:
                 watchdog.beat(f"saving step {step}")
                 writer.flush()
-                checkpoints.save(state, metrics, window.progress())
+                checkpoints.save(state, metrics, {**job.facts(), **window.progress()})
             if stop and not last:
                 checkpoints.wait()
                 raise PreemptedError(

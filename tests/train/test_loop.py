@@ -355,6 +355,16 @@ def test_processes_agree_before_every_row(world, tmp_path):
     assert agreed == [2, 3, 4, 6, 8, 9]
 
 
+def test_a_checkpoint_records_what_the_job_knows(world, tmp_path):
+    found = iter(range(1, 100))
+    world.run(tmp_path, CONFIG, facts=lambda: {"videos": next(found)})
+    with Checkpoints(str(tmp_path), METRIC, CONFIG.keep) as checkpoints:
+        progress = checkpoints.restore_latest(world.abstract).progress
+    # Steps 3, 4, 6, 8 and 9 were saved.
+    assert progress["videos"] == 5
+    assert progress["skipped"] == []
+
+
 def test_a_checkpoint_that_cannot_be_saved_stops_the_run(world, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
