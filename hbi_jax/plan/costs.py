@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hbi_jax.plan.hlo import Array, Computation, Instruction, Program
+from hbi_jax.plan.hlo import Program
+from hbi_jax.plan.text import Array, Computation, Instruction
 
 # Passes of the matrix unit, which multiplies bfloat16, for one product of float32.
 _PASSES = {"highest": 6, "high": 3}

@@ -14,9 +14,11 @@ from jax.experimental import topologies
 from hbi_jax.fields import ConfigError
 from hbi_jax.plan.chips import CHIPS, Chip
 
-# Without them libtpu looks for the machine that it is on, and says at length that it finds none.
+# libtpu looks for the TPUs of this machine, says at length that it finds none, and lets one process in at a time, unless
+# it is told not to.
 _QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_STDERR_LOG_LEVEL": "3",
