@@ -22,6 +22,7 @@ import jax
 
 from benchmarks.harness import environment, write
 from configs.msrvtt import get_config
+from hbi_jax.commands.cli import start_logging
 from hbi_jax.config import Config, parse
 from hbi_jax.plan.account import Account
 from hbi_jax.plan.plan import TRAIN_STEP, make_plan
@@ -61,19 +62,20 @@ def configuration(case: Case) -> Config:
 
 def measure(case: Case, topology: Topology) -> dict:
     """Compiles a step; returns a row of the results."""
+    # The code that is compiled is the one of the beginning.
+    started = environment()
     (step,) = make_plan(configuration(case), topology, "train").accounts
     assert step.name == TRAIN_STEP
     # Compiled programs of this size fill the memory.
     jax.clear_caches()
-    measured = environment()
     return {
         **case._asdict(),
         "chips": len(topology.devices),
         "rows_a_chip": case.batch / len(topology.devices),
         "usable_bytes": topology.chip.usable,
-        "load_average": measured["device"]["load_average"],
-        "commit": measured["commit"],
-        "date": measured["date"],
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "commit": started["commit"],
+        "date": started["date"],
         **told(step),
     }
 
@@ -113,6 +115,8 @@ def main() -> None:
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
     parser.add_argument("--topologies", nargs="+", default=list(TOPOLOGIES), help=f"default: {' '.join(TOPOLOGIES)}")
     flags = parser.parse_args()
+    # Says what is being compiled, and for how long.
+    start_logging(verbose=False)
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []

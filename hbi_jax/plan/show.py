@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hbi_jax.plan.account import Account
 from hbi_jax.plan.chips import CHIPS
-from hbi_jax.plan.plan import Plan
+from hbi_jax.plan.plan import TRAIN_STEP, Plan
 from hbi_jax.plan.suggest import Change
 
 _GIB = 2**30
@@ -96,18 +96,17 @@ def _account(account: Account, plan: Plan) -> list[str]:
 def _training(plan: Plan) -> list[str]:
     found = plan.training
     slow, fast = found.step_ms
-    lines = [
-        f"Training at the chip's peaks: {fast:.1f} ms a step if compute, HBM and links overlap, {slow:.1f} ms if they "
-        "take turns. Real steps take longer."
-    ]
-    step = next(account for account in plan.accounts if account.name == "train_step")
-    lines.append(f"  MFU at most {100 * step.utilisation:.0f} %")
+    step = next(account for account in plan.accounts if account.name == TRAIN_STEP)
     per_second, clips = map(_range, (found.examples_per_second, found.clips_per_host))
-    lines.append(f"  {per_second} examples/s; each host must deliver {clips} clips/s")
+    lines = [
+        "Training at the chip's peaks; real steps take longer:",
+        f"  {fast:.1f} ms a step if compute, HBM and links overlap, {slow:.1f} ms if they take turns; MFU at most "
+        f"{100 * step.utilisation:.0f} %",
+        f"  {per_second} examples/s; each host must deliver {clips} clips/s",
+    ]
     if found.days is None:
         return [*lines, "  how long the run takes depends on its data: give --num_examples, the rows of an epoch"]
-    slow, fast = (_duration(days) for days in found.days)
-    return [*lines, f"  {found.steps:,} steps: {fast} to {slow}, without validation and checkpoints"]
+    return [*lines, f"  {found.steps:,} steps: {_duration(found.days)}, without validation and checkpoints"]
 
 
 def _verdict(account: Account, plan: Plan) -> str:
@@ -138,8 +137,8 @@ def _range(values: tuple[float, float]) -> str:
     return " to ".join(f"{value:,.0f}" if value >= 10 else f"{value:.1f}" for value in values)
 
 
-def _duration(days: float) -> str:
-    for unit, name in ((1, "days"), (1 / 24, "hours"), (1 / 1440, "minutes")):
-        if days >= 2 * unit:
-            return f"{days / unit:.1f} {name}"
-    return f"{86400 * days:.0f} seconds"
+def _duration(days: tuple[float, float]) -> str:
+    slow, fast = days
+    units = {"days": 1, "hours": 1 / 24, "minutes": 1 / 1440, "seconds": 1 / 86400}
+    name = next((name for name, unit in units.items() if fast >= 2 * unit), "seconds")
+    return f"{fast / units[name]:.1f} to {slow / units[name]:.1f} {name}"
