@@ -14,8 +14,8 @@ from jax.experimental import topologies
 from hbi_jax.fields import ConfigError
 from hbi_jax.plan.chips import CHIPS, Chip
 
-# libtpu looks for the TPUs of this machine, says at length that it finds none, and lets one process in at a time, unless
-# it is told not to.
+# libtpu looks for the TPUs of this machine, says at length that it finds none, and lets in one process at a time,
+# unless it is told not to.
 _QUIET = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
