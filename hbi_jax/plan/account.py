@@ -16,6 +16,7 @@ from hbi_jax.commands.progress import format_duration
 from hbi_jax.plan import hlo
 from hbi_jax.plan.chips import Chip
 from hbi_jax.plan.costs import costs
+from hbi_jax.plan.parts import Part, parts
 from hbi_jax.tasks import gallery
 
 _log = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Account:
       communication: The collectives.
       kernels: Kernels whose operations are not in the text, and not in `flops`.
       bounds: The shortest times; None for devices of unknown peaks.
+      parts: The costs of each part of the model, those that move the most bytes first.
     """
 
     name: str
@@ -143,6 +145,7 @@ class Account:
     communication: tuple[Communication, ...] = ()
     kernels: tuple[str, ...] = ()
     bounds: Bounds | None = None
+    parts: tuple[Part, ...] = ()
 
     @property
     def utilisation(self) -> float | None:
@@ -176,13 +179,13 @@ def account(name: str, program: gallery.Program, chip: Chip | None) -> Account:
         return Account(name, False, needed, seconds)
     sizes, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     del compiled
-    parts = (
+    held = (
         sizes.argument_size_in_bytes,
         sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
         sizes.temp_size_in_bytes,
     )
     # On CPU, the compiler's peak leaves the temporaries out.
-    memory = Memory(*parts, peak=max(sizes.peak_memory_in_bytes, sum(parts)))
+    memory = Memory(*held, peak=max(sizes.peak_memory_in_bytes, sum(held)))
     read = hlo.Program(text)
     cost, loops, communication = costs(read), read.loops(), _communication(read.collectives())
     bounds = None
@@ -210,6 +213,7 @@ def account(name: str, program: gallery.Program, chip: Chip | None) -> Account:
         communication=communication,
         kernels=cost.opaque,
         bounds=bounds,
+        parts=parts(read),
     )
 
 

@@ -7,12 +7,12 @@ itself, which the compiler fills ahead of time, are kept apart from those in the
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from hbi_jax.plan.hlo import Program
+from hbi_jax.plan.hlo import Executed, Program
 from hbi_jax.plan.text import Array, Computation, Instruction
 
 # Passes of the matrix unit, which multiplies bfloat16, for one product of float32.
@@ -56,26 +56,52 @@ class Costs(NamedTuple):
     opaque: tuple[str, ...]
 
 
-def costs(program: Program) -> Costs:
-    """Returns the costs of a program. Loops of unknown length count once, and so does each branch of a condition."""
+class Charge(NamedTuple):
+    """The costs of one instruction, of all of its runs.
+
+    Attributes:
+      run: The instruction, and how it runs.
+      flops, passes: As in `Costs`.
+      traffic: Bytes moved; those of a fusion are charged to the fusion.
+    """
+
+    run: Executed
+    flops: int
+    passes: int
+    traffic: Traffic
+
+
+def charges(program: Program) -> Iterator[Charge]:
+    """Yields what each instruction of a program costs. Loops of unknown length count once, and so does each branch."""
     reader = _Reader(program)
-    flops = passes = memory = on_chip = 0
-    opaque = set()
     for run in program.walk():
         instruction, times = run.instruction, run.times
+        flops = passes = memory = on_chip = 0
         if instruction.opcode in ("dot", "convolution"):
-            operations = times * product_flops(instruction, run.computation)
-            flops += operations
+            flops = times * product_flops(instruction, run.computation)
             precision = re.search(r"operand_precision=\{(\w+)", instruction.attributes)
-            passes += operations * _PASSES.get(precision[1] if precision else "", 1)
-        if instruction.opcode == "custom-call":
-            target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
-            if target and target[1] not in _NO_PRODUCTS:
-                opaque.add(target[1])
+            passes = flops * _PASSES.get(precision[1] if precision else "", 1)
         if not run.fused:
             for space, size in reader.moved(instruction, run.computation):
                 memory += times * size * (space == 0)
                 on_chip += times * size * (space == 1)
+        yield Charge(run, flops, passes, Traffic(memory, on_chip))
+
+
+def costs(program: Program) -> Costs:
+    """Returns the costs of a program: the sum of `charges`."""
+    flops = passes = memory = on_chip = 0
+    opaque = set()
+    for charge in charges(program):
+        flops += charge.flops
+        passes += charge.passes
+        memory += charge.traffic.memory
+        on_chip += charge.traffic.on_chip
+        instruction = charge.run.instruction
+        if instruction.opcode == "custom-call":
+            target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
+            if target and target[1] not in _NO_PRODUCTS:
+                opaque.add(target[1])
     return Costs(flops, passes, Traffic(memory, on_chip), tuple(sorted(opaque)))
 
 

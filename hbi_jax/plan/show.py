@@ -10,6 +10,8 @@ from hbi_jax.plan.plan import TRAIN_STEP, Plan
 from hbi_jax.plan.suggest import Change
 
 _GIB = 2**30
+# The parts of a model that are shown: their least share of the traffic, and their number.
+_SHOWN, _MOST_PARTS = 0.02, 10
 
 
 def to_json(plan: Plan, changes: Sequence[Change] = ()) -> str:
@@ -89,6 +91,12 @@ def _account(account: Account, plan: Plan) -> list[str]:
         lines.append(f"  loops         {account.loops:,}, {account.iterations:,} iterations{unknown}")
     if account.kernels:
         lines.append(f"  not counted   the work of the kernels {', '.join(account.kernels)}")
+    shown = [part for part in account.parts if part.hbm_bytes >= _SHOWN * account.hbm_bytes][:_MOST_PARTS]
+    for number, part in enumerate(shown):
+        products = f", {_number(part.flops)}FLOP" if part.flops else ""
+        share = f"{100 * part.hbm_bytes / account.hbm_bytes:.0f} %"
+        label = "" if number else "traffic of"
+        lines.append(f"  {label:<13} {part.name:<44} {share:>4}, {_bytes(part.hbm_bytes)}{products}")
     lines.append(f"  compiled in   {account.compile_seconds:.0f} s, {account.instructions:,} instructions")
     return lines
 

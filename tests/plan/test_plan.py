@@ -80,7 +80,14 @@ def test_the_length_of_the_run_follows_from_the_bounds(plan):
 def test_text_and_json(plan):
     text = to_text(plan)
     assert text.startswith("HBI on cpu:2: 2 chips (2 data x 1 model), 2 hosts; training batch of 8 rows, 4 a chip\n")
-    for part in ("train_step: fits, ", "all-reduce", "MFU at most", "30 steps: ", "Assumed: an epoch has 80 rows."):
+    for part in (
+        "train_step: fits, ",
+        "all-reduce",
+        "MFU at most",
+        "30 steps: ",
+        "traffic of",
+        "Assumed: an epoch has 80 rows.",
+    ):
         assert part in text
     found = json.loads(to_json(plan))
     assert found["fits"] is True
@@ -88,6 +95,8 @@ def test_text_and_json(plan):
     assert found["accounts"][0]["bounds"]["binds"] == plan.accounts[0].bounds.binds
     assert found["accounts"][0]["memory"]["peak"] == plan.accounts[0].memory.peak
     assert found["training"]["steps"] == 30
+    names = {part["name"] for part in found["accounts"][0]["parts"]}
+    assert {"forward vision_tower/transformer", "backward vision_tower/transformer", "the rest"} <= names
 
 
 def test_the_planned_step_is_the_trained_one(world, tmp_path):
