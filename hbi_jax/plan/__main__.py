@@ -29,7 +29,6 @@ _SUGGEST = flags.DEFINE_bool(
 _NUM_EXAMPLES = flags.DEFINE_integer(
     "num_examples", None, "Rows of a training epoch, for the days; default: as published, if known.", lower_bound=1
 )
-_NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1000, "Videos of the gallery of an evaluation.", lower_bound=1)
 
 
 def _main() -> None:
@@ -49,8 +48,8 @@ def _main() -> None:
 
     config = parse(cli.CONFIG.value)
     topology = open_topology(_TOPOLOGY.value, config.mesh.slices)
-    plan = make_plan(config, topology, _MODE.value, _NUM_EXAMPLES.value, _NUM_VIDEOS.value)
-    changes = suggest(config, topology, plan, _NUM_VIDEOS.value) if _SUGGEST.value else []
+    plan = make_plan(config, topology, _MODE.value, _NUM_EXAMPLES.value)
+    changes = suggest(config, topology, plan) if _SUGGEST.value else []
     print(to_text(plan, changes), end="")
     if _JSON.value is not None:
         pathlib.Path(_JSON.value).write_text(to_json(plan, changes), encoding="utf-8")

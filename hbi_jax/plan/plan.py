@@ -73,9 +73,7 @@ class Plan:
         return all(found.fits is not False for found in self.accounts)
 
 
-def make_plan(
-    config: Config, topology: Topology, mode: Mode = "both", num_examples: int | None = None, num_videos: int = 1000
-) -> Plan:
+def make_plan(config: Config, topology: Topology, mode: Mode = "both", num_examples: int | None = None) -> Plan:
     """Compiles the programs of a run and accounts for them. Makes no parameters and reads no data.
 
     Args:
@@ -83,7 +81,6 @@ def make_plan(
       topology: The devices.
       mode: Whether to plan training, evaluation or both.
       num_examples: Rows of an epoch; None takes them from the published data sets, if they are known.
-      num_videos: Videos of the gallery that texts are scored against.
 
     Raises:
       ConfigError: If the configuration does not suit the topology.
@@ -91,7 +88,7 @@ def make_plan(
     """
     rows = num_examples or training_rows(config.data)
     steps = config.train.num_steps or (config.train.length(rows) if rows else None)
-    planned, assumptions, mesh = programs(config, topology, mode, steps or 1, num_videos)
+    planned, assumptions, mesh = programs(config, topology, mode, steps or 1)
     accounts = [account(name, program, topology.chip) for name, program in planned.items()]
     if mode != "evaluate" and rows and not config.train.num_steps:
         assumptions.append(f"an epoch has {rows:,} rows")
@@ -110,7 +107,7 @@ def make_plan(
 
 
 def programs(
-    config: Config, topology: Topology, mode: Mode = "both", num_steps: int = 1, num_videos: int = 1000
+    config: Config, topology: Topology, mode: Mode = "both", num_steps: int = 1
 ) -> tuple[dict[str, Program], list[str], dict[str, int]]:
     """Returns the programs of a run by name, what was assumed about its data, and the axes of its mesh.
 
@@ -133,8 +130,7 @@ def programs(
         tx, abstract = make_state(task, num_steps)
         found[TRAIN_STEP] = Program(make_step(task, tx, abstract), (abstract, task.abstract_batch()))
     if mode != "train":
-        found |= task.evaluation_programs(num_videos)
-        assumptions.append(f"the gallery has {num_videos:,} videos")
+        found |= task.evaluation_programs()
     return found, assumptions, dict(mesh.shape)
 
 

@@ -28,7 +28,7 @@ class Change:
     account: Account
 
 
-def suggest(config: Config, topology: Topology, plan: Plan, num_videos: int = 1000) -> list[Change]:
+def suggest(config: Config, topology: Topology, plan: Plan) -> list[Change]:
     """Tries changes for every program of a plan that does not fit; each try is a compilation.
 
     Of each field, larger changes are tried until one fits.
@@ -37,7 +37,6 @@ def suggest(config: Config, topology: Topology, plan: Plan, num_videos: int = 10
       config: The configuration of the plan.
       topology: The devices of the plan.
       plan: The plan.
-      num_videos: Videos of the gallery, as for the plan.
 
     Returns:
       All changes that were tried.
@@ -52,7 +51,7 @@ def suggest(config: Config, topology: Topology, plan: Plan, num_videos: int = 10
             for value in values:
                 flag = f"--config.{field.replace('__', '.')}={value}"
                 _log.info("trying %s, which takes about %s", flag, format_duration(refused.compile_seconds))
-                found, _, _ = programs(config.replace(**{field: value}), topology, mode, num_videos=num_videos)
+                found, _, _ = programs(config.replace(**{field: value}), topology, mode)
                 tried.append(Change(flag, account(name, found[name], topology.chip)))
                 _log.info("%s with %s", "fits" if tried[-1].account.fits else "does not fit", flag)
                 if tried[-1].account.fits:

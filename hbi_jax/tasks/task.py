@@ -116,13 +116,8 @@ class Task(abc.ABC):
         """Returns the shapes, dtypes and shardings of the parameters."""
         return abstract_params(jax.eval_shape(self.init_params), self.mesh, self.config.mesh.fsdp)
 
-    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:
-        """Returns the programs of an evaluation by name.
-
-        Args:
-          num_videos: Number of videos of the gallery.
-        """
-        del num_videos
+    def evaluation_programs(self) -> dict[str, Program]:
+        """Returns the programs of an evaluation by name."""
         encoder = GalleryEncoder(self.model, self.mesh, self.config.eval.batch_size)
         return encoder.programs(self.abstract_params(), self.abstract_rows(encoder.batch_size))
 

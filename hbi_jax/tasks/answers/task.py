@@ -134,8 +134,7 @@ class AnswerTask(Task):
             return AnswerBatch(batch, batch.record_index)
         return AnswerBatch(batch, *abstract_several(count, batch.record_index, batch.token_ids, batch.text_mask))
 
-    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:  # noqa: D102
-        del num_videos
+    def evaluation_programs(self) -> dict[str, Program]:  # noqa: D102
         return self.evaluator.programs(self.abstract_params(), self.abstract_rows(self.evaluator.encoder.batch_size))
 
     def completion(self, source: Source) -> Callable[[Batch, int], AnswerBatch]:  # noqa: D102

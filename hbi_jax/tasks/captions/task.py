@@ -108,8 +108,7 @@ class CaptionTask(Task):
         batch, count = super().abstract_batch(), self.config.captions.references_per_video
         return CaptionBatch(batch, *abstract_several(count, batch.token_ids, batch.text_mask)) if count > 1 else batch
 
-    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:  # noqa: D102
-        del num_videos
+    def evaluation_programs(self) -> dict[str, Program]:  # noqa: D102
         rows = self.abstract_rows(self.evaluator.encoder.batch_size)
         return self.evaluator.programs(self.abstract_params(), rows, self.decoding)
 

@@ -108,8 +108,7 @@ class EstimatorTask(Task):
             save(self.workdir / "estimator", net, overwrite=True)
         return Results(dataset, unreadable, tables=tables, pictures=pictures, protocol=PROTOCOL)
 
-    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:  # noqa: D102
-        del num_videos
+    def evaluation_programs(self) -> dict[str, Program]:  # noqa: D102
         encoder, hbi = self.evaluator.encoder, {"params": self.abstract_params()["params"]["hbi"]}
         return encoder.programs(hbi, self.abstract_rows(encoder.batch_size))
 

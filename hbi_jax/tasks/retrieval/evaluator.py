@@ -12,16 +12,20 @@ from jaxtyping import Float, Int, PyTree
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.similarity import in_float32, normalize
-from hbi_jax.parallel.mesh import batch_sharding, put_everywhere, replicated
+from hbi_jax.parallel.mesh import DATA_AXIS, batch_sharding, put_everywhere
 from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, Program, compiled, equal_blocks, to_host, with_sharding
 from hbi_jax.types import Batch, Encoded, Match
 
+# Videos that a block of texts is scored with at a time.
+_COLUMNS = 256
+
 
 class RetrievalEvaluator:
-    """A scorer of galleries, compiled once per number of videos for all parameters.
+    """A scorer of galleries, compiled once for galleries of any size and all parameters.
 
     Attributes:
       encoder: The encoder of the galleries.
+      num_columns: Videos that a block of texts is scored with at a time, a multiple of the mesh's data axis.
     """
 
     def __init__(self, model: HBI, mesh: Mesh, *, batch_size: int, video_block: int, level_rates: Mapping[str, float]):
@@ -35,6 +39,8 @@ class RetrievalEvaluator:
           level_rates: The weight of each level's similarity, by level name.
         """
         self.encoder = GalleryEncoder(model, mesh, batch_size)
+        data = mesh.shape[DATA_AXIS]
+        self.num_columns = -(-_COLUMNS // data) * data
         self._levels = compiled(model, "gallery_similarity", mesh, FrozenDict(level_rates), video_block)
 
         def pooled(params: PyTree, text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
@@ -44,19 +50,17 @@ class RetrievalEvaluator:
 
         self._pooled = jax.jit(pooled, out_shardings=batch_sharding(mesh))
 
-    def program(self, params: PyTree, rows: Batch, num_videos: int) -> Program:
-        """Returns the program that scores a block of texts against all videos of a gallery.
+    def program(self, params: PyTree, rows: Batch) -> Program:
+        """Returns the program that scores a block of texts against a block of the videos of a gallery.
 
         Args:
           params: The shapes of the model's variables.
           rows: The shapes of a batch of `encoder.batch_size` rows.
-          num_videos: Number of videos of the gallery.
         """
         mesh, encoding = self.encoder.mesh, self.encoder.programs(params, rows)
         text, video = (jax.eval_shape(program.function, *program.arguments) for program in encoding.values())
-        video = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_videos, *leaf.shape[1:]), leaf.dtype), video)
-        both = with_sharding(text, batch_sharding(mesh)), with_sharding(video, replicated(mesh))
-        return Program(self._levels, (params, *both))
+        video = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((self.num_columns, *leaf.shape[1:]), leaf.dtype), video)
+        return Program(self._levels, (params, *with_sharding((text, video), batch_sharding(mesh))))
 
     def match(self, params: PyTree, gallery: Gallery, rows: Int[np.ndarray, " n"], level: str) -> Match:
         """Returns the games of some texts of a gallery with their videos, in numpy.
@@ -86,11 +90,17 @@ class RetrievalEvaluator:
           gallery: A gallery encoded by `encoder`.
           pooled: Whether to return the cosine of sentence vector and mean frame instead of the levels' similarities.
         """
-        score, mesh, size = self._pooled if pooled else self._levels, self.encoder.mesh, self.encoder.batch_size
-        video = put_everywhere(gallery.video, replicated(mesh))
-        num_texts = len(gallery.record_index)
-        rows, blocks = batch_sharding(mesh), []
-        for block in equal_blocks(num_texts, size):
-            text = put_everywhere(jax.tree.map(itemgetter(block), gallery.text), rows)
-            blocks.append(to_host(score(params, text, video)))
+        score, rows = self._pooled if pooled else self._levels, batch_sharding(self.encoder.mesh)
+        num_texts, num_videos = len(gallery.record_index), len(gallery.video.pooled)
+
+        def put(side: Encoded, block: Int[np.ndarray, " n"]) -> Encoded:
+            return put_everywhere(jax.tree.map(itemgetter(block), side), rows)
+
+        columns = [put(gallery.video, block) for block in equal_blocks(num_videos, self.num_columns)]
+        blocks = []
+        for block in equal_blocks(num_texts, self.encoder.batch_size):
+            text = put(gallery.text, block)
+            # All columns are computed while the first is fetched.
+            scores = [score(params, text, video) for video in columns]
+            blocks.append(np.concatenate([to_host(part) for part in scores], axis=1)[:, :num_videos])
         return np.concatenate(blocks)[:num_texts]

@@ -98,10 +98,10 @@ class RetrievalTask(Task):
         batch = super().abstract_batch()
         return batch._replace(scene_index=batch.video_index) if self._knows_duplicates else batch
 
-    def evaluation_programs(self, num_videos: int) -> dict[str, Program]:  # noqa: D102
+    def evaluation_programs(self) -> dict[str, Program]:  # noqa: D102
         params, rows = self.abstract_params(), self.abstract_rows(self.evaluator.encoder.batch_size)
-        scoring = self.evaluator.program(params, rows, num_videos)
-        return super().evaluation_programs(num_videos) | {"gallery_similarity": scoring}
+        scoring = self.evaluator.program(params, rows)
+        return super().evaluation_programs() | {"gallery_similarity": scoring}
 
     def completion(self, source: Source) -> Callable[[Batch, int], Batch]:  # noqa: D102
         if not self._knows_duplicates:
