@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all test-here test-fast test-faults smoke lint clean
+.PHONY: help bench-gpu quickstart test test-all test-here test-fast test-faults smoke lint clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ test-faults: $(VENV)/dev.stamp  ## jobs of real processes, killed, stopped and c
 
 smoke: $(VENV)/smoke.stamp  ## everything once, from the wheel: train, resume, evaluate, ask, caption, convert, export
 	$(PY) -m pytest tests/smoke.py tests/models/test_golden.py
+
+bench-gpu: $(VENV)/run.stamp  ## the step and the interaction on the accelerator that JAX sees: time, memory, MFU, profile
+	$(PY) -m benchmarks.bench_gpu --out benchmarks/results --profile runs/profile
 
 lint: $(VENV)/dev.stamp  ## ruff over the tree
 	$(PY) -m ruff check .

@@ -1,0 +1,150 @@
+"""The step and the interaction on one accelerator, in one command: `make bench-gpu`.
+
+    python -m benchmarks.bench_gpu --out benchmarks/results [--profile FOLDER]
+
+The step of `configs/msrvtt.py` in bfloat16 with 128 pairs of 12 frames and 32 words, without reconstruction (V1) and
+with it (V2): time, memory, and the share of the device's peak that its products reach (MFU). Then the exact
+interaction of 4,096 pairs of 32 words and 12 frames. Data and weights are random. With `--profile`, two steps of each
+model are traced for TensorBoard or Perfetto. Writes bench_gpu.json with the name of the card. `--quick` tries the
+script with a small model on any device.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from benchmarks.harness import time_jitted, write
+from configs.msrvtt import get_config
+from hbi_jax import banzhaf
+from hbi_jax.config import Config, parse
+from hbi_jax.models.methods import make_model
+from hbi_jax.parallel.mesh import make_mesh, put_batch
+from hbi_jax.tasks.retrieval.objective import retrieval_loss
+from hbi_jax.tasks.task import abstract_batch, init_model
+from hbi_jax.train.optimizer import make_optimizer
+from hbi_jax.train.state import init_state, state_shardings
+from hbi_jax.train.step import make_train_step
+from hbi_jax.train.teacher import exact_teacher
+from hbi_jax.types import Batch
+
+METHODS = {"V1": False, "V2": True}
+PAIRS, GAMES, CALLS = 128, 4096, 20
+# Dense bfloat16 operations a second, of the makers' data sheets; the first name that the card's holds.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+
+
+def configuration(reconstruction: bool, quick: bool) -> Config:
+    """Returns the published configuration in bfloat16 with one batch on one device."""
+    config = get_config()
+    config.model.reconstruction, config.model.dtype = reconstruction, "bfloat16"
+    config.train.batch_size, config.mesh.data = PAIRS, 1
+    if quick:
+        config.train.batch_size, config.model.clip.image_size = 4, 64
+        config.model.clip.vision_layers = config.model.clip.text_layers = 2
+        config.model.frame_layers = 2
+    return parse(config)
+
+
+def random_batch(config: Config) -> Batch:
+    """Returns a batch of noise; every word and frame is real."""
+    rng = np.random.default_rng(0)
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.dtype == bool:
+            return np.ones(leaf.shape, bool)
+        return rng.integers(1, 255, leaf.shape).astype(leaf.dtype)
+
+    rows = np.arange(config.train.batch_size, dtype=np.int32)
+    return jax.tree.map(fill, abstract_batch(config))._replace(video_index=rows, record_index=rows)
+
+
+def product_flops(config: Config) -> float:
+    """Returns the operations of one step as written, with each layer counted and nothing recomputed."""
+    plain = dataclasses.replace(config.model, scan_layers="off", remat="none", frame_portions=1)
+    step, state, batch = _program(config, plain)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch))
+    return step.lower(*abstract).cost_analysis()["flops"]
+
+
+def _program(config: Config, model_config: object) -> tuple[jax.stages.Wrapped, PyTree, Batch]:
+    """Returns the step, its first state and a batch."""
+    model, mesh = make_model(model_config), make_mesh(1, 1, jax.devices()[:1])
+    init_params = functools.partial(init_model, model, config)
+    tx = make_optimizer(config.optimizer, jax.eval_shape(init_params), 1000)
+    state = init_state(init_params, tx, mesh)
+    loss = functools.partial(retrieval_loss, model, config.loss, exact_teacher(config.loss.interaction_scale))
+    return make_train_step(loss, tx, mesh, state_shardings(state)), state, put_batch(random_batch(config), mesh)
+
+
+def measure_step(config: Config, calls: int, profile: pathlib.Path | None) -> dict:
+    """Compiles and times whole steps, one after the other, with a donated state."""
+    step, state, batch = _program(config, config.model)
+    begun = time.perf_counter()
+    compiled = step.lower(state, batch).compile()
+    compile_s, seconds = time.perf_counter() - begun, []
+    for call in range(3 + calls):
+        begun = time.perf_counter()
+        state, _ = jax.block_until_ready(compiled(state, batch))
+        if call >= 3:
+            seconds.append(time.perf_counter() - begun)
+    with jax.profiler.trace(str(profile)) if profile else contextlib.nullcontext():
+        for _ in range(2 if profile else 0):
+            state, _ = jax.block_until_ready(compiled(state, batch))
+    memory, device, rows = compiled.memory_analysis(), jax.devices()[0], config.train.batch_size
+    flops, median = product_flops(config), float(np.median(seconds))
+    peak = next((value for name, value in PEAKS.items() if name in device.device_kind), None)
+    return {
+        "compile_s": round(compile_s, 1),
+        "median_ms": round(1e3 * median, 2),
+        "p10_ms": round(1e3 * float(np.percentile(seconds, 10)), 2),
+        "p90_ms": round(1e3 * float(np.percentile(seconds, 90)), 2),
+        "calls": calls,
+        "pairs_per_second": round(rows / median, 1),
+        "tflop": round(flops / 1e12, 3),
+        "mfu": None if peak is None else round(flops / median / peak, 3),
+        "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),
+        "arguments_gib": round(memory.argument_size_in_bytes / 2**30, 2),
+        "peak_gib": round((device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30, 2) or None,
+    }
+
+
+def main() -> None:
+    """Measures and writes bench_gpu.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"), help="folder of the JSON"
+    )
+    parser.add_argument("--profile", type=pathlib.Path, help="folder for the traces")
+    parser.add_argument("--quick", action="store_true", help="a small model, to try the script")
+    options = parser.parse_args()
+    if jax.default_backend() == "cpu" and not options.quick:
+        parser.error("JAX sees no accelerator; install jax[cuda13] or jax[cuda12], or try the script with --quick")
+    calls, games, steps = (3, 64, {}) if options.quick else (CALLS, GAMES, {})
+    for name, reconstruction in METHODS.items():
+        profile = options.profile and options.profile / name
+        steps[name] = measure_step(configuration(reconstruction, options.quick), calls, profile)
+        print(name, steps[name], flush=True)
+    rng = np.random.default_rng(0)
+    words, frames = 32, 12
+    shapes = (games, words, frames), (games, words), (games, frames)
+    game = [jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for shape in shapes]
+    interaction = time_jitted(banzhaf.interaction, *game, calls=calls)._asdict()
+    found = {
+        "shapes": {"pairs": configuration(False, options.quick).train.batch_size, "games": [games, words, frames]},
+        "step": steps,
+        "interaction": interaction,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    print(write(options.out, "bench_gpu", found))
+
+
+if __name__ == "__main__":
+    main()
