@@ -51,7 +51,8 @@ export JAX_PLATFORMS=cpu
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
 
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+# A child that is ended before it has become its command would run the trap too.
+trap '[ "${BASHPID:-$$}" != "$$" ] || rm -rf "$scratch"' EXIT
 
 label() {
   while IFS= read -r line; do printf '[%s] %s\n' "$1" "$line"; done

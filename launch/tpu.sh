@@ -119,7 +119,7 @@ copy_and_install() {
   local checkout archive
   checkout=$(cd "$(dirname "$0")/.." && pwd)
   scratch=$(mktemp -d)
-  trap 'rm -rf "$scratch"' EXIT
+  trap '[ "${BASHPID:-$$}" != "$$" ] || rm -rf "$scratch"' EXIT
   archive=$scratch/hbi_jax.tgz
   tar -czf "$archive" -C "$checkout" --exclude=__pycache__ \
     hbi_jax configs setup.py pyproject.toml requirements.txt requirements-dev.txt MANIFEST.in README.md LICENSE
