@@ -21,7 +21,7 @@ from hbi_jax.data.text import Tokenizer
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.mean_pooled import FRAMES, MEAN, MeanPooledCLIP
 from hbi_jax.models.similarity import pair_similarity
-from hbi_jax.parallel.mesh import batch_sharding, make_mesh, param_shardings, path_name, replicated
+from hbi_jax.parallel.mesh import batch_sharding, make_mesh, param_shardings, path_name
 from hbi_jax.pretrained.sizes import TOKENS
 from hbi_jax.search import scan
 from hbi_jax.search.clips import ClipSettings
@@ -140,8 +140,8 @@ class Encoder:
         for text_block in equal_blocks(num_texts, -(-min(num_texts, BATCH) // data) * data):
             some = jax.device_put(jax.tree.map(itemgetter(text_block), texts), rows)
             columns = [
-                to_host(score(self._params, some, jax.device_put(_rows_of(clips, block), replicated(self.mesh))))
-                for block in equal_blocks(count, 4 * BATCH)
+                to_host(score(self._params, some, jax.device_put(_rows_of(clips, block), rows)))
+                for block in equal_blocks(count, -(-4 * BATCH // data) * data)
             ]
             blocks.append(np.concatenate(columns, axis=1)[:, :count])
         return np.concatenate(blocks)[:num_texts]
