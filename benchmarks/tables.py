@@ -496,7 +496,7 @@ def faults() -> str:
         early, late = found["early_mib"], found["late_mib"]
         return (
             f"{found['steps']:,} steps",
-            f"{early:.0f} MiB early, {late:.0f} MiB late ({100 * found['growth']:+.1f} %)",
+            f"{early:.0f} MiB early, {late:.0f} MiB late; largest rise {100 * found['rise']:.1f} %",
         )
 
     def video(found: dict) -> tuple[str, str]:
@@ -529,7 +529,6 @@ def search_query() -> str:
         [
             f"{int(count):,}",
             engine,
-            f"{row.get('candidates', result['candidates']):,}",
             f"{row['p50_ms']:.0f}",
             f"{row['p95_ms']:.0f}",
             f"{row['cpu_ms']:.0f}",
@@ -543,7 +542,6 @@ def search_query() -> str:
     header = [
         "clips",
         "engine",
-        "candidates",
         "median, ms",
         "95 %, ms",
         "CPU, ms",
@@ -563,9 +561,9 @@ def search_query() -> str:
     return (
         f"{_table(header, rows)}\n\n"
         f"{result['queries']} queries; the quickstart's model, "
-        f"tokens of {sizes} per clip. Clips beyond the real ones mix the tokens of two real clips. CPU: "
-        "the time of all cores together. Recall: how many of the exact ten best are among the candidates, which are "
-        "scored again. Memory: the growth of the process, pages of memory-mapped files included."
+        f"tokens of {sizes} per clip. Clips beyond the real ones are drawn from a normal distribution fitted to "
+        "them. CPU: the time of all cores together. Recall: how many of the exact ten best are found. "
+        "Memory: the growth of the process, pages of memory-mapped files included."
         f"{size if wide else ''} {_where(result)}{_busy(result)}."
     )
 

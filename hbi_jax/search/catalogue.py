@@ -1,4 +1,4 @@
-"""What an index consists of: its manifest, its segments, and the engine that keeps their tokens."""
+"""What an index consists of: its manifest, its segments, and the engine that searches them."""
 
 import dataclasses
 import pathlib
@@ -27,7 +27,7 @@ class Catalogue:
       folder: The folder of the index.
       manifest: The manifest that is shown.
       segments: The segments, in the order of the manifest.
-      engine: The engine, which keeps their tokens.
+      engine: The engine, which searches them.
     """
 
     def __init__(self, folder: pathlib.Path, encoder: Encoder, manifest: Manifest):
@@ -108,7 +108,7 @@ class Catalogue:
         self._write(dataclasses.replace(manifest, segments=kept))
 
     def _write(self, manifest: Manifest) -> None:
-        """Shows a manifest and makes it that of the index; an engine takes over the tokens before."""
+        """Shows a manifest and makes it that of the index; the engine takes it over before."""
         if manifest != Manifest.read(self.folder):
             self.show(manifest, writing=True)
             manifest.write(self.folder)
@@ -119,8 +119,7 @@ class Catalogue:
         """Writes segments anew if there are many or much is dropped; removes what no longer counts."""
         rows = sum(len(segment.clips.source) for segment in self.segments)
         wants = len(self.segments) > _MANY_SEGMENTS or rows - self.num_clips > _DROPPED_SHARE * rows
-        # An engine that keeps the tokens elsewhere has its own way.
-        if wants and all(segment.has_arrays or not len(segment.clips.source) for segment in self.segments):
+        if wants:
             self._merge()
         store.remove_leftovers(self.folder, self.manifest.segments)
 

@@ -34,7 +34,8 @@ class SearchConfig:
     engine: EngineName = field(
         "flat",
         "What finds the candidates. flat: an exact scan of memory-mapped files. lance: a LanceDB table with an "
-        "approximate index, for 100,000 clips and more (needs the extra: pip install 'hbi_jax[search]').",
+        "approximate index of one vector a clip, for several 100,000 clips (needs the extra: "
+        "pip install 'hbi_jax[search]').",
     )
     num_words: int = field(
         0, "Tokens per text, start and end included. 0: as in training; 32 for weights without a run.", at_least=0

@@ -1,4 +1,4 @@
-"""The interface of what keeps clips and finds the candidates of a query."""
+"""The interface of what finds the candidates of a query among the clips."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -19,10 +19,10 @@ class Places(NamedTuple):
 
 @runtime_checkable
 class Engine(Protocol):
-    """What keeps the tokens of clips and finds candidates.
+    """What finds candidates among the clips of segments.
 
     Attributes:
-      is_exact: Whether `candidates` returns the best clips by the scan, rather than most of them.
+      is_exact: Whether `candidates` returns the best clips by the scan, rather than nearly all of them.
     """
 
     is_exact: bool
@@ -32,12 +32,11 @@ class Engine(Protocol):
 
         Args:
           segments: The segments, in the order that `Places` refers to.
-          writing: Whether the caller holds the lock: an engine that keeps tokens itself takes over those of new
-            segments, and forgets those that are gone.
+          writing: Whether the caller holds the lock: an engine with files of its own brings them up to date.
         """
 
     def candidates(self, query: Query, count: int) -> tuple[Places, Float[np.ndarray, " n"]]:
-        """Returns the best clips that count, and their similarity at the levels that score, the best first."""
+        """Returns the best clips that count, and their similarity by the scan, the best first."""
 
     def fetch(self, places: Places) -> Mapping[str, np.ndarray]:
         """Returns the stored arrays of some clips, in their order."""

@@ -40,7 +40,7 @@ class FlatEngine:
         self._segment = np.repeat(np.arange(len(segments)), counts)
         self._row = np.concatenate([np.zeros(0, int), *map(np.arange, counts)])
         self._alive = np.concatenate([np.zeros(0, bool), *(segment.alive for segment in segments)])
-        self._placed = None
+        self._blocks: list[scan.Block] | None = None
 
     def candidates(self, query: scan.Query, count: int) -> tuple[Places, Float[np.ndarray, " n"]]:  # noqa: D102
         if not self._alive.any():
@@ -50,25 +50,19 @@ class FlatEngine:
         return Places(self._segment[best], self._row[best]), scores[best]
 
     def _scores(self, query: scan.Query) -> Float[np.ndarray, " n"]:
-        if self._in_place:
-            return np.concatenate(
-                [scan.scan_blocks(query, scan.sides(arrays, self._levels)) for arrays in self._arrays if arrays]
-            )
-        if self._placed is None:
-            self._placed = self._place()
-        return np.asarray(scan.scan_devices(scan.padded(query), self._placed))[: len(self._row)]
+        if self._blocks is None:
+            self._blocks = self._place()
+        return scan.scan_blocks(query, self._blocks)
 
-    def _place(self) -> dict[str, scan.Side]:
-        """Copies the clips to the devices; the rows are filled up to a multiple of their number."""
+    def _place(self) -> list[scan.Block]:
+        """Returns the clips: files that are read in place, or one block that the devices share."""
         sides = [scan.sides(arrays, self._levels) for arrays in self._arrays if arrays]
+        if self._in_place:
+            return [block for part in sides for block in scan.blocks(part)]
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *sides)
         more = -len(self._row) % self._mesh.shape[self._mesh.axis_names[0]]
-
-        def joined(*parts: np.ndarray) -> jax.Array:
-            rows = np.concatenate(parts)
-            filled = np.concatenate([rows, np.repeat(rows[:1], more, axis=0)])
-            return jax.device_put(filled, batch_sharding(self._mesh))
-
-        return jax.tree.map(joined, *sides)
+        placed = jax.device_put(scan.filled(joined, more), batch_sharding(self._mesh))
+        return [scan.Block(placed, len(self._row))]
 
     def fetch(self, places: Places) -> Mapping[str, np.ndarray]:  # noqa: D102
         return gather(self._arrays, places)

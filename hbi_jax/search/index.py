@@ -24,8 +24,6 @@ from hbi_jax.types import Encoded as EncodedTokens
 
 # Clips that the model itself scores, where the scan is not its similarity.
 CANDIDATES = 200
-# An approximate engine returns this many times as many, of which the scan keeps the best.
-MORE = 5
 
 
 class Summary(NamedTuple):
@@ -214,7 +212,7 @@ class Index:
         query, total = self.encoder.query(encoded), self.num_clips
         count = max(CANDIDATES, 4 * top)
         while True:
-            places, scores = self._candidates(query, count)
+            places, scores = self.catalogue.engine.candidates(query, count)
             if is_text and not self.encoder.scans_exactly and len(places.row):
                 clips = self.encoder.encoded(self.catalogue.engine.fetch(places))
                 places, scores = _best(places, self.encoder.similarity(encoded, clips)[0], count)
@@ -233,16 +231,6 @@ class Index:
             self._moment(found[number], float(scores[number]), tokens, game, is_text)
             for number, game in zip(chosen, games, strict=True)
         ]
-
-    def _candidates(self, query: scan.Query, count: int) -> tuple[Places, Float[np.ndarray, " n"]]:
-        """Returns the best clips by the scan, of all clips or of those that an approximate engine returns."""
-        engine = self.catalogue.engine
-        if engine.is_exact:
-            return engine.candidates(query, count)
-        places, scores = engine.candidates(query, MORE * count)
-        if len(places.row):
-            scores = scan.scan_blocks(query, scan.sides(engine.fetch(places), self.encoder.scored))
-        return _best(places, scores, count)
 
     @staticmethod
     def _moment(

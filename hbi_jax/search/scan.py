@@ -1,11 +1,10 @@
 """The exact scan: weighted token-wise interaction of one query with stored clips, in one matrix product a level.
 
-`similarity` is written once, for numpy (memory-mapped files, one block of clips at a time) and for JAX (clips in the
-memory of devices). It needs no masks: padding repeats a real token with weight 0, which changes no maximum and no mean.
+It needs no masks: padding repeats a real token with weight 0, which changes no maximum and no mean.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,8 @@ from jaxtyping import Float
 
 from hbi_jax.types import ArrayLike, WeightedTokens
 
-# Clips per block on a CPU: their products with a query stay in its caches.
-BLOCK = 2048
+# Clips in a block: their products with a query stay in a CPU's caches, and few programs serve all indexes.
+BLOCK = 4096
 FEATURES, SCALE, WEIGHT = "features", "scale", "weight"
 
 
@@ -31,6 +30,18 @@ class Side(NamedTuple):
     features: Float[ArrayLike, "n k d"]
     scale: Float[ArrayLike, "n k"]
     weight: Float[ArrayLike, "n k"]
+
+
+class Block(NamedTuple):
+    """Clips that one call of the compiled scan scores.
+
+    Attributes:
+      clips: Their tokens by level; more rows than `count` where a block is filled up.
+      count: The number of clips.
+    """
+
+    clips: Mapping[str, Side]
+    count: int
 
 
 class Query(NamedTuple):
@@ -94,53 +105,60 @@ def query(levels: Mapping[str, WeightedTokens], rates: Mapping[str, float], publ
 
 
 def similarity(
-    words: Float[ArrayLike, "t d"],
-    word_weights: Float[ArrayLike, " t"],
-    clips: Side,
-    matmul: Callable[..., Any] = np.matmul,
-) -> Float[ArrayLike, " n"]:
+    words: Float[ArrayLike, "t d"], word_weights: Float[ArrayLike, " t"], clips: Side
+) -> Float[jax.Array, " n"]:
     """Returns the similarity of a query with clips at one level (HBI V2, Eq. 12); equals `models.similarity.wti`.
 
     Args:
       words: Normalised tokens of the query.
       word_weights: Their weights.
-      clips: The clips, in numpy or JAX.
-      matmul: The matrix product of that library.
+      clips: The clips.
     """
-    n, k, d = clips.features.shape
-    products = matmul(words, clips.features.reshape(n * k, d).T) * clips.scale.reshape(1, n * k)
-    products = products.reshape(len(words), n, k)
-    best_frame, best_word = products.max(2), products.max(0)
-    return 0.5 * (matmul(word_weights, best_frame) + (best_word * clips.weight).sum(1))
+    # The tokens of clips are the rows of the product, so that they are read once, in the order in which they lie.
+    products = jnp.einsum("nkd,td->nkt", clips.features, words, precision="highest") * clips.scale[..., None]
+    best_frame, best_word = products.max(1), products.max(2)
+    from_words = jnp.matmul(best_frame, word_weights, precision="highest")
+    return 0.5 * (from_words + (best_word * clips.weight).sum(1))
 
 
-def scan(asked: Query, clips: Mapping[str, Side], matmul: Callable[..., Any] = np.matmul) -> Float[ArrayLike, " n"]:
-    """Returns the similarity of a query with clips: the sum over its levels, weighted by their rates."""
+@jax.jit
+def scan(asked: Query, clips: Mapping[str, Side]) -> Float[jax.Array, " n"]:
+    """Returns the similarity of a query with clips: the sum over its levels, weighted by their rates.
+
+    It runs on the devices that hold the clips, on each with its own.
+    """
     parts = [
-        rate * similarity(asked.words[name], asked.weights[name], clips[name], matmul)
-        for name, rate in asked.rates.items()
+        rate * similarity(asked.words[name], asked.weights[name], clips[name]) for name, rate in asked.rates.items()
     ]
     return sum(parts[1:], parts[0])
 
 
-def scan_blocks(asked: Query, clips: Mapping[str, Side]) -> Float[np.ndarray, " n"]:
-    """Returns what `scan` returns, in numpy, holding the products of `BLOCK` clips at a time."""
-    count = len(next(iter(clips.values())).features)
-    out = np.empty(count, np.float32)
-    for start in range(0, count, BLOCK):
-        block = np.s_[start : start + BLOCK]
-        out[block] = scan(asked, {name: Side(*(part[block] for part in clips[name])) for name in asked.rates})
-    return out
+def scan_blocks(asked: Query, blocks: Iterable[Block]) -> Float[np.ndarray, " n"]:
+    """Returns the similarity of a query with the clips of blocks."""
+    asked = padded(asked)
+    # Every block is dispatched before the first result is read.
+    scored = [(scan(asked, block.clips), block.count) for block in blocks]
+    return np.concatenate([np.zeros(0, np.float32), *(np.asarray(scores)[:count] for scores, count in scored)])
 
 
-@jax.jit
-def scan_devices(asked: Query, clips: Mapping[str, Side]) -> Float[jax.Array, " n"]:
-    """Returns what `scan` returns, in JAX: on whatever devices the clips lie, each with its own."""
+def blocks(clips: Mapping[str, Side]) -> Iterator[Block]:
+    """Yields clips on the first device in blocks; a CPU reads the arrays in place, be they files.
 
-    def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.matmul(x, y, precision="highest")
+    The last block is filled up with one of its clips to a power of two.
+    """
+    total = len(next(iter(clips.values())).scale)
+    device = jax.local_devices()[0]
+    for start in range(0, total, BLOCK):
+        count = min(BLOCK, total - start)
+        part = jax.tree.map(lambda x, first=start, rows=count: x[first : first + rows], dict(clips))
+        if count < BLOCK:
+            part = filled(part, (1 << (count - 1).bit_length()) - count)
+        yield Block(jax.device_put(part, device, may_alias=True), count)
 
-    return scan(asked, clips, matmul)
+
+def filled(clips: Mapping[str, Side], more: int) -> dict[str, Side]:
+    """Returns clips with `more` copies of the first one at their end."""
+    return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], more, axis=0)]), dict(clips))
 
 
 def padded(asked: Query, multiple: int = 8) -> Query:

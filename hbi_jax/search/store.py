@@ -4,7 +4,7 @@
       index.json                    the manifest: format, model, settings, segments, dropped files; replaced atomically
       segments/NAME/files.json      the files of a segment, and the reasons why some of them could not be read
       segments/NAME/clips.npz       source, start, end and frame times of every clip
-      segments/NAME/ARRAY.npy       the tokens of every clip, memory-mapped (absent if an engine keeps them elsewhere)
+      segments/NAME/ARRAY.npy       the tokens of every clip, memory-mapped
       lock, commit.lock             held by whoever writes segments, or the manifest
 
 A segment gets its name, a checksum of what it is made from, only when it is complete. A writer that was interrupted
@@ -94,11 +94,6 @@ class Segment:
         """Returns which clips count."""
         return ~np.isin(self.clips.source, sorted(self.dropped))
 
-    @property
-    def has_arrays(self) -> bool:
-        """Whether the segment holds its tokens itself."""
-        return any(self.folder.glob("*.npy"))
-
     def arrays(self) -> dict[str, np.ndarray]:
         """Opens the stored arrays by name, memory-mapped.
 
@@ -114,11 +109,6 @@ class Segment:
             if len(out[path.stem]) != len(self.clips.source):
                 raise _damaged(path, f"{len(out[path.stem])} rows, wanted {len(self.clips.source)}")
         return out
-
-    def remove_arrays(self) -> None:
-        """Deletes the stored arrays, which an engine has taken over."""
-        for path in self.folder.glob("*.npy"):
-            path.unlink()
 
 
 @dataclasses.dataclass(frozen=True)

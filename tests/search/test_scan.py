@@ -35,22 +35,36 @@ def queries(published: bool) -> list[scan.Query]:
 
 @pytest.mark.parametrize("padding", ["masked", "published"])
 def test_the_scan_equals_wti(padding, monkeypatch):
-    monkeypatch.setattr(scan, "BLOCK", 7)
+    monkeypatch.setattr(scan, "BLOCK", 16)
     published = padding == "published"
     clips = {name: scan.side(side, published) for name, side in VIDEO.items()}
     for query, wanted in zip(queries(published), expected(padding), strict=True):
         assert set(query.words) == {"entity", "event"}
-        np.testing.assert_allclose(scan.scan_blocks(query, clips), wanted, atol=3e-7)
-        more = scan.padded(query)
-        assert {len(words) % 8 for words in more.words.values()} == {0}
-        np.testing.assert_allclose(scan.scan_devices(more, clips), wanted, atol=3e-7)
+        np.testing.assert_allclose(scan.scan_blocks(query, scan.blocks(clips)), wanted, atol=3e-7)
+        np.testing.assert_allclose(scan.scan(query, clips), wanted, atol=3e-7)
+        assert {len(words) % 8 for words in scan.padded(query).words.values()} == {0}
+
+
+def test_files_are_read_in_place_and_the_last_block_is_filled_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan, "BLOCK", 32)
+    stored = {}
+    for name, side in VIDEO.items():
+        for part, array in scan.side(side)._asdict().items():
+            np.save(tmp_path / f"{name}.{part}.npy", array)
+            stored[f"{name}.{part}"] = np.load(tmp_path / f"{name}.{part}.npy", mmap_mode="r")
+    clips = scan.sides(stored, ["entity", "event"])
+    blocks = list(scan.blocks(clips))
+    assert [block.count for block in blocks] == [32, 18]
+    assert [len(block.clips["entity"].scale) for block in blocks] == [32, 32]
+    assert blocks[0].clips["entity"].features.unsafe_buffer_pointer() == clips["entity"].features.ctypes.data
+    np.testing.assert_allclose(scan.scan_blocks(queries(False)[1], blocks), expected("masked")[1], atol=3e-7)
 
 
 def test_devices_share_the_clips():
     clips = {name: scan.side(side) for name, side in VIDEO.items()}
     mesh = make_mesh(devices=jax.devices()[:2])
     placed = jax.device_put(clips, batch_sharding(mesh))
-    found = scan.scan_devices(scan.padded(queries(False)[0]), placed)
+    found = scan.scan(queries(False)[0], placed)
     assert len(found.sharding.device_set) == 2
     np.testing.assert_allclose(found, expected("masked")[0], atol=3e-7)
 
