@@ -532,6 +532,7 @@ def search_query() -> str:
             f"{row['p50_ms']:.0f}",
             f"{row['p95_ms']:.0f}",
             f"{row['cpu_ms']:.0f}",
+            f"{row['own_mib']:,}",
             f"{row['memory_mib']:,}",
             f"{100 * row['recall_at_10']:.1f}",
             f"{row['build_seconds']:.0f}" if "build_seconds" in row else "",
@@ -546,6 +547,7 @@ def search_query() -> str:
         "95 %, ms",
         "CPU, ms",
         "memory, MiB",
+        "with files, MiB",
         "recall of the best ten, %",
         "building, s",
     ]
@@ -563,7 +565,7 @@ def search_query() -> str:
         f"{result['queries']} queries; the quickstart's model, "
         f"tokens of {sizes} per clip. Clips beyond the real ones are drawn from a normal distribution fitted to "
         "them. CPU: the time of all cores together. Recall: how many of the exact ten best are found. "
-        "Memory: the growth of the process, pages of memory-mapped files included."
+        "Memory: the growth of the process, without and with pages of mapped files, which the kernel drops at need."
         f"{size if wide else ''} {_where(result)}{_busy(result)}."
     )
 

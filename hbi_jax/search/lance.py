@@ -2,7 +2,7 @@
 
 The vector is the mean of a clip's normalised tokens by their weights, level after level. Its product with a query's
 mean is the mean similarity of all pairs of tokens, where the scan takes maxima. The nearest clips are scored by the
-scan, from the memory-mapped files of the segments.
+scan, from the memory-mapped files of the segments: at the coarsest level, and the best of those at all levels.
 """
 
 import contextlib
@@ -36,8 +36,9 @@ _INDEXED_FROM = 5000
 _BATCH = 16_384
 # Bits of the index for each number of a vector, and the parts of the index that a query reads.
 _BITS, _PROBES = 4, 50
-# For every clip that is asked for, this many of the nearest are scored by the scan.
-_NEAREST = 40
+# For every clip that is asked for, this many of the nearest are scored at the level with the fewest tokens, which is
+# cheap, and this many of those at all levels.
+_NEAREST, _SCORED = 50, 10
 
 
 class LanceEngine:
@@ -147,11 +148,12 @@ class LanceEngine:
             .distance_type("cosine")
             .nprobes(_PROBES)
             .limit(_NEAREST * count)
-            .select(["key"])
+            .select(["key", "_distance"])
             .to_arrow()
         )
         keys = np.sort(nearest["key"].to_numpy())
-        segment = np.array([self._numbers.get(key, -1) for key in (keys >> 32 << 32).tolist()], int)
+        prefixes, inverse = np.unique(keys >> 32 << 32, return_inverse=True)
+        segment = np.array([self._numbers.get(prefix, -1) for prefix in prefixes.tolist()], int)[inverse]
         row = (keys & 0xFFFFFFFF).astype(int)
         alive = np.zeros(len(keys), bool)
         for number, counts in enumerate(self._alive):
@@ -159,7 +161,20 @@ class LanceEngine:
         places = Places(segment[alive], row[alive])
         if not alive.any():
             return places, np.zeros(0, np.float32)
-        scores = scan.scan_blocks(query, scan.blocks(scan.sides(self.fetch(places), self._levels)))
+        first = next(filter(None, self._arrays))
+        coarsest = min(self._levels, key=lambda level: first[f"{level}.{scan.WEIGHT}"].shape[1])
+        if len(self._levels) > 1:
+            places, _ = self._best(query, [coarsest], places, _SCORED * count)
+        return self._best(query, self._levels, places, count)
+
+    def _best(
+        self, query: scan.Query, levels: Sequence[str], places: Places, count: int
+    ) -> tuple[Places, Float[np.ndarray, " n"]]:
+        """Returns the best of some clips by the scan of some levels, and their scores."""
+        names = [f"{level}.{part}" for level in levels for part in scan.Side._fields]
+        rows = gather([{name: arrays[name] for name in names} if arrays else {} for arrays in self._arrays], places)
+        asked = scan.Query(*({level: part[level] for level in levels} for part in query))
+        scores = scan.scan_blocks(asked, scan.blocks(scan.sides(rows, levels)))
         best = scan.top(scores, count)
         return Places(*(part[best] for part in places)), scores[best]
 

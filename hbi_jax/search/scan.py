@@ -161,7 +161,7 @@ def filled(clips: Mapping[str, Side], more: int) -> dict[str, Side]:
     return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[:1], more, axis=0)]), dict(clips))
 
 
-def padded(asked: Query, multiple: int = 8) -> Query:
+def padded(asked: Query, multiple: int = 16) -> Query:
     """Returns an equal query whose numbers of tokens are multiples, so that few programs serve all queries."""
     words, weights = {}, {}
     for name, tokens in asked.words.items():

@@ -42,7 +42,7 @@ def test_the_scan_equals_wti(padding, monkeypatch):
         assert set(query.words) == {"entity", "event"}
         np.testing.assert_allclose(scan.scan_blocks(query, scan.blocks(clips)), wanted, atol=3e-7)
         np.testing.assert_allclose(scan.scan(query, clips), wanted, atol=3e-7)
-        assert {len(words) % 8 for words in scan.padded(query).words.values()} == {0}
+        assert {len(words) % 16 for words in scan.padded(query).words.values()} == {0}
 
 
 def test_files_are_read_in_place_and_the_last_block_is_filled_up(tmp_path, monkeypatch):
