@@ -576,7 +576,7 @@ def search_indexing() -> str:
     names = {"quickstart": "videos of 3 s", "long": "videos of 60 s"}
     rows = [
         [
-            f"{row['videos']} {names[name]}",
+            f"{row['videos']:,} {names[name]}",
             f"{row['clips']:,}",
             f"{row['decoding_clips_per_second']:.0f}",
             f"{row['index_clips_per_second']:.0f}",

@@ -38,7 +38,7 @@ _BATCH = 16_384
 _BITS, _PROBES = 4, 50
 # For every clip that is asked for, this many of the nearest are scored at the level with the fewest tokens, which is
 # cheap, and this many of those at all levels.
-_NEAREST, _SCORED = 50, 10
+_NEAREST, _SCORED = 50, 5
 
 
 class LanceEngine:

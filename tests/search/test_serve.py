@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+import hbi_jax
 from hbi_jax.search.config import SearchError
 from hbi_jax.search.serve import Settings, make_app
 from tests.search.conftest import make_index
@@ -103,3 +104,34 @@ def test_without_gradio_the_remedy_is_told(encoder, tmp_path, monkeypatch):
         pytest.raises(SearchError, match=r"the page needs Gradio .*; pip install 'hbi_jax\[demo\]', or write a page"),
     ):
         make_app(index, Settings())
+
+
+def test_runs_that_answer_and_caption_have_their_tabs(answered, captioned, world, encoder, tmp_path):
+    pytest.importorskip("gradio", reason=MISSING)
+    client_of = pytest.importorskip("fastapi.testclient", reason=MISSING).TestClient
+
+    video, question = min((world / "videos").glob("*.mp4")), "what happens first?"
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    settings = Settings(ask=str(answered), caption=str(captioned))
+    with (
+        make_index(tmp_path / "my.index", encoder) as index,
+        client_of(make_app(index, settings), base_url="http://127.0.0.1:7860") as client,
+    ):
+        page = client.get("/").text
+        assert '"label":"Ask"' in page
+        assert '"label":"Caption"' in page
+        (sent, bad) = client.post(
+            "/gradio_api/upload", files=[("files", (path.name, path.read_bytes())) for path in (video, broken)]
+        ).json()
+        good, unreadable = ({"path": path, "meta": {"_type": "gradio.FileData"}} for path in (sent, bad))
+        (answer,) = hbi_jax.answer_questions(str(answered), video, question)
+        said = call(client, "ask", good, question)
+        assert all(
+            f"{text} ({100 * share:.1f} %)" in said
+            for text, share in zip(answer.answers, answer.probabilities, strict=True)
+        )
+        (made,) = hbi_jax.generate_captions(str(captioned), video)
+        assert made.captions[0] in call(client, "caption", good)
+        assert "Choose a video, and write a question" in call(client, "ask", good, " ")
+        assert "broken.mp4" in call(client, "caption", unreadable)
