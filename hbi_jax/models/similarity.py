@@ -11,6 +11,10 @@ from hbi_jax.choices import Padding
 from hbi_jax.parallel.pairs import all_pairs, num_shards
 from hbi_jax.types import WeightedTokens
 
+# Bytes of the products of all tokens with all tokens up to which a device holds them at once: no loop over blocks, and
+# nothing is computed twice.
+_WHOLE_BYTES = 2**25
+
 
 def in_float32() -> contextlib.AbstractContextManager:
     """Returns a context in which products of float32 are exact to float32; accelerators round their factors else."""
@@ -59,8 +63,8 @@ def wti(
     """Returns the similarity of every text with every video (HBI V2, Eq. 12).
 
     Each token scores its best match among the real tokens of the other side. The scores of a side are averaged with the
-    softmax of its weight logits, and the two sides are averaged. The products of all tokens with all tokens,
-    [a, b, t, v], are in memory for blocks of videos, also in the backward pass, which recomputes them.
+    softmax of its weight logits, and the two sides are averaged. Where the products of all tokens with all tokens,
+    [a, b, t, v], are large, they are in memory for blocks of videos, also in the backward pass, which recomputes them.
 
     On a mesh, each device computes its texts with all videos (`all_pairs`).
 
@@ -83,14 +87,15 @@ def wti(
     block = video_block * num_shards(len(text.mask))
 
     def similarity(texts: _Side, videos: _Side) -> Float[Array, "m b"]:
-        @jax.checkpoint
         def similarity_of_video(video: _Side) -> Float[Array, " m"]:
             cosine = jnp.einsum("atd,vd->atv", texts.features, video.features)
             best_frame = masked_max(cosine, video.mask, -1, padding)
             best_word = masked_max(cosine, texts.mask[:, :, None], -2, padding)
             return 0.5 * (jnp.einsum("at,at->a", best_frame, texts.weights) + best_word @ video.weights)
 
-        return jax.lax.map(similarity_of_video, videos, batch_size=block).T
+        if 4 * texts.mask.size * videos.mask.size <= _WHOLE_BYTES:
+            return jax.vmap(similarity_of_video)(videos).T
+        return jax.lax.map(jax.checkpoint(similarity_of_video), videos, batch_size=block).T
 
     with in_float32():
         return all_pairs(similarity, texts, videos)

@@ -10,21 +10,17 @@ import re
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 from jaxtyping import Array, Float, Int, PyTree
 
 from hbi_jax.parallel.mesh import path_name
 from hbi_jax.train.config import OptimizerConfig
+from hbi_jax.train.muon import muon
 
 # Parameters that come from CLIP, and parameters whose meaning weight decay would distort.
 CLIP_PATTERN = r"^params/(text_tower|vision_tower|logit_scale)"
 NO_DECAY_PATTERN = r"(/bias|/scale|logit_scale|positional_embedding|class_embedding)$"
 # The published code exempts only biases from decay: its patterns for norms match none of its parameter names.
 PUBLISHED_NO_DECAY_PATTERN = r"/bias$"
-# Adam optimizes the classifiers instead of Muon: Muon's authors advise it, and Muon's cost is cubic in a matrix's side.
-CLASSIFIER_PATTERN = r"^params/answer_"
-# Muon's updates are scaled to this root mean square, that of Adam's, so that both use the same learning rates.
-MUON_RMS = 0.2
 
 
 def warmup_cosine(peak: float, num_steps: int, warmup_rate: float) -> optax.Schedule:
@@ -86,20 +82,6 @@ def is_frozen(params: PyTree, frozen: tuple[str, ...]) -> PyTree[bool]:
 def decays(params: PyTree, pattern: str = NO_DECAY_PATTERN) -> PyTree[bool]:
     """Returns True at the parameters that decay: those whose names do not match the pattern."""
     return jax.tree_util.tree_map_with_path(lambda path, _: re.search(pattern, path_name(path)) is None, params)
-
-
-def matrices(params: PyTree) -> PyTree[optax.contrib.MuonDimensionNumbers | None]:
-    """Returns dimension numbers at the parameters that Muon orthogonalises: kernels with two axes, except classifiers.
-
-    Other parameters, such as embeddings and convolutions, get None.
-    """
-
-    def dimensions(path, leaf):
-        name = path_name(path)
-        is_matrix = name.endswith("/kernel") and leaf.ndim == 2 and not re.search(CLASSIFIER_PATTERN, name)
-        return optax.contrib.MuonDimensionNumbers() if is_matrix else None
-
-    return jax.tree_util.tree_map_with_path(dimensions, params)
 
 
 def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
@@ -166,17 +148,8 @@ def make_optimizer(config: OptimizerConfig, params: PyTree, num_steps: int) -> o
             mask=decays,
         )
 
-    def muon(peak: float) -> optax.GradientTransformation:
-        return optax.contrib.muon(
-            make_schedule(config, peak, num_steps),
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            weight_decay_mask=decays,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            muon_weight_dimension_numbers=matrices,
-            consistent_rms=MUON_RMS,
-        )
+    def orthogonalised(peak: float) -> optax.GradientTransformation:
+        return muon(config, make_schedule(config, peak, num_steps), decays)
 
     def bert_adam(peak: float) -> optax.GradientTransformation:
         return optax.chain(
@@ -188,7 +161,7 @@ def make_optimizer(config: OptimizerConfig, params: PyTree, num_steps: int) -> o
             optax.scale_by_learning_rate(make_schedule(config, peak, num_steps)),
         )
 
-    rule = {"adamw": adamw, "muon": muon, "bert_adam": bert_adam}[config.name]
+    rule = {"adamw": adamw, "muon": orthogonalised, "bert_adam": bert_adam}[config.name]
     groups = parameter_groups(params, config.frozen)
     frozen = is_frozen(params, config.frozen)
     return optax.chain(

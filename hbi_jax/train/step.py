@@ -60,7 +60,8 @@ def make_train_step(
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         updated = TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state)
         norm = optax.tree.norm(gradients)
-        checks = (jnp.isfinite(scalars["loss/total"]), jnp.isfinite(norm), is_finite((updated.params, opt_state)))
+        changed = updated.params if frozen is None else jax.tree.map(_unless, updated.params, frozen)
+        checks = (jnp.isfinite(scalars["loss/total"]), jnp.isfinite(norm), is_finite((changed, opt_state)))
         fault = sum(jnp.where(good, 0.0, number) for good, number in zip(checks, FAULTS, strict=True))
         if skip_nonfinite:
             kept = jax.tree.map(lambda new, old: jnp.where(fault == 0, new, old), updated, state)
@@ -73,3 +74,8 @@ def make_train_step(
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )
+
+
+def _unless(leaf: Array, stays: bool) -> Array | None:
+    """Returns a parameter that is trained; None, which is no leaf, for one that stays as it is."""
+    return None if stays else leaf

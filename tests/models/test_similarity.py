@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from hbi_jax.models import similarity as similarity_module
 from hbi_jax.models.similarity import normalize, pair_similarity, token_weights, wti
 from hbi_jax.types import WeightedTokens
 
@@ -88,9 +89,11 @@ def test_wti_by_hand():
     np.testing.assert_allclose(similarity(alone, video, 16), [[0.5 * 0 + 0.5 * (0.5 * 0 + 0.5 * -1)]], atol=1e-6)
 
 
-@pytest.mark.parametrize("video_block", [1, 3, 5, 16])
-def test_blocks_are_the_dense_equation(text, video, video_block):
-    """Values and gradients; block sizes that do not divide the five videos included."""
+@pytest.mark.parametrize("video_block", [0, 1, 3, 5, 16])
+def test_blocks_are_the_dense_equation(text, video, video_block, monkeypatch):
+    """Values and gradients; block sizes that do not divide the five videos, and everything at once (0), included."""
+    if video_block:
+        monkeypatch.setattr(similarity_module, "_WHOLE_BYTES", 0)
     weight = jax.random.normal(jax.random.key(0), (4, 5))
 
     def value_and_grad(function):
@@ -105,7 +108,7 @@ def test_blocks_are_the_dense_equation(text, video, video_block):
         (_, scores), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(inputs)
         return scores, gradients
 
-    got, gradients = value_and_grad(lambda t, v: wti(t, v, video_block))
+    got, gradients = value_and_grad(lambda t, v: wti(t, v, video_block or 16))
     wanted, wanted_gradients = value_and_grad(dense)
     np.testing.assert_allclose(got, wanted, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), gradients, wanted_gradients)
@@ -147,8 +150,9 @@ def largest_array(jaxpr) -> int:
     return max(sizes)
 
 
-def test_the_pairwise_tensor_is_never_whole():
+def test_a_large_pairwise_tensor_is_never_whole(monkeypatch):
     """Forward and backward: at most the products of one block of videos."""
+    monkeypatch.setattr(similarity_module, "_WHOLE_BYTES", 0)
     a, b, t, v, block = 8, 32, 10, 12, 4
     rng = np.random.default_rng(0)
     text, video = random_tokens(rng, [t] * a, t), random_tokens(rng, [v] * b, v)

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel.mesh import path_name
 from hbi_jax.train.config import OptimizerConfig
+from hbi_jax.train.muon import MUON_RMS, is_matrix, muon
 from hbi_jax.train.optimizer import (
     PUBLISHED_NO_DECAY_PATTERN,
     clip_each,
@@ -19,7 +21,6 @@ from hbi_jax.train.optimizer import (
     keep_logit_scale_below,
     make_optimizer,
     make_schedule,
-    matrices,
     parameter_groups,
     published_cosine,
     warmup_cosine,
@@ -261,13 +262,46 @@ def test_muon_turns_matrices_and_leaves_the_rest_to_adam(tree):
     first = -(PLAIN.b1 / (1 + PLAIN.b1) + 1)
     np.testing.assert_allclose(got["header"]["bias"], [1e-2 * first], rtol=1e-3)
     np.testing.assert_allclose(got["text_tower"]["ln_final"]["scale"], [1e-4 * first], rtol=1e-3)
-    # A leaf of what it gives is one of the two axes of a matrix.
-    turned = {name.rsplit("/", 1)[0] for name in names_where(matrices(tree), lambda axis: True)}
+    turned = names_where(is_matrix(tree), bool)
     assert {"params/vision_tower/patch_embedding/kernel", "params/video_merge_action/score/kernel"} <= turned
     assert all(name.endswith("/kernel") for name in turned)
     assert not any("embedding/embedding" in name or "conv_in" in name for name in turned)
     classifier = {"params": {"answer_entity": {"hidden": {"kernel": jnp.zeros((2, 3))}}}}
-    assert not names_where(matrices(classifier), lambda axis: True)
+    assert not names_where(is_matrix(classifier), bool)
+
+
+def test_muon_is_that_of_optax():
+    """Matrices of one shape are stacked; updates and state are those of the library's for each alone."""
+    rng = np.random.default_rng(0)
+    shapes = (("a", (8, 24)), ("b", (8, 24)), ("c", (24, 8)), ("d", (8, 8)))
+
+    def drawn():
+        layers = {name: {"kernel": rng.normal(size=shape), "bias": rng.normal(size=2)} for name, shape in shapes}
+        return {"params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), layers)}
+
+    config, params, schedule = dataclasses.replace(PLAIN, weight_decay=0.2), drawn(), optax.constant_schedule(1e-2)
+    found, wanted = params, params
+    ours = muon(config, schedule, decays)
+    theirs = optax.contrib.muon(
+        schedule,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=decays,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=lambda tree: jax.tree.map(
+            lambda matrix: optax.contrib.MuonDimensionNumbers() if matrix else None, is_matrix(tree)
+        ),
+        consistent_rms=MUON_RMS,
+    )
+    states = ours.init(params), theirs.init(params)
+    for _ in range(3):
+        gradients = drawn()
+        one, other = ours.update(gradients, states[0], found), theirs.update(gradients, states[1], wanted)
+        found, wanted = optax.apply_updates(found, one[0]), optax.apply_updates(wanted, other[0])
+        states = one[1], other[1]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), found, wanted)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), *states)
 
 
 def test_muon_decays_matrices_only():
