@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hbi_jax.models import similarity as similarities
 from hbi_jax.models.reconstruction import SideMLPs, reconstructed_wti
 from hbi_jax.models.similarity import wti
 from hbi_jax.models.token_mlp import MLP
@@ -89,7 +90,8 @@ def reconstructed(params, text, video, sentence):
 
 
 @pytest.mark.parametrize("similarity", [plain, reconstructed])
-def test_similarities_move_each_side_once_and_nothing_in_their_loops(similarity):
+def test_similarities_move_each_side_once_and_nothing_in_their_loops(similarity, monkeypatch):
+    monkeypatch.setattr(similarities, "_WHOLE_BYTES", 0)
     mesh = make_mesh(4, 2)
     arguments = ((mlps(0), mlps(7)), tokens(20, 16, 5), tokens(30, 16, 3), normal(40, 16, WIDTH))
 
