@@ -34,7 +34,7 @@ class SearchConfig:
     engine: EngineName = field(
         "flat",
         "What finds the candidates. flat: an exact scan of memory-mapped files. lance: a LanceDB table with an "
-        "approximate index of one vector a clip, for several 100,000 clips (needs the extra: "
+        "approximate index of one vector a clip, for 100,000 clips and more (needs the extra: "
         "pip install 'hbi_jax[search]').",
     )
     num_words: int = field(

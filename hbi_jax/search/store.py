@@ -33,7 +33,7 @@ from hbi_jax.search.clips import Stamp
 from hbi_jax.search.config import SearchConfig, SearchError
 
 # Increased when the meaning of the files changes.
-FORMAT = 1
+FORMAT = 2
 MANIFEST, SEGMENTS, LOCK, COMMIT = "index.json", "segments", "lock", "commit.lock"
 _FILES, _CLIPS = "files.json", "clips.npz"
 _UNFINISHED = ".unfinished-"
