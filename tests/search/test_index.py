@@ -296,7 +296,7 @@ def test_what_is_no_index_is_named(tmp_path, videos, encoder):
     manifest = index.folder / "index.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(content | {"format": 0}))
-    with pytest.raises(SearchError, match=r"index of format 0: wanted 1, that of this version; index the videos again"):
+    with pytest.raises(SearchError, match=r"index of format 0: wanted 2, that of this version; index the videos again"):
         open_index(index.folder)
     manifest.write_text(json.dumps(content | {"segments": {"../../videos": []}}))
     with pytest.raises(SearchError, match=r"index.json is damaged \(a segment's name is no plain name\)"):
