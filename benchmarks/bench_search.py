@@ -168,7 +168,7 @@ def measure(engine_name: str, folder: pathlib.Path) -> dict:
     queries = load_queries(folder / "queries.json")
     levels, before, own_before = list(queries[0].rates), peak_bytes(), own_bytes()
     segments = [store.read_segment(path) for path in sorted((folder / store.SEGMENTS).iterdir())]
-    engine = FlatEngine(levels, make_mesh()) if engine_name == "flat" else LanceEngine(folder, levels)
+    engine = FlatEngine(levels, make_mesh()) if engine_name == "flat" else LanceEngine(folder, levels, make_mesh())
     begun = time.perf_counter()
     engine.add(segments, writing=engine_name == BUILD)
     if engine_name == BUILD:

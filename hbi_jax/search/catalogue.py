@@ -10,8 +10,9 @@ from jaxtyping import Float
 from hbi_jax.search import store
 from hbi_jax.search.encoder import Encoder
 from hbi_jax.search.engine import Engine, Places
-from hbi_jax.search.flat import FlatEngine, gather
+from hbi_jax.search.flat import FlatEngine
 from hbi_jax.search.lance import LanceEngine
+from hbi_jax.search.pages import Pages
 from hbi_jax.search.store import Manifest, Segment
 
 # Segments are written anew if there are more than this many, or if more than this share of their clips is dropped.
@@ -35,7 +36,9 @@ class Catalogue:
         self.folder = folder
         self.segments: list[Segment] = []
         lance = manifest.settings.engine == "lance"
-        self.engine: Engine = LanceEngine(folder, encoder.scored) if lance else FlatEngine(encoder.scored, encoder.mesh)
+        self.engine: Engine = (
+            LanceEngine(folder, encoder.scored, encoder.mesh) if lance else FlatEngine(encoder.scored, encoder.mesh)
+        )
         self.show(manifest)
 
     @property
@@ -109,11 +112,10 @@ class Catalogue:
 
     def _write(self, manifest: Manifest) -> None:
         """Shows a manifest and makes it that of the index; the engine takes it over before."""
+        # An engine with files of its own may have been interrupted in a change that the manifest never saw.
+        self.show(manifest, writing=True)
         if manifest != Manifest.read(self.folder):
-            self.show(manifest, writing=True)
             manifest.write(self.folder)
-        else:
-            self.show(manifest)
 
     def tidy(self) -> None:
         """Writes segments anew if there are many or much is dropped; removes what no longer counts."""
@@ -146,10 +148,10 @@ class Catalogue:
             tables.append(clips._replace(source=anew[clips.source].astype(np.int32)))
             places.append(Places(np.full(len(rows), number), rows))
         table = store.ClipTable(*map(np.concatenate, zip(*tables, strict=True)))
-        arrays = [segment.arrays() if len(segment.clips.source) else {} for segment in group]
         manifest = self.manifest
         name = store.segment_name(manifest.digest, manifest.settings, [file[:2] for file in files])
         if name not in manifest.segments:
             rows = Places(*map(np.concatenate, zip(*places, strict=True)))
-            store.write_segment(self.folder, name, files, table, gather(arrays, rows))
+            arrays = Pages([segment.arrays() if len(segment.clips.source) else {} for segment in group])
+            store.write_segment(self.folder, name, files, table, arrays.gather(rows))
         return name

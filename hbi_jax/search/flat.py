@@ -8,8 +8,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from hbi_jax.parallel.mesh import batch_sharding
-from hbi_jax.search import scan
+from hbi_jax.search import pages, scan
 from hbi_jax.search.engine import Places
+from hbi_jax.search.pages import Pages
 from hbi_jax.search.store import Segment
 
 
@@ -35,7 +36,7 @@ class FlatEngine:
 
     def add(self, segments: Sequence[Segment], writing: bool = False) -> None:  # noqa: D102
         del writing
-        self._arrays = [segment.arrays() if len(segment.clips.source) else {} for segment in segments]
+        self._pages = Pages([segment.arrays() if len(segment.clips.source) else {} for segment in segments])
         counts = [len(segment.clips.source) for segment in segments]
         self._segment = np.repeat(np.arange(len(segments)), counts)
         self._row = np.concatenate([np.zeros(0, int), *map(np.arange, counts)])
@@ -52,11 +53,19 @@ class FlatEngine:
     def _scores(self, query: scan.Query) -> Float[np.ndarray, " n"]:
         if self._blocks is None:
             self._blocks = self._place()
-        return scan.scan_blocks(query, self._blocks)
+            self._pages.give_back()
+        if not self._in_place:
+            return scan.scan_blocks(query, self._blocks)
+        scores, bytes_a_clip = [], self._pages.num_bytes // len(self._row)
+        some = max(1, pages.KEPT_BYTES // (scan.BLOCK * bytes_a_clip))
+        for start in range(0, len(self._blocks), some):
+            scores.append(scan.scan_blocks(query, self._blocks[start : start + some]))
+            self._pages.give_back()
+        return np.concatenate(scores)
 
     def _place(self) -> list[scan.Block]:
         """Returns the clips: files that are read in place, or one block that the devices share."""
-        sides = [scan.sides(arrays, self._levels) for arrays in self._arrays if arrays]
+        sides = [scan.sides(arrays, self._levels) for arrays in self._pages.arrays if arrays]
         if self._in_place:
             return [block for part in sides for block in scan.blocks(part)]
         joined = jax.tree.map(lambda *parts: np.concatenate(parts), *sides)
@@ -65,18 +74,7 @@ class FlatEngine:
         return [scan.Block(placed, len(self._row))]
 
     def fetch(self, places: Places) -> Mapping[str, np.ndarray]:  # noqa: D102
-        return gather(self._arrays, places)
+        return self._pages.gather(places)
 
     def close(self) -> None:  # noqa: D102
         self.add([])
-
-
-def gather(arrays: Sequence[Mapping[str, np.ndarray]], places: Places) -> dict[str, np.ndarray]:
-    """Returns rows of several segments' arrays, in the order of the places."""
-    out = {}
-    for name, first in next(filter(None, arrays), {}).items():
-        out[name] = np.empty((len(places.row), *first.shape[1:]), first.dtype)
-        for number in np.unique(places.segment):
-            here = places.segment == number
-            out[name][here] = arrays[number][name][places.row[here]]
-    return out

@@ -3,6 +3,8 @@
 The vector is the mean of a clip's normalised tokens by their weights, level after level. Its product with a query's
 mean is the mean similarity of all pairs of tokens, where the scan takes maxima. The nearest clips are scored by the
 scan, from the memory-mapped files of the segments: at the coarsest level, and the best of those at all levels.
+
+A segment that the table does not hold as the manifest wants it, because a change was interrupted, is scanned.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from hbi_jax.commands.progress import Progress
@@ -21,7 +24,8 @@ from hbi_jax.files import replace_file
 from hbi_jax.search import scan
 from hbi_jax.search.config import SearchError
 from hbi_jax.search.engine import Places
-from hbi_jax.search.flat import gather
+from hbi_jax.search.flat import FlatEngine
+from hbi_jax.search.pages import Pages
 from hbi_jax.search.store import Segment
 
 if TYPE_CHECKING:
@@ -50,12 +54,13 @@ class LanceEngine:
 
     is_exact = False
 
-    def __init__(self, folder: pathlib.Path, levels: Sequence[str], indexed_from: int = _INDEXED_FROM):
+    def __init__(self, folder: pathlib.Path, levels: Sequence[str], mesh: Mesh, indexed_from: int = _INDEXED_FROM):
         """Opens the table if there is one.
 
         Args:
           folder: The folder of the index.
           levels: The levels that score.
+          mesh: The devices that scan what the table does not hold.
           indexed_from: Number of clips from which they are indexed.
 
         Raises:
@@ -68,6 +73,7 @@ class LanceEngine:
                 f"engine='lance': wanted LanceDB ({error}); pip install 'hbi_jax[search]', or use engine='flat'"
             ) from error
         self._levels, self._indexed_from = levels, indexed_from
+        self._rest = FlatEngine(levels, mesh)
         self._place = folder / FOLDER
         self._db = lancedb.connect(os.fspath(self._place))
         self._table = None
@@ -76,22 +82,43 @@ class LanceEngine:
         self.add([])
 
     def add(self, segments: Sequence[Segment], writing: bool = False) -> None:  # noqa: D102
-        numbers = {_prefix(segment.name): number for number, segment in enumerate(segments)}
-        if len(numbers) < len(segments):
+        if len({_prefix(segment.name) for segment in segments}) < len(segments):
             raise SearchError("two segments have the same key; index the videos again, into another folder")
-        self._numbers = numbers
-        self._arrays = [segment.arrays() if len(segment.clips.source) else {} for segment in segments]
+        self._pages = Pages([segment.arrays() if len(segment.clips.source) else {} for segment in segments])
         self._alive = [segment.alive for segment in segments]
         if writing:
             self._write(segments)
+        state = self._read_state() if self._table is not None else {}
+        held = [state.get(segment.name) == sorted(segment.dropped) for segment in segments]
+        self._held = {_prefix(segments[number].name): number for number in np.flatnonzero(held)}
+        self._others = np.flatnonzero(~np.array(held, bool))
+        self._rest.add([segments[number] for number in self._others])
+        if len(self._others):
+            _log.warning(
+                "%s lacks %d of %d segments, because a change was interrupted or goes on; they are scanned, which is "
+                "exact but slow: index the same videos again",
+                self._place,
+                len(self._others),
+                len(segments),
+            )
+
+    def _read_state(self) -> dict[str, list[int]]:
+        """Returns which segments the table holds, each with its dropped files."""
+        path = self._place / _STATE
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def _write_state(self, state: Mapping[str, Sequence[int]]) -> None:
+        self._place.mkdir(parents=True, exist_ok=True)
+        replace_file(self._place / _STATE, json.dumps(state))
 
     def _write(self, segments: Sequence[Segment]) -> None:
         """Makes the table that of the segments: adds the new ones, deletes what is dropped or gone."""
-        path = self._place / _STATE
-        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        before = self._read_state()
         now = {segment.name: sorted(segment.dropped) for segment in segments}
         if now == before:
             return
+        # Until the end, the table is trusted with what does not change.
+        self._write_state({name: dropped for name, dropped in before.items() if now.get(name) == dropped})
         new = [number for number, segment in enumerate(segments) if segment.name not in before]
         if self._table is not None:
             # Of the new ones, what an interrupted pass may have written.
@@ -101,7 +128,7 @@ class LanceEngine:
         with Progress(total, "add clips to LanceDB", shown=total > _BATCH) as progress:
             for number in new:
                 for start in range(0, len(self._alive[number]), _BATCH):
-                    rows = self._rows(segments[number].name, self._arrays[number], start)
+                    rows = self._rows(segments[number].name, self._pages.arrays[number], start)
                     if self._table is None:
                         self._table = self._db.create_table(_TABLE, rows)
                     else:
@@ -113,7 +140,7 @@ class LanceEngine:
                 self._table.delete(f"key IN ({', '.join(str(_prefix(segment.name) + row) for row in dead)})")
         if new and self._table is not None:
             self._index()
-        replace_file(path, json.dumps(now))
+        self._write_state(now)
 
     def _index(self) -> None:
         from lancedb.index import IvfRq
@@ -140,7 +167,17 @@ class LanceEngine:
         return pa.table({"key": pa.array(keys), "vector": column})
 
     def candidates(self, query: scan.Query, count: int) -> tuple[Places, Float[np.ndarray, " n"]]:  # noqa: D102
-        if self._table is None or not self._numbers:
+        rest, rest_scores = self._rest.candidates(query, count)
+        near, near_scores = self._near(query, count)
+        scores = np.concatenate([near_scores, rest_scores])
+        best = scan.top(scores, count)
+        self._pages.give_back()
+        segment = np.concatenate([near.segment, self._others[rest.segment]])
+        return Places(segment[best], np.concatenate([near.row, rest.row])[best]), scores[best]
+
+    def _near(self, query: scan.Query, count: int) -> tuple[Places, Float[np.ndarray, " n"]]:
+        """Returns nearly the best of the clips that the table holds, and their scores."""
+        if not self._held:
             return Places(np.zeros(0, int), np.zeros(0, int)), np.zeros(0, np.float32)
         means = [query.rates[level] * (query.weights[level] @ query.words[level]) for level in self._levels]
         nearest = (
@@ -153,7 +190,7 @@ class LanceEngine:
         )
         keys = np.sort(nearest["key"].to_numpy())
         prefixes, inverse = np.unique(keys >> 32 << 32, return_inverse=True)
-        segment = np.array([self._numbers.get(prefix, -1) for prefix in prefixes.tolist()], int)[inverse]
+        segment = np.array([self._held.get(prefix, -1) for prefix in prefixes.tolist()], int)[inverse]
         row = (keys & 0xFFFFFFFF).astype(int)
         alive = np.zeros(len(keys), bool)
         for number, counts in enumerate(self._alive):
@@ -161,7 +198,7 @@ class LanceEngine:
         places = Places(segment[alive], row[alive])
         if not alive.any():
             return places, np.zeros(0, np.float32)
-        first = next(filter(None, self._arrays))
+        first = next(filter(None, self._pages.arrays))
         coarsest = min(self._levels, key=lambda level: first[f"{level}.{scan.WEIGHT}"].shape[1])
         if len(self._levels) > 1:
             places, _ = self._best(query, [coarsest], places, _SCORED * count)
@@ -172,14 +209,14 @@ class LanceEngine:
     ) -> tuple[Places, Float[np.ndarray, " n"]]:
         """Returns the best of some clips by the scan of some levels, and their scores."""
         names = [f"{level}.{part}" for level in levels for part in scan.Side._fields]
-        rows = gather([{name: arrays[name] for name in names} if arrays else {} for arrays in self._arrays], places)
+        rows = self._pages.gather(places, *names)
         asked = scan.Query(*({level: part[level] for level in levels} for part in query))
         scores = scan.scan_blocks(asked, scan.blocks(scan.sides(rows, levels)))
         best = scan.top(scores, count)
         return Places(*(part[best] for part in places)), scores[best]
 
     def fetch(self, places: Places) -> Mapping[str, np.ndarray]:  # noqa: D102
-        return gather(self._arrays, places)
+        return self._pages.gather(places)
 
     def close(self) -> None:  # noqa: D102
         # Files stay open until nothing refers to the table.
