@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Addresses that only this machine can reach.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MOST = 50
+# Of an uploaded video on the page, in pixels, so that the button and the result are in sight.
+_HEIGHT = 320
 _STYLE = STYLE + "\n.said { padding: 12px 4px; }"
 
 
@@ -127,12 +129,12 @@ def _blocks(index: Index, runs: dict[str, Run]) -> "gradio.Blocks":
     # A compiled program and its caches are used by one request at a time.
     turn = threading.Lock()
 
-    def shown(find: Callable[[], Sequence[Moment]]) -> str:
+    def shown(find: Callable[[], Sequence[Moment]], upload: str = "") -> str:
         try:
             with turn:
                 moments = find()
         except (ValueError, OSError) as error:
-            return _said(str(error))
+            return _refused(str(error), upload)
         if not moments:
             return _said("Nothing was found: the index holds no clips.")
         return cards(moments, lambda path: f"/videos/{_key(path)}")
@@ -145,7 +147,7 @@ def _blocks(index: Index, runs: dict[str, Run]) -> "gradio.Blocks":
     def by_video(path: str | None, top: int) -> str:
         if not path:
             return _said("Choose a video first.")
-        return shown(lambda: index.search_like(path, int(top)))
+        return shown(lambda: index.search_like(path, int(top)), path)
 
     def by_address(request: gradio.Request) -> tuple[str, str]:
         """Searches for what the address asks, as in `/?q=a+red+square`: a search can be bookmarked and sent."""
@@ -165,7 +167,7 @@ def _blocks(index: Index, runs: dict[str, Run]) -> "gradio.Blocks":
             gradio.on([button.click, text.submit], by_text, [text, top], found, api_name="search")
             blocks.load(by_address, None, [text, found], api_name=False)
         with gradio.Tab("By a video"):
-            like = gradio.Video(label="Find moments like this video", sources=["upload"])
+            like = gradio.Video(label="Find moments like this video", sources=["upload"], height=_HEIGHT)
             most = gradio.Slider(1, _MOST, value=10, step=1, label="Results")
             button, found = gradio.Button("Search", variant="primary"), gradio.HTML()
             button.click(by_video, [like, most], found, api_name="like")
@@ -185,12 +187,12 @@ def _ask_tab(run: Run, turn: threading.Lock) -> None:
         with turn:
             (answer,) = answer_questions(run, path, question)
         if answer.error:
-            return _said(answer.error)
+            return _refused(answer.error, path)
         rows = zip(answer.answers, answer.probabilities, strict=True)
         return _said(*(f"{text} ({100 * probability:.1f} %)" for text, probability in rows))
 
     with gradio.Tab("Ask"):
-        video = gradio.Video(label="Video", sources=["upload"])
+        video = gradio.Video(label="Video", sources=["upload"], height=_HEIGHT)
         question = gradio.Textbox(label="Question", placeholder="what happens first?")
         button, said = gradio.Button("Ask", variant="primary"), gradio.HTML()
         gradio.on([button.click, question.submit], ask, [video, question], said, api_name="ask")
@@ -204,10 +206,10 @@ def _caption_tab(run: Run, turn: threading.Lock) -> None:
             return _said("Choose a video.")
         with turn:
             (made,) = generate_captions(run, path)
-        return _said(made.error or made.captions[0])
+        return _refused(made.error, path) if made.error else _said(made.captions[0])
 
     with gradio.Tab("Caption"):
-        video = gradio.Video(label="Video", sources=["upload"])
+        video = gradio.Video(label="Video", sources=["upload"], height=_HEIGHT)
         button, said = gradio.Button("Caption", variant="primary"), gradio.HTML()
         button.click(caption, video, said, api_name="caption")
 
@@ -215,3 +217,8 @@ def _caption_tab(run: Run, turn: threading.Lock) -> None:
 def _said(*lines: str) -> str:
     """Returns lines of text as HTML."""
     return f'<div class="said" role="status">{"<br>".join(map(html.escape, lines))}</div>'
+
+
+def _refused(error: str, upload: str) -> str:
+    """Returns an error as HTML; an uploaded file is called by its name, not by its place on this machine."""
+    return _said(error.replace(upload, os.path.basename(upload)) if upload else error)

@@ -134,4 +134,7 @@ def test_runs_that_answer_and_caption_have_their_tabs(answered, captioned, world
         (made,) = hbi_jax.generate_captions(str(captioned), video)
         assert made.captions[0] in call(client, "caption", good)
         assert "Choose a video, and write a question" in call(client, "ask", good, " ")
-        assert "broken.mp4" in call(client, "caption", unreadable)
+        for told in (call(client, "caption", unreadable), call(client, "ask", unreadable, question)):
+            assert "broken.mp4: " in told
+            assert bad not in told
+        assert bad not in call(client, "like", unreadable, 1)
