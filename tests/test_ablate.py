@@ -154,6 +154,7 @@ PROGRAM = """#!{python}
 import json, os, pathlib, signal, sys, time
 fields = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[3:])
 folder = pathlib.Path(fields["workdir"])
+fields["programs"] = os.environ.get("JAX_COMPILATION_CACHE_DIR")
 with open(folder.parent / "calls.jsonl", "a") as file:
     file.write(json.dumps(fields) + "\\n")
 seed, alpha = int(fields.get("config.seed", 0)), float(fields.get("config.loss.interaction_weight", 1))
@@ -216,6 +217,19 @@ def test_a_table_has_every_model_with_every_seed(program, tmp_path):
     assert "Gallery 'test', 8 texts and 8 videos; 6 steps of 8 rows; 2 seeds" in text
     assert "Unfinished" not in text
     assert (tmp_path / "out" / "ablation_two.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "wanted"),
+    [("NONE", "", "programs"), ("JAX_COMPILATION_CACHE_DIR", "mine", "mine"), ("JAX_NUM_CPU_DEVICES", "2", None)],
+)
+def test_runs_share_what_they_compile(program, tmp_path, monkeypatch, variable, value, wanted):
+    _, calls = program
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    make(["two"], tmp_path, (0,))
+    assert {call["programs"] for call in calls()} == {str(tmp_path / wanted) if wanted == "programs" else wanted}
 
 
 def test_finished_runs_are_taken_as_they_are(program, tmp_path):

@@ -153,7 +153,7 @@ def _run(folder: pathlib.Path, config: str, fields: Overrides) -> dict:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            return run(folder, config, *settings, log=folder / "log.txt")
+            return run(folder, config, *settings, log=folder / "log.txt", programs=folder.parent / "programs")
         except subprocess.CalledProcessError as error:
             raise RunError(f"failed with exit code {error.returncode}, see {folder / 'log.txt'}") from error
 

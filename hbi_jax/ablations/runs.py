@@ -2,13 +2,20 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping
 
 
-def run(folder: pathlib.Path, config: str, *flags: str, log: pathlib.Path | None = None) -> dict:
+def run(
+    folder: pathlib.Path,
+    config: str,
+    *flags: str,
+    log: pathlib.Path | None = None,
+    programs: pathlib.Path | None = None,
+) -> dict:
     """Trains and evaluates in `folder`, or resumes the run that was interrupted there, and returns the report.
 
     A finished run is not repeated. If the wait ends early, for instance by Ctrl-C, the process is stopped after it has
@@ -19,6 +26,8 @@ def run(folder: pathlib.Path, config: str, *flags: str, log: pathlib.Path | None
       config: A file of `configs/`, with its argument after a colon if it takes one.
       flags: Further flags, such as `--config.seed=1`.
       log: A file that the output of the run is appended to; by default the output is printed.
+      programs: A folder of compiled programs, which runs that differ in their seed share; None: that of the
+        environment, or none.
 
     Raises:
       CalledProcessError: If the run fails.
@@ -26,7 +35,7 @@ def run(folder: pathlib.Path, config: str, *flags: str, log: pathlib.Path | None
     command = [sys.executable, "-m", "hbi_jax.main", f"--config={config}", f"--workdir={folder}", *flags]
     if not is_finished(folder):
         with contextlib.nullcontext() if log is None else log.open("ab") as stream:
-            process = subprocess.Popen(command, stdout=stream, stderr=stream)
+            process = subprocess.Popen(command, stdout=stream, stderr=stream, env=_environment(programs))
             try:
                 code = process.wait()
             finally:
@@ -35,6 +44,14 @@ def run(folder: pathlib.Path, config: str, *flags: str, log: pathlib.Path | None
         if code:
             raise subprocess.CalledProcessError(code, command)
     return json.loads((folder / "report.json").read_text())
+
+
+def _environment(programs: pathlib.Path | None) -> dict[str, str]:
+    """Returns the environment of a run that keeps its programs in a folder, unless the caller's names one."""
+    known = dict(os.environ)
+    # Read back, programs of several simulated devices can deadlock in their collectives.
+    simulated = "device_count" in known.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in known
+    return known if programs is None or simulated else {"JAX_COMPILATION_CACHE_DIR": str(programs), **known}
 
 
 def is_finished(folder: pathlib.Path) -> bool:
