@@ -565,7 +565,7 @@ def search_query() -> str:
         f"{result['queries']} queries; the quickstart's model, "
         f"tokens of {sizes} per clip. Clips beyond the real ones are drawn from a normal distribution fitted to "
         "them. CPU: the time of all cores together. Recall: how many of the exact ten best are found. "
-        "Memory: the growth of the process, without and with pages of mapped files, which the kernel drops at need."
+        "Memory: the growth of the process at its peak, without and with pages of mapped files."
         f"{size if wide else ''} {_where(result)}{_busy(result)}."
     )
 
