@@ -84,7 +84,7 @@ def denoised_positives(
     return jnp.eye(len(first), dtype=bool) | (found & mask)
 
 
-def _matched(pairs: Float[Array, "b b"]) -> Float[Array, " b"]:
+def matched(pairs: Float[Array, "b b"]) -> Float[Array, " b"]:
     """Returns the diagonal; taken like this, rows on several devices are not gathered."""
     return jnp.sum(jnp.where(jnp.eye(len(pairs), dtype=bool), pairs, 0), axis=-1)
 
@@ -108,7 +108,7 @@ def contrastive_loss(
     def cross_entropy(logits: Float[Array, "b b"], positives: Bool[Array, "b b"] | None) -> Float[Array, " b"]:
         log_probability = masked_log_softmax(logits, mask)
         if positives is None:
-            return -_matched(log_probability)
+            return -matched(log_probability)
         positives = positives & mask
         return -jnp.sum(jnp.where(positives, log_probability, 0), axis=-1) / jnp.sum(positives, axis=-1)
 
@@ -135,16 +135,33 @@ def margin_loss(
       margin: By how much the match is to exceed the hardest negative.
       positives: Pairs that belong together, from `denoised_positives`, which are no negatives. None: the matched pairs.
     """
-    matched = _matched(similarity)
+    own = matched(similarity)
     positives = jnp.eye(len(similarity), dtype=bool) if positives is None else positives
 
     def violation(similarity: Float[Array, "b b"], positives: Bool[Array, "b b"]) -> Float[Array, " b"]:
         negatives = mask & ~positives
         hardest = jnp.max(jnp.where(negatives, similarity, _ABSENT), axis=-1)
-        return jnp.where(negatives.any(axis=-1), jax.nn.relu(hardest - matched + margin), 0)
+        return jnp.where(negatives.any(axis=-1), jax.nn.relu(hardest - own + margin), 0)
 
     text_to_video, video_to_text = violation(similarity, positives), violation(similarity.T, positives.T)
     return 0.5 * (masked_mean(text_to_video, example_mask) + masked_mean(video_to_text, example_mask))
+
+
+def motion_loss(
+    moving: Float[Array, " b"], still: Float[Array, " b"], scale: Float[Array, ""], example_mask: Bool[Array, " b"]
+) -> Float[Array, ""]:
+    """Returns the cross-entropy of telling matched videos from the same frames without motion, in nats.
+
+    This is not from the papers. The frames of one video show what is there; only frames that see their neighbours show
+    what happens. A text that tells what happens is to match the latter better.
+
+    Args:
+      moving: Similarity of each text with its video.
+      still: The same if each frame sees itself alone.
+      scale: Inverse temperature.
+      example_mask: False at rows to leave out.
+    """
+    return masked_mean(jax.nn.softplus(scale * (still - moving)), example_mask)
 
 
 def interaction_loss(

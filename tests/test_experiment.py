@@ -17,6 +17,7 @@ from hbi_jax.data.datasets import DataError
 from hbi_jax.fields import ConfigError
 from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.tasks import lock
+from hbi_jax.tasks.gallery import GalleryEncoder
 from hbi_jax.tasks.retrieval.task import RetrievalTask
 from hbi_jax.train.checkpoint import CheckpointError, Checkpoints
 from hbi_jax.train.preemption import PreemptedError
@@ -307,16 +308,22 @@ def test_the_mean_pooling_baseline_trains_and_reports(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_features_that_are_computed_once_train_what_pixels_train(world, tmp_path):
+def test_features_that_are_computed_once_train_what_pixels_train(world, tmp_path, monkeypatch):
     losses = []
-    for cached in (False, True):
+    for number, cached in enumerate((False, True, True)):
         changes = {"data.cache_features": cached, "optimizer.frozen": ("vision_tower",)}
+        changes |= {"data.feature_folder": str(tmp_path / "features")}
         config = {name.replace(".", "__"): value for name, value in (SMALLEST | changes).items()}
-        setup = experiment.prepare(tiny_config(world, **config), str(tmp_path / str(cached)))
+        setup = experiment.prepare(tiny_config(world, **config), str(tmp_path / str(number)))
+        if number == 2:
+            # The second run has kept them.
+            monkeypatch.setattr(GalleryEncoder, "frame_features", None)
         experiment.train(setup)
         losses.append([row["loss/total"] for row in rows(setup.workdir) if "loss/total" in row])
     assert len(losses[0]) > 1
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert losses[1] == losses[2]
+    monkeypatch.undo()
     changes = {"optimizer.frozen": ("vision_tower/transformer",), "data.cache_features": True}
     trained = {name.replace(".", "__"): value for name, value in (SMALLEST | changes).items()}
     setup = experiment.prepare(tiny_config(world, **trained), str(tmp_path / "trained"))

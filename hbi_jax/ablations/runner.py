@@ -89,6 +89,8 @@ class Runner:
             for name, value in flat(base.config.to_dict()).items()
             if isinstance(value, str) and "{workdir}" in value
         }
+        if base.config.data.cache_features and not base.config.data.feature_folder:
+            shared["data.feature_folder"] = str(workdir / "features")
         self._fields = {**base.given, **shared, **_QUIET}
         self.reports: dict[str, dict] = {}
         self.failed: dict[str, str] = {}

@@ -145,6 +145,11 @@ class DataConfig:
         "bytes per feature and frame, of the whole grid if sampling=segments. The tower must be frozen "
         "(optimizer.frozen), and clips cannot be augmented.",
     )
+    feature_folder: str = field(
+        "",
+        "A folder in which cache_features keeps the features for other runs with the same tower and videos; ablations "
+        "use one. Empty: in memory only. A run of several processes does not use it.",
+    )
     num_workers: int = field(0, "Number of decoding processes; 0: decode in threads of this process.", at_least=0)
     num_threads: int = field(4, "Number of decoding threads in each process.", at_least=1)
     augmentation: Literal["none", "rand_augment", "crop_flip"] = field("none", "Augmentation of training clips.")

@@ -249,6 +249,10 @@ class Prepared:
     def __reduce__(self) -> tuple[Any, ...]:
         return Prepared, (self._folder,)
 
+    def checksums(self) -> list[str]:
+        """Returns the checksum of every shard."""
+        return [shard.sha256 for shard in self._shards]
+
     @staticmethod
     def holding(path: pathlib.Path) -> "Prepared | None":
         """Returns the prepared folder that contains a path; `None` if there is none.

@@ -1,5 +1,6 @@
 """Converts a split to arrays: tokenises captions once, decodes videos on demand, remembers unreadable videos."""
 
+import contextlib
 import copy
 import functools
 import pathlib
@@ -120,6 +121,19 @@ class Source:
         self._square_pixels = square_pixels
         self._max_unreadable_rate = max_unreadable_rate
         self._prepared = prepared
+
+    def describe_frames(self) -> list:
+        """Returns, as JSON, what the frames of this source are made from: its settings, and every video's file."""
+
+        def stamp(path: pathlib.Path) -> list[int] | None:
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                return [found.st_size, found.st_mtime_ns]
+            return None
+
+        clips = [[clip.video_id, str(clip.path), clip.start, clip.end, stamp(clip.path)] for clip in self.split.videos]
+        settings = [self._image_size, self.max_frames, self.sampling, self._frames_per_second, self._square_pixels]
+        return [settings, None if self._prepared is None else self._prepared.checksums(), clips]
 
     @property
     def num_rows(self) -> int:

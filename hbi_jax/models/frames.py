@@ -29,8 +29,12 @@ class FrameTransformer(nn.Module):
     scan_layers: Scan = "auto"
 
     @nn.compact
-    def __call__(self, frames: Tokens) -> Tokens:
+    def __call__(self, frames: Tokens, alone: bool = False) -> Tokens:
         """Mixes the real frames of each video; padding gets no attention.
+
+        Args:
+          frames: The frames.
+          alone: Whether each frame attends to itself only, so that nothing tells what happens between them.
 
         Raises:
           ValueError: If a video has more frames than the position embedding has rows.
@@ -44,9 +48,9 @@ class FrameTransformer(nn.Module):
             )
         position = self.param("positional_embedding", nn.initializers.normal(0.01), (self.max_frames, d))
         seen = frames.mask[:, None, :]
-        if self.window:
+        if alone or self.window:
             distance = abs(np.subtract.outer(np.arange(v), np.arange(v)))
-            seen &= distance[None] <= self.window
+            seen &= distance[None] <= (0 if alone else self.window)
         h = x + position[:v].astype(x.dtype)[None]
         h = Transformer(
             self.num_layers,

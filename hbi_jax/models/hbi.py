@@ -93,15 +93,16 @@ class HBI(nn.Module):
             words, sentence = self.text_tower(token_ids, mask)
             return self._encoded(words, sentence, self.text_merge, self.text_weight)
 
-    def encode_video(self, frames: Frames, mask: Bool[Array, "b f"]) -> Encoded:
+    def encode_video(self, frames: Frames, mask: Bool[Array, "b f"], alone: bool = False) -> Encoded:
         """Returns the frames of each video at every level, and the mean of its real frame features.
 
         Args:
           frames: Pixels, or what `frame_features` returned for them.
           mask: True at real frames.
+          alone: Whether frames do not see one another in the temporal transformer.
         """
         with jax.default_matmul_precision(self.config.matmul_precision):
-            tokens = self.frame_transformer(Tokens(self.frame_features(frames, mask), mask))
+            tokens = self.frame_transformer(Tokens(self.frame_features(frames, mask), mask), alone)
             real = mask[..., None].astype(jnp.float32)
             pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
             return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
@@ -113,6 +114,10 @@ class HBI(nn.Module):
         """
         if frames.ndim == 3:
             return frames
+        with jax.default_matmul_precision(self.config.matmul_precision):
+            return self._embed(frames, mask)
+
+    def _embed(self, frames: Frames, mask: Bool[Array, "b f"]) -> Float[Array, "b f d"]:
         if self.config.padding == "published":
             # The published code pads after normalisation, so padding is grey rather than black; the merge's
             # convolution sees it.

@@ -49,6 +49,16 @@ def masked_max(
     return jnp.where(best < -1.5, 0, best)
 
 
+def matched_wti(
+    cosine: Float[Array, "b t v"], text: WeightedTokens, video: WeightedTokens, padding: Padding = "masked"
+) -> Float[Array, " b"]:
+    """Returns the similarity of the matched rows of two batches, the diagonal of `wti`, from their cosines."""
+    words, frames = (token_weights(side.logits, side.mask) for side in (text, video))
+    best_frame = masked_max(cosine, video.mask[:, None, :], -1, padding)
+    best_word = masked_max(cosine, text.mask[:, :, None], -2, padding)
+    return 0.5 * (jnp.sum(best_frame * words, axis=-1) + jnp.sum(best_word * frames, axis=-1))
+
+
 class _Side(NamedTuple):
     """Tokens of length 1, and their weights."""
 

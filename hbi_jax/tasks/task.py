@@ -3,9 +3,11 @@
 import abc
 import contextlib
 import functools
+import hashlib
 import logging
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
+from hbi_jax import fields
 from hbi_jax.data.dataset import Dataset
 from hbi_jax.data.pipeline import batch_records, train_batches
 from hbi_jax.data.source import Source
@@ -22,6 +25,7 @@ from hbi_jax.fields import ConfigError
 from hbi_jax.parallel.mesh import abstract_params, local_rows
 from hbi_jax.report.report import Gallery, Picture, Table
 from hbi_jax.tasks.config import Config
+from hbi_jax.tasks.features import FeatureFile
 from hbi_jax.tasks.gallery import GalleryEncoder, Program
 from hbi_jax.tasks.weights import initialize, kind_of_run
 from hbi_jax.train.optimizer import is_frozen
@@ -182,8 +186,15 @@ class Task(abc.ABC):
                 f"config.data.cache_features=True: wanted a frozen vision tower, got config.optimizer.frozen="
                 f"{config.optimizer.frozen!r}; add {VISION_TOWER!r} to it, or turn the cache off"
             )
+        file = None
+        if config.data.feature_folder and jax.process_count() == 1:
+            file = FeatureFile(pathlib.Path(config.data.feature_folder), source, _describe_tower(config, params))
+            if file.read(source):
+                return
         encoder = GalleryEncoder(self.model, self.mesh, config.eval.batch_size)
         source.features = encoder.frame_features(params, source, config.data.num_threads)
+        if file is not None:
+            file.write(source)
 
     def describe_batch(self, source: Source, step: int) -> str:
         """Returns the names of the videos of the global batch of a step, counted from 1."""
@@ -194,6 +205,21 @@ class Task(abc.ABC):
         """Returns a function `(batch, step) -> batch` that adds whatever else the loss needs to the matched rows."""
         del source
         return lambda batch, step: batch
+
+
+def _describe_tower(config: Config, params: PyTree) -> dict[str, Any]:
+    """Returns, as JSON, what frame features depend on beside the frames."""
+    weights = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params["params"][VISION_TOWER]):
+        weights.update(jax.tree_util.keystr(path).encode())
+        weights.update(np.ascontiguousarray(jax.device_get(leaf)).data)
+    model = config.model
+    return {
+        "weights": weights.hexdigest(),
+        "clip": fields.plain(model.clip),
+        "numbers": [model.padding, str(model.dtype), str(model.matmul_precision), jax.default_backend()],
+        "blank": config.task == "answers" and config.answers.question_only,
+    }
 
 
 def abstract_batch(config: Config, *, pixels: bool = False) -> Batch:

@@ -14,7 +14,7 @@ from hbi_jax.train.step import Scalars
 from hbi_jax.train.teacher import Teacher, exact_teacher
 from hbi_jax.types import Alignment, Batch
 
-Kind = Literal["contrastive", "interaction", "concentration", "distillation", "margin", "answer", "caption"]
+Kind = Literal["contrastive", "interaction", "concentration", "distillation", "motion", "margin", "answer", "caption"]
 
 
 class Term(NamedTuple):

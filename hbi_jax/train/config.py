@@ -144,6 +144,13 @@ class AlignmentLossConfig:
         "is as similar to its own as two views of its own are; needs data.num_views=2 and a last level of one word and "
         "one frame.",
     )
+    motion_weight: float = field(
+        0.0,
+        "With task=retrieval: weight of a loss that is not from the papers, at the first level: a text is to match its "
+        "video better than the same frames without motion, each of which sees itself alone in the temporal "
+        "transformer. 0: it is not computed.",
+        at_least=0,
+    )
     margin_weight: float = field(
         0.0,
         "With task=retrieval: weight of the margin loss of the hardest negatives at the last level (HCMI), which needs "

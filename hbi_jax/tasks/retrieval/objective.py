@@ -1,4 +1,4 @@
-"""The objective of retrieval: the alignment losses, and those of HCMI on global vectors."""
+"""The objective of retrieval: the alignment losses, one on motion, and those of HCMI on global vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from hbi_jax import losses
 from hbi_jax.models.hbi import HBI
-from hbi_jax.models.similarity import normalize
+from hbi_jax.models.similarity import matched_wti, normalize, pair_similarity
 from hbi_jax.train.alignment import Term, alignment_terms, gate_means, total
 from hbi_jax.train.config import AlignmentLossConfig
 from hbi_jax.train.step import Scalars
@@ -24,7 +24,10 @@ def retrieval_loss(
     Raises:
       ValueError: If the batch or the last level lacks what label denoising and margin need.
     """
-    alignments = model.apply(params, batch)
+    text = model.apply(params, batch.token_ids, batch.text_mask, method="encode_text")
+    frames = model.apply(params, batch.frames, batch.frame_mask, method="frame_features")
+    video = model.apply(params, frames, batch.frame_mask, method="encode_video")
+    alignments = model.apply(params, text, video, method="align")
     scale = jnp.exp(params["params"]["logit_scale"])
     *_, (coarsest, last) = alignments.items()
     mask = losses.negatives_mask(batch.video_index, batch.example_mask, config.mask_same_video)
@@ -32,6 +35,14 @@ def retrieval_loss(
     if config.denoising:
         positives, found = _denoise(model, params, batch, coarsest, last, mask)
     terms = alignment_terms(config, teacher, alignments, scale, batch, key, positives=positives)
+    if config.motion_weight:
+        level, alignment = next(iter(alignments.items()))
+        still = model.apply(params, frames, batch.frame_mask, alone=True, method="encode_video")
+        pair = model.apply(params, text, still, level, method="pair")
+        cosine = pair_similarity(pair.text, pair.video)
+        without = matched_wti(cosine, pair.text, pair.video, model.config.padding)
+        motion = losses.motion_loss(losses.matched(alignment.similarity), without, scale, batch.example_mask)
+        terms.append(Term("motion", motion, config.motion_weight, level))
     if config.margin_weight:
         _global_vector(last.text)
         _global_vector(last.video)
