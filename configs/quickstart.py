@@ -26,8 +26,9 @@ def get_config(start: str = "shapes-clip"):
     clip.embed_features, clip.head_features = 128, 32
     config.model.levels = (("entity", 0, 0), ("action", 8, 4), ("event", 3, 2))
     config.model.frame_layers = 2
-    # A frame that sees its neighbours alone stays one moment of its video.
+    # A frame that sees its neighbours alone stays one moment of its video, and means the same wherever it is.
     config.model.frame_window = 1
+    config.model.frame_positions = "relative"
     # Of HBI V2 (config.model.reconstruction), whose gates otherwise run away.
     config.model.gate_bound = 0.5
     config.model.max_frames = 8
@@ -61,6 +62,8 @@ def get_config(start: str = "shapes-clip"):
     # Small towers have similarities, and so interactions, over all of [-1, 1] instead of CLIP's narrow band. A teacher
     # that is standardised within each pair needs no factor of its own for them, nor for the levels.
     config.loss.teacher_temperature = 1.0
+    # Captions tell what happens, which the frames one by one do not show.
+    config.loss.motion_weight = 1.0
     # Of a teacher of fixed scale, and of an estimator's labels.
     config.loss.interaction_scale = 50.0
 

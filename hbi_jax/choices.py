@@ -22,6 +22,9 @@ Divergence = Literal["paper", "published"]
 Remat = Literal["none", "elementwise", "blocks"]
 # Whether the layers of a transformer are one loop, which is compiled once. auto: everywhere but on CPU.
 Scan = Literal["auto", "on", "off"]
+# How the temporal transformer knows the order of frames: by an embedding of each frame's place in the video, or by a
+# bias of attention for each distance.
+FramePositions = Literal["absolute", "relative"]
 # Decoding methods of captions.
 DecodingMethod = Literal["greedy", "beam", "sample"]
 # What the MLPs of a CLIP compute: its approximation of GELU (OpenAI, DFN, MetaCLIP) or the exact GELU (LAION,

@@ -31,6 +31,8 @@ SMALL = {
     **TINY,
     "model.levels": (("entity", 0, 0), ("action", 8, 3)),
     "model.frame_layers": 0,
+    "model.frame_positions": "absolute",
+    "loss.motion_weight": 0.0,
     "model.header": "mlp",
     "eval.level_rates": (0.5, 0.5),
     "train.num_steps": STEPS,

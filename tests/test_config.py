@@ -67,6 +67,14 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
         # One field alone.
         ({"model__clip__patch_size": 0}, "config.model.clip.patch_size=0: wanted 1 or more; raise it"),
         ({"model__frame_layers": -1}, "config.model.frame_layers=-1: wanted 0 or more"),
+        (
+            {"model__frame_layers": 0, "model__frame_positions": "relative"},
+            "config.model.frame_layers=0: wanted 1 or more if positions are relative; distances are between frames",
+        ),
+        (
+            {"model__frame_layers": 0, "loss__motion_weight": 1.0},
+            "config.model.frame_layers=0: wanted 1 or more if config.loss.motion_weight is above 0: frames see",
+        ),
         ({"train__batch_size": 1}, "config.train.batch_size=1: wanted 2 or more"),
         ({"train__log_every": 0}, "config.train.log_every=0: wanted 1 or more"),
         ({"train__checkpoint_every": 0}, "config.train.checkpoint_every=0: wanted 1 or more"),

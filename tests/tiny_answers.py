@@ -19,6 +19,7 @@ def tiny_answers(world: pathlib.Path, **changes: object) -> Config:
         "answers.top_answers": TOP,
         "model.levels": (("entity", 0, 0), ("action", 8, 3)),
         "model.frame_layers": 0,
+        "model.frame_positions": "absolute",
         "model.header": "mlp",
         "loss.interaction_weight": 0.0,
         "train.num_steps": STEPS,

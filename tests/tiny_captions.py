@@ -21,6 +21,7 @@ def tiny_captions(world: pathlib.Path, **changes: object) -> Config:
         "captions.references_per_video": 2,
         "model.levels": (("entity", 0, 0),),
         "model.frame_layers": 0,
+        "model.frame_positions": "absolute",
         "model.header": "mlp",
         "loss.interaction_weight": 0.0,
         "train.num_steps": STEPS,

@@ -50,8 +50,10 @@ TINY = {
 SMALLEST = TINY | {
     "model.levels": (("entity", 0, 0),),
     "model.frame_layers": 0,
+    "model.frame_positions": "absolute",
     "model.header": "mlp",
     "loss.interaction_weight": 0.0,
+    "loss.motion_weight": 0.0,
     "eval.level_rates": (1.0,),
 }
 

@@ -49,8 +49,11 @@ class Table(NamedTuple):
     retrieval: bool = False
 
 
-V1: Overrides = {"model.reconstruction": False}
-V2: Overrides = {"model.reconstruction": True}
+# What the papers have no part of.
+_NO_MOTION: Overrides = {"loss.motion_weight": 0.0}
+V1: Overrides = {"model.reconstruction": False, **_NO_MOTION}
+V2: Overrides = {"model.reconstruction": True, **_NO_MOTION}
+_MOTION: Overrides = {"loss.motion_weight": 1.0}
 _NO_INTERACTION: Overrides = {"loss.interaction_weight": 0.0}
 _NO_DISTILLATION: Overrides = {"loss.distillation_weight": 0.0}
 
@@ -168,7 +171,9 @@ def _teachers(config: ConfigDict) -> list[Row]:
 
 def _pointing(config: ConfigDict) -> list[Row]:
     near, same_spread = {"model.frame_window": 1}, {"loss.teacher_temperature": 1.0}
-    papers = {"model.frame_window": 0, "loss.teacher_temperature": 0.0, "model.gate_bound": 0.0}
+    papers = {"loss.teacher_temperature": 0.0, "model.gate_bound": 0.0}
+    papers |= {"model.frame_window": 0, "model.frame_positions": "absolute"}
+    relative, bounded = {"model.frame_positions": "relative"}, {"model.gate_bound": 0.5}
     return [
         Row("contrastive only", _contrastive_only(config) | papers),
         Row("V1", V1 | papers),
@@ -177,7 +182,10 @@ def _pointing(config: ConfigDict) -> list[Row]:
         Row("V1, both", V1 | papers | near | same_spread),
         Row("V2", V2 | papers),
         Row("V2, both", V2 | papers | near | same_spread),
-        Row("V2, both, bounded gates", V2 | papers | near | same_spread | {"model.gate_bound": 0.5}),
+        Row("V2, both, bounded gates", V2 | papers | near | same_spread | bounded),
+        Row("V1, both, relative positions", V1 | papers | near | same_spread | relative),
+        Row("V1, both, relative positions, motion", V1 | papers | near | same_spread | relative | _MOTION),
+        Row("V2, both, bounded gates, relative positions", V2 | papers | near | same_spread | bounded | relative),
     ]
 
 
@@ -200,6 +208,7 @@ def _hierarchy(config: ConfigDict, names: tuple[str, ...], share: float = 1 / 4)
         "model.method": "hcmi",
         "model.levels": tuple((name, *levels[name]) for name in names),
         "model.frame_layers": 0,
+        "model.frame_positions": "absolute",
         "model.header": "none",
         "loss.distillation_paths": (),
         "data.sampling": "segments",
@@ -236,8 +245,13 @@ def _hcmi_parts(config: ConfigDict) -> list[Row]:
 
 
 def _methods(config: ConfigDict) -> list[Row]:
-    hcmi = _hierarchy(config, _THREE) | _DENOISING | _MARGIN
-    return [Row("contrastive only", _contrastive_only(config)), Row("HBI", V1), Row("HBI V2", V2), Row("HCMI", hcmi)]
+    return [
+        Row("contrastive only", _contrastive_only(config)),
+        Row("HBI", V1),
+        Row("HBI V2", V2),
+        Row("HCMI", _hierarchy(config, _THREE) | _DENOISING | _MARGIN),
+        Row("HBI, motion loss", V1 | _MOTION),
+    ]
 
 
 _EVERY_LEVEL = (
@@ -287,7 +301,8 @@ TABLES = {
     "pointing": Table(
         "What makes words point",
         "Neighbours: config.model.frame_window=1. Standardised: config.loss.teacher_temperature=1. Bounded: "
-        "config.model.gate_bound=0.5. Inside: the share of a word's positive interaction in the frames that show what "
+        "config.model.gate_bound=0.5. Relative positions: config.model.frame_positions. Motion: "
+        "config.loss.motion_weight=1. Inside: the share of a word's positive interaction in the frames that show what "
         "it refers to, at the first level; chance is a word that points nowhere.",
         _pointing,
     ),
@@ -301,8 +316,8 @@ TABLES = {
     ),
     "methods": Table(
         "Contrastive learning, HBI, HBI V2 and HCMI",
-        "The same towers, steps and data. HCMI draws its frames from segments; the others take the same ones each "
-        f"time. {_EVERY_LEVEL}",
+        "The same towers, steps and data. The motion loss is not from the papers. HCMI draws its frames from segments; "
+        f"the others take the same ones each time. {_EVERY_LEVEL}",
         _methods,
         retrieval=True,
     ),

@@ -65,14 +65,26 @@ class Attention(nn.Module):
     out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
-        """Returns the attended tokens; `mask[b, query, key]` is True if the query may attend to the key."""
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        mask: Bool[Array, "b q n"] | None = None,
+        bias: Float[Array, "h n n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Returns the attended tokens.
+
+        Args:
+          x: The tokens.
+          mask: True if the query may attend to the key.
+          bias: Added to the logits of each head.
+        """
         d = x.shape[-1]
         qkv = dense(x, 3 * d, dtype=self.dtype, name="in_proj")
         query, key, value = jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.num_heads, -1), 3, axis=-2)
         if mask is not None:
             mask = mask[:, None]
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        bias = None if bias is None else bias[None]
+        mixed = jax.nn.dot_product_attention(query, key, value, bias, mask)
         return dense(mixed.reshape(x.shape), d, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")
 
 
@@ -91,11 +103,16 @@ class ResidualBlock(nn.Module):
     out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
-        """Applies one layer; `mask` is as in `Attention`."""
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        mask: Bool[Array, "b q n"] | None = None,
+        bias: Float[Array, "h n n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Applies one layer; `mask` and `bias` are as in `Attention`."""
         d = x.shape[-1]
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_1")(x)
-        x = x + Attention(self.num_heads, self.dtype, self.out_init, name="attn")(h, mask)
+        x = x + Attention(self.num_heads, self.dtype, self.out_init, name="attn")(h, mask, bias)
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_2")(x)
         h = activate(dense(h, self.mlp_features or 4 * d, dtype=self.dtype, name="mlp_fc"), self.activation)
         return x + dense(h, d, dtype=self.dtype, kernel_init=self.out_init, name="mlp_proj")
@@ -122,19 +139,28 @@ class Transformer(nn.Module):
     scan_layers: Scan = "auto"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None = None) -> Float[Array, "b n d"]:
-        """Applies all layers in order; `mask` is as in `Attention`."""
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        mask: Bool[Array, "b q n"] | None = None,
+        bias: Float[Array, "h n n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Applies all layers in order; `mask` and `bias` are as in `Attention`."""
         names = [f"resblocks_{layer}" for layer in range(self.num_layers)]
         scan = platform() != "cpu" if self.scan_layers == "auto" else self.scan_layers == "on"
         if names and scan and not self.is_initializing():
-            return self._scan(x, mask, names)
+            return self._scan(x, mask, bias, names)
         block = nn.remat(ResidualBlock, policy=POLICIES[self.remat]) if self.remat in POLICIES else ResidualBlock
         for name in names:
-            x = block(self.num_heads, self.dtype, self.activation, self.mlp_features, name=name)(x, mask)
+            x = block(self.num_heads, self.dtype, self.activation, self.mlp_features, name=name)(x, mask, bias)
         return x
 
     def _scan(
-        self, x: Float[Array, "b n d"], mask: Bool[Array, "b q n"] | None, names: Sequence[str]
+        self,
+        x: Float[Array, "b n d"],
+        mask: Bool[Array, "b q n"] | None,
+        bias: Float[Array, "h n n"] | None,
+        names: Sequence[str],
     ) -> Float[Array, "b n d"]:
         """Applies the layers of these names in a loop over their stacked parameters."""
         block = ResidualBlock(self.num_heads, self.dtype, self.activation, self.mlp_features, parent=None)
@@ -144,7 +170,7 @@ class Transformer(nn.Module):
             return jnp.stack([leaf.astype(self.dtype) if leaf.ndim > 1 else leaf for leaf in leaves])
 
         def apply(x: Float[Array, "b n d"], params: PyTree) -> tuple[Float[Array, "b n d"], None]:
-            return block.apply({"params": params}, x, mask), None
+            return block.apply({"params": params}, x, mask, bias), None
 
         if self.remat in POLICIES:
             apply = jax.checkpoint(apply, policy=POLICIES[self.remat], prevent_cse=False)

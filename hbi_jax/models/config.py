@@ -3,7 +3,17 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
-from hbi_jax.choices import Activation, DecodingMethod, InteractionNetKind, Method, Padding, Pixels, Remat, Scan
+from hbi_jax.choices import (
+    Activation,
+    DecodingMethod,
+    FramePositions,
+    InteractionNetKind,
+    Method,
+    Padding,
+    Pixels,
+    Remat,
+    Scan,
+)
 from hbi_jax.fields import field, require, section
 
 
@@ -115,7 +125,13 @@ class HBIConfig:
         "the papers.",
         at_least=0,
     )
-    max_frames: int = field(77, "Rows of the frame position embedding; at least data.num_frames.")
+    frame_positions: FramePositions = field(
+        "absolute",
+        "How the temporal transformer knows the order of frames. absolute: an embedding of each frame's place in the "
+        "video, as in the papers. relative: a bias of attention for each distance, so that a frame means the same "
+        "wherever it is.",
+    )
+    max_frames: int = field(77, "Positions of the temporal transformer; at least data.num_frames.")
     weight_features: int = field(
         1024,
         "Hidden width of the token-weight MLPs: 128 in HBI V2, twice embed_features in V1. 0: all real tokens have the "
@@ -182,6 +198,9 @@ class HBIConfig:
         width, heads = self.clip.embed_features, self.merge_heads
         wanted = f"a divisor of {path}.clip.embed_features={width}"
         require(width % heads == 0, f"{path}.merge_heads", heads, wanted, "change one of them")
+        good = self.frame_layers > 0 or self.frame_positions == "absolute"
+        remedy = f"distances are between frames that attend to one another; raise it, or keep {path}.frame_positions"
+        require(good, f"{path}.frame_layers", self.frame_layers, "1 or more if positions are relative", remedy)
         for name, excluded in (("pooled", self.pooled), ("padding", self.padding == "published")):
             remedy = f"reconstruction needs masked padding and several tokens; turn {path}.reconstruction off"
             good = not (self.reconstruction and excluded)

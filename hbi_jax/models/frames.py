@@ -1,4 +1,4 @@
-"""The temporal transformer: adds position and context to frame embeddings."""
+"""The temporal transformer: adds order and context to frame embeddings."""
 
 import flax.linen as nn
 import jax
@@ -6,16 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hbi_jax.choices import Activation, Scan
+from hbi_jax.choices import Activation, FramePositions, Scan
 from hbi_jax.models.clip import Transformer
 from hbi_jax.types import Tokens
 
 
 class FrameTransformer(nn.Module):
-    """A position embedding and residual blocks over the frames; their output is added to the input.
+    """Residual blocks over the frames, which know their order; their output is added to the input.
 
     Attributes:
-      max_frames: Rows of the position embedding.
+      max_frames: The longest video.
       activation: That of the text tower, whose first layers the blocks may start from.
       window: Frames before and after a frame that it attends to in each layer; 0: all.
     """
@@ -27,6 +27,7 @@ class FrameTransformer(nn.Module):
     activation: Activation = "quick_gelu"
     window: int = 0
     scan_layers: Scan = "auto"
+    positions: FramePositions = "absolute"
 
     @nn.compact
     def __call__(self, frames: Tokens, alone: bool = False) -> Tokens:
@@ -37,7 +38,7 @@ class FrameTransformer(nn.Module):
           alone: Whether each frame attends to itself only, so that nothing tells what happens between them.
 
         Raises:
-          ValueError: If a video has more frames than the position embedding has rows.
+          ValueError: If a video has more frames than there are positions.
         """
         x: Float[Array, "b v d"] = frames.features
         v, d = x.shape[1:]
@@ -46,12 +47,20 @@ class FrameTransformer(nn.Module):
                 f"videos of {v} frames, but the frame transformer has positions for {self.max_frames}; "
                 f"use config.data.num_frames <= {self.max_frames}"
             )
-        position = self.param("positional_embedding", nn.initializers.normal(0.01), (self.max_frames, d))
+        h, bias = x, None
+        if self.positions == "absolute":
+            position = self.param("positional_embedding", nn.initializers.normal(0.01), (self.max_frames, d))
+            h = x + position[:v].astype(x.dtype)[None]
+        else:
+            # Heads differ from the start, so that some look back and others ahead.
+            shape = self.num_heads, 2 * self.max_frames - 1
+            by_distance = self.param("relative_bias", nn.initializers.normal(1.0), shape)
+            ahead = np.subtract.outer(np.arange(v), np.arange(v)).T
+            bias = jnp.asarray(by_distance, x.dtype)[:, ahead + self.max_frames - 1]
         seen = frames.mask[:, None, :]
         if alone or self.window:
             distance = abs(np.subtract.outer(np.arange(v), np.arange(v)))
             seen &= distance[None] <= (0 if alone else self.window)
-        h = x + position[:v].astype(x.dtype)[None]
         h = Transformer(
             self.num_layers,
             self.num_heads,
@@ -59,5 +68,5 @@ class FrameTransformer(nn.Module):
             activation=self.activation,
             scan_layers=self.scan_layers,
             name="transformer",
-        )(h, seen)
+        )(h, seen, bias)
         return Tokens(x + h, frames.mask)

@@ -55,6 +55,7 @@ class HBI(nn.Module):
             clip.activation,
             config.frame_window,
             config.scan_layers,
+            config.frame_positions,
         )
 
         def per_level(make):

@@ -116,8 +116,8 @@ def export(
 
     Writes the towers to `model.safetensors` and `config.json`, which `transformers.CLIPModel` opens, and adds a
     `preprocessor_config.json` if pixels are not normalised as OpenAI's. For every kind except CLIP and HCMI, also
-    writes the whole model to `hbi.safetensors` under the published names. Logs the changes that the published code
-    needs in order to compute the same.
+    writes the whole model to `hbi.safetensors` under the published names, unless its frames have relative positions.
+    Logs the changes that the published code needs in order to compute the same.
 
     Args:
       folder: A folder that `convert` or `save` wrote.
@@ -133,6 +133,8 @@ def export(
     with new_folder(destination, overwrite) as out:
         if contents.kind == "hcmi":
             _log.info("only the towers are exported, because there is no published code of %s", KINDS["hcmi"])
+        elif contents.config.get("frame_positions", "absolute") != "absolute":
+            _log.warning("only the towers are exported: the published code knows no relative positions of frames")
         elif contents.kind != "clip":
             write_safetensors(out / PUBLISHED, published(contents), _metadata(contents), progress)
             _log_changes(contents)

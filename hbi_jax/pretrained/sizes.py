@@ -102,11 +102,10 @@ def model_config(kind: str, shapes: Shapes, first_level: str = "", untold: Mappi
     clip = _clip(shapes, untold or {})
     if kind == "clip":
         return clip
-    frames, _ = _axes(shapes, "frame_transformer/positional_embedding", 2)
     config = {
         "clip": clip,
         "frame_layers": count_layers(shapes, "frame_transformer/transformer/resblocks_"),
-        "max_frames": frames,
+        **_frame_positions(shapes),
         "weight_features": _hidden_width(shapes, f"text_weight_{first_level}"),
         **_net(shapes, f"header_{first_level}/", "header", "header_features"),
     }
@@ -122,6 +121,14 @@ def model_config(kind: str, shapes: Shapes, first_level: str = "", untold: Mappi
     if kind == "caption":
         config["decoder_layers"] = count_layers(shapes, "caption/resblocks_")
     return config
+
+
+def _frame_positions(shapes: Shapes) -> dict[str, Any]:
+    """Returns the fields on the positions of frames."""
+    bias = "frame_transformer/relative_bias"
+    if bias in shapes:
+        return {"max_frames": (_axes(shapes, bias, 2)[1] + 1) // 2, "frame_positions": "relative"}
+    return {"max_frames": _axes(shapes, "frame_transformer/positional_embedding", 2)[0]}
 
 
 def _hidden_width(shapes: Shapes, mlp: str) -> int:

@@ -147,7 +147,7 @@ def _frame_transformer(clip: Leaves, ours: Leaves, config: Mapping | None) -> Le
     text = {_FRAMES + name.removeprefix(_TEXT): leaf for name, leaf in clip.items() if name.startswith(_TEXT)}
     layers = {name: text[name] for name in ours if name.startswith(f"{_FRAMES}transformer/resblocks_") and name in text}
     position = f"{_FRAMES}positional_embedding"
-    width, joint = text[position].shape[1], ours[position].shape[1]
+    width, joint = text[position].shape[1], ours[f"{_TEXT}text_projection/kernel"].shape[1]
     if width != joint:
         _log.warning(
             "the frame transformer, %d wide, stays as initialised: the text tower's layers are %d wide", joint, width
@@ -164,6 +164,8 @@ def _frame_transformer(clip: Leaves, ours: Leaves, config: Mapping | None) -> Le
             heads.text_heads,
         )
         return {}
+    if position not in ours:
+        return layers
     count, wanted = len(text[position]), len(ours[position])
     if wanted > count:
         _log.info("%d frame positions are interpolated from %d text positions", wanted, count)

@@ -155,7 +155,7 @@ class Config:
         wanted = f"False if {path}.data.sampling='segments' and {path}.model.padding='published'"
         require(good, f"{path}.data.cache_features", True, wanted, "turn it off")
         wanted = f"1 or more if {path}.loss.motion_weight is above 0: frames see one another there"
-        good = task != "retrieval" or not self.loss.motion_weight or self.model.frame_layers
+        good = task != "retrieval" or not self.loss.motion_weight or self.model.frame_layers > 0
         require(good, f"{path}.model.frame_layers", self.model.frame_layers, wanted, "raise it, or set the weight to 0")
         normalize = self.eval.normalize
         fits = task == "retrieval" or not normalize

@@ -18,7 +18,7 @@ from hbi_jax.train.muon import muon
 
 # Parameters that come from CLIP, and parameters whose meaning weight decay would distort.
 CLIP_PATTERN = r"^params/(text_tower|vision_tower|logit_scale)"
-NO_DECAY_PATTERN = r"(/bias|/scale|logit_scale|positional_embedding|class_embedding)$"
+NO_DECAY_PATTERN = r"(/bias|/scale|logit_scale|positional_embedding|class_embedding|relative_bias)$"
 # The published code exempts only biases from decay: its patterns for norms match none of its parameter names.
 PUBLISHED_NO_DECAY_PATTERN = r"/bias$"
 

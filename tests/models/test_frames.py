@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hbi_jax.models.clip import Attention
 from hbi_jax.models.frames import FrameTransformer
 from hbi_jax.types import Tokens
 from tests.tiny_hbi import random_params
@@ -71,6 +72,52 @@ def test_a_frame_sees_only_its_neighbours_in_every_layer():
         jax.jit(FrameTransformer(2, 2, 7, window=size).apply)(params, Tokens(x, mask)).features for size in (6, 0)
     )
     np.testing.assert_array_equal(wide, everything)
+
+
+def test_relative_positions_know_the_order_but_not_the_place():
+    """A video that starts two frames later gives the same features, two frames later; the order of frames matters."""
+    model = FrameTransformer(2, 2, 7, window=1, positions="relative")
+    x, mask = random_frames(1, 5), jnp.ones((1, 5), bool)
+    params = random_params(model, Tokens(x, mask))
+    assert params["params"]["relative_bias"].shape == (2, 13)
+    assert "positional_embedding" not in params["params"]
+    apply = jax.jit(model.apply)
+    wanted = apply(params, Tokens(x, mask)).features
+    later = Tokens(jnp.pad(x, ((0, 0), (2, 0), (0, 0)), constant_values=9.0), jnp.pad(mask, ((0, 0), (2, 0))))
+    np.testing.assert_allclose(apply(params, later).features[:, 2:], wanted, atol=5e-6)
+    backwards = apply(params, Tokens(x[:, ::-1], mask)).features[:, ::-1]
+    assert np.abs(backwards - wanted).max(-1).min() > 1e-3
+    loop = FrameTransformer(2, 2, 7, window=1, positions="relative", scan_layers="on")
+    np.testing.assert_allclose(jax.jit(loop.apply)(params, Tokens(x, mask)).features, wanted, atol=5e-6)
+
+
+def test_a_bias_is_added_to_the_logits_of_each_head():
+    attention = Attention(num_heads=2)
+    x = random_frames(1, 3)
+    bias = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32)
+    params = random_params(attention, x)
+    kernel = {name: params["params"][name] for name in ("in_proj", "out_proj")}
+    project = kernel["in_proj"]
+    query, key, value = np.split(np.asarray(x[0]) @ project["kernel"] + project["bias"][None], 3, axis=1)
+    mixed = []
+    for head in range(2):
+        part = np.s_[:, 4 * head : 4 * head + 4]
+        logits = query[part] @ key[part].T / 2 + bias[head]
+        weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        mixed.append(weights @ value[part])
+    wanted = np.concatenate(mixed, axis=1) @ kernel["out_proj"]["kernel"] + kernel["out_proj"]["bias"][None]
+    np.testing.assert_allclose(attention.apply(params, x, None, jnp.asarray(bias))[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+def test_a_frame_alone_is_a_video_of_one_frame(positions):
+    model = FrameTransformer(2, 2, 7, positions=positions)
+    x, mask = random_frames(1, 5), jnp.ones((1, 5), bool)
+    params = random_params(model, Tokens(x, mask))
+    got = model.apply(params, Tokens(x, mask), alone=True).features
+    for frame in range(5):
+        only = model.apply(params, Tokens(x, mask & (jnp.arange(5) == frame)[None])).features
+        np.testing.assert_allclose(got[:, frame], only[:, frame], atol=5e-6)
 
 
 @pytest.mark.parametrize("window", [0, 1])

@@ -273,5 +273,14 @@ def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
         assert len(caplog.records) == says
         if name == "local":
             assert "limit it to the 2 before and after a frame" in caplog.records[0].getMessage()
+    caplog.clear()
+    relative = {**foreign.HBI, "frame_positions": "relative"}
+    save(tmp_path / "relative", foreign.weights("hbi", relative))
+    assert load(tmp_path / "relative", progress=False).model.config.frame_positions == "relative"
+    export(tmp_path / "relative", tmp_path / "relative back")
+    assert "only the towers are exported" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "relative back").glob("*.safetensors")) == ["model.safetensors"]
+    caplog.clear()
+    export(tmp_path / "gelu", tmp_path / "gelu again")
     message = caplog.records[0].getMessage()
     assert "trained with: activation gelu, vision heads 32 wide, text heads 64 wide" in message
