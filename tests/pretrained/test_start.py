@@ -46,6 +46,19 @@ def test_from_clip_as_published(clip, hbi):
     assert_same(fresh, before)
 
 
+def test_relative_positions_stay_as_initialised(clip):
+    model = weights("hbi", {**HBI, "frame_positions": "relative"})
+    fresh = shifted(model.params)
+    frames = initialize(fresh, clip)["params"]["frame_transformer"]
+    assert_same(
+        frames["transformer"], {"resblocks_0": clip.params["params"]["text_tower"]["transformer"]["resblocks_0"]}
+    )
+    assert_same(frames["relative_bias"], fresh["params"]["frame_transformer"]["relative_bias"])
+    # What was trained with one kind of positions does not start the other.
+    with pytest.raises(PretrainedError, match="frame_transformer/relative_bias is missing"):
+        initialize(fresh, weights("hbi", HBI), {**HBI, "frame_positions": "relative"})
+
+
 def test_an_answer_model_and_more_frame_layers_than_the_text_has(clip):
     config = {**HBI, "num_answers": 3, "frame_layers": 3}
     fresh = weights("answer", config).params
