@@ -89,7 +89,9 @@ class LanceEngine:
         if writing:
             self._write(segments)
         state = self._read_state() if self._table is not None else {}
-        held = [state.get(segment.name) == sorted(segment.dropped) for segment in segments]
+        held = [
+            not len(segment.clips.source) or state.get(segment.name) == sorted(segment.dropped) for segment in segments
+        ]
         self._held = {_prefix(segments[number].name): number for number in np.flatnonzero(held)}
         self._others = np.flatnonzero(~np.array(held, bool))
         self._rest.add([segments[number] for number in self._others])
@@ -103,9 +105,12 @@ class LanceEngine:
             )
 
     def _read_state(self) -> dict[str, list[int]]:
-        """Returns which segments the table holds, each with its dropped files."""
-        path = self._place / _STATE
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        """Returns which segments the table holds, each with its dropped files; nothing if that is not known."""
+        try:
+            state = json.loads((self._place / _STATE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
 
     def _write_state(self, state: Mapping[str, Sequence[int]]) -> None:
         self._place.mkdir(parents=True, exist_ok=True)
@@ -177,7 +182,7 @@ class LanceEngine:
 
     def _near(self, query: scan.Query, count: int) -> tuple[Places, Float[np.ndarray, " n"]]:
         """Returns nearly the best of the clips that the table holds, and their scores."""
-        if not self._held:
+        if self._table is None or not self._held:
             return Places(np.zeros(0, int), np.zeros(0, int)), np.zeros(0, np.float32)
         means = [query.rates[level] * (query.weights[level] @ query.words[level]) for level in self._levels]
         nearest = (

@@ -95,6 +95,31 @@ def test_an_interrupted_change_hides_nothing(encoder, videos, tmp_path, monkeypa
 
 
 @needs_lance
+@pytest.mark.parametrize("content", ["", "[]", "no JSON"])
+def test_a_damaged_state_hides_nothing(encoder, videos, tmp_path, caplog, content):
+    with make_index(tmp_path / "lance", encoder, engine="lance") as index:
+        index.add(videos)
+        wanted = index.search(TEXT)
+        (index.folder / "lance" / "state.json").write_text(content)
+        with module.Index(index.folder, encoder, store.Manifest.read(index.folder)) as opened:
+            assert "lacks 1 of 1 segments" in caplog.text
+            _same(opened.search(TEXT), wanted)
+            opened.add(videos)
+            assert opened.catalogue.engine._table.count_rows() == index.num_clips
+            _same(opened.search(TEXT), wanted)
+
+
+@needs_lance
+def test_an_index_without_a_clip_lacks_nothing(encoder, tmp_path, caplog):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    with make_index(tmp_path / "lance", encoder, engine="lance") as index:
+        assert index.add(tmp_path / "videos").clips == 0
+        assert index.search(TEXT) == []
+    assert "lacks" not in caplog.text
+
+
+@needs_lance
 def test_pages_are_given_back(encoder, videos, tmp_path, monkeypatch):
     with (
         make_index(tmp_path / "flat", encoder) as flat,
