@@ -17,8 +17,9 @@ from tests.tiny_run import run, tiny_config
 def hcmi_config(world, **changes):
     """What configs/quickstart_hcmi.py changes of the quickstart, tiny."""
     own = get_config()
-    fields = {f"model__{name}": own.model[name] for name in ("method", "levels", "frame_layers", "header")}
-    names = ("interaction_weight", "distillation_weight", "denoising", "margin_weight")
+    names = ("method", "levels", "frame_layers", "frame_positions", "header")
+    fields = {f"model__{name}": own.model[name] for name in names}
+    names = ("interaction_weight", "distillation_weight", "denoising", "margin_weight", "motion_weight")
     fields |= {f"loss__{name}": own.loss[name] for name in names}
     fields |= {f"data__{name}": own.data[name] for name in ("sampling", "num_views", "frames_per_second")}
     fields |= {"eval__level_rates": own.eval.level_rates, "eval__normalize": ("dual_softmax",)}
