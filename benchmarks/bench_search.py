@@ -3,7 +3,7 @@
     make quickstart && python -m benchmarks.bench_search --out benchmarks/results
 
 Claims: an index is made about as fast as its videos are decoded, adding 1 % of the files costs about 1 %; one query
-against 20,000 clips of 12 tokens of 512 features takes at most 50 ms on two cores by the exact scan; the approximate
+against 20,000 clips of 12 tokens of 512 features takes about 50 ms on two cores by the exact scan; the approximate
 index finds what the scan finds; the strongest frame of a moment lies in the event that was asked for.
 
 Clips beyond the real ones are drawn from the normal distribution that has the mean and the covariance of the real

@@ -47,7 +47,7 @@ class FrameTransformer(nn.Module):
                 f"videos of {v} frames, but the frame transformer has positions for {self.max_frames}; "
                 f"use config.data.num_frames <= {self.max_frames}"
             )
-        h, bias = x, None
+        h, bias, ahead = x, None, np.subtract.outer(np.arange(v), np.arange(v)).T
         if self.positions == "absolute":
             position = self.param("positional_embedding", nn.initializers.normal(0.01), (self.max_frames, d))
             h = x + position[:v].astype(x.dtype)[None]
@@ -55,12 +55,10 @@ class FrameTransformer(nn.Module):
             # Heads differ from the start, so that some look back and others ahead.
             shape = self.num_heads, 2 * self.max_frames - 1
             by_distance = self.param("relative_bias", nn.initializers.normal(1.0), shape)
-            ahead = np.subtract.outer(np.arange(v), np.arange(v)).T
             bias = jnp.asarray(by_distance, x.dtype)[:, ahead + self.max_frames - 1]
         seen = frames.mask[:, None, :]
         if alone or self.window:
-            distance = abs(np.subtract.outer(np.arange(v), np.arange(v)))
-            seen &= distance[None] <= (0 if alone else self.window)
+            seen &= abs(ahead)[None] <= (0 if alone else self.window)
         h = Transformer(
             self.num_layers,
             self.num_heads,

@@ -53,7 +53,6 @@ class FlatEngine:
     def _scores(self, query: scan.Query) -> Float[np.ndarray, " n"]:
         if self._blocks is None:
             self._blocks = self._place()
-            self._pages.give_back()
         if not self._in_place:
             return scan.scan_blocks(query, self._blocks)
         scores, bytes_a_clip = [], self._pages.num_bytes // len(self._row)
@@ -71,6 +70,7 @@ class FlatEngine:
         joined = jax.tree.map(lambda *parts: np.concatenate(parts), *sides)
         more = -len(self._row) % self._mesh.shape[self._mesh.axis_names[0]]
         placed = jax.device_put(scan.filled(joined, more), batch_sharding(self._mesh))
+        self._pages.give_back()
         return [scan.Block(placed, len(self._row))]
 
     def fetch(self, places: Places) -> Mapping[str, np.ndarray]:  # noqa: D102

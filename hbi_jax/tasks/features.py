@@ -16,7 +16,7 @@ from hbi_jax.files import replace_file
 
 _log = logging.getLogger(__name__)
 
-# Part of the name of a file: other content gets another name.
+# Part of the name of a file. Increased when frames are decoded or encoded otherwise.
 _FORMAT = 1
 
 
@@ -40,11 +40,10 @@ class FeatureFile:
         self.path = folder / f"{hashlib.sha256(about.encode()).hexdigest()[:32]}.npz"
 
     def read(self, source: Source) -> bool:
-        """Gives a source its features and unreadable videos, if the file is there and whole."""
+        """Gives a source its features, if the file is there and whole."""
         try:
             with np.load(self.path, allow_pickle=False) as file:
-                features, mask, unreadable = file["features"], file["mask"], json.loads(file["unreadable"].item())
-            source.learn_unreadable(unreadable)
+                features, mask = file["features"], file["mask"]
         except FileNotFoundError:
             return False
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -55,9 +54,13 @@ class FeatureFile:
         return True
 
     def write(self, source: Source) -> None:
-        """Keeps the features of a source; a folder that cannot be written is a warning."""
+        """Keeps the features of a source whose every video was read; a folder that cannot be written is a warning."""
+        if source.unreadable:
+            # The next run may be able to read them.
+            _log.info("the features of the frames of %s are not kept: videos are unreadable", source.split.name)
+            return
         content = io.BytesIO()
-        np.savez(content, **source.features._asdict(), unreadable=json.dumps(dict(source.unreadable)))
+        np.savez(content, **source.features._asdict())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self.path, content.getvalue())

@@ -148,7 +148,7 @@ def _resident(folder) -> int:
 
 
 @needs_lance
-def test_an_index_finds_most_of_the_best(tmp_path, encoder, monkeypatch):
+def test_an_index_finds_most_of_the_best(tmp_path, encoder):
     """With the approximate index, over many clips; the tokens of a clip are alike, at both levels."""
     rng = np.random.default_rng(0)
     count, shapes = 2000, encoder.row_shapes()

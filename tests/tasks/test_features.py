@@ -31,7 +31,6 @@ def written(split, tmp_path):
     source = source_of(split)
     rng = np.random.default_rng(0)
     source.features = FrameFeatures(rng.normal(size=(4, 4, 8)).astype(np.float32), rng.random((4, 4)) < 0.8)
-    source.unreadable["video1"] = "no such file"
     file = FeatureFile(tmp_path / "new" / "features", source, TOWER)
     assert not file.read(source_of(split))
     file.write(source)
@@ -44,7 +43,14 @@ def test_another_run_reads_what_was_written(split, written, tmp_path):
     assert FeatureFile(file.path.parent, other, dict(TOWER)).read(other)
     for got, wanted in zip(other.features, source.features, strict=True):
         np.testing.assert_array_equal(got, wanted)
-    assert other.unreadable == {"video1": "no such file"}
+
+
+def test_features_without_some_videos_are_not_kept(split, written):
+    source, file = written
+    file.path.unlink()
+    source.unreadable["video1"] = "it took too long"
+    file.write(source)
+    assert not file.path.exists()
 
 
 @pytest.mark.parametrize("change", ["tower", "settings", "time", "size", "gone", "videos"])
