@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hbi_jax.choices import Activation
 from hbi_jax.models.clip import activate
-from hbi_jax.models.dense import dense
+from hbi_jax.models.dense import HeadProjection, dense
 from hbi_jax.models.hbi import HBI
 from hbi_jax.types import Alignment, Batch, WeightedTokens, finest, texts_of
 
@@ -60,8 +60,7 @@ class KeptAttention(nn.Module):
         """
         d = x.shape[-1]
         parts = 1 if position is None else 3
-        projected = dense(x, parts * d, dtype=self.dtype, name="in_proj")
-        query, *own = jnp.split(projected.reshape(*x.shape[:-1], parts * self.num_heads, -1), parts, axis=-2)
+        query, *own = HeadProjection(self.num_heads, parts, self.dtype, name="in_proj")(x)
         if own:
             new = (jax.lax.dynamic_update_slice_in_dim(*pair, position, axis=1) for pair in zip(kept, own, strict=True))
             kept = KeyValue(*new)

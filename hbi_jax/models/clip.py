@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from hbi_jax.choices import Activation, Pixels, Remat, Scan
 from hbi_jax.models.config import CLIPConfig
-from hbi_jax.models.dense import dense
+from hbi_jax.models.dense import HeadProjection, dense
 from hbi_jax.models.similarity import in_float32, normalize
-from hbi_jax.parallel.pairs import platform
+from hbi_jax.parallel.pairs import each_row, num_parts, platform
 from hbi_jax.types import Tokens
 
 # Mean and standard deviation of RGB in 0..1 over CLIP's training images.
@@ -79,8 +79,7 @@ class Attention(nn.Module):
           bias: Added to the logits of each head.
         """
         d = x.shape[-1]
-        qkv = dense(x, 3 * d, dtype=self.dtype, name="in_proj")
-        query, key, value = jnp.split(qkv.reshape(*x.shape[:-1], 3 * self.num_heads, -1), 3, axis=-2)
+        query, key, value = HeadProjection(self.num_heads, dtype=self.dtype, name="in_proj")(x)
         if mask is not None:
             mask = mask[:, None]
         bias = None if bias is None else bias[None]
@@ -169,14 +168,54 @@ class Transformer(nn.Module):
             # Kernels take part in products in the compute dtype, so the stack holds them in that one.
             return jnp.stack([leaf.astype(self.dtype) if leaf.ndim > 1 else leaf for leaf in leaves])
 
-        def apply(x: Float[Array, "b n d"], params: PyTree) -> tuple[Float[Array, "b n d"], None]:
-            return block.apply({"params": params}, x, mask, bias), None
+        def loop(
+            x: Float[Array, "b n d"],
+            mask: Bool[Array, "b q n"] | None,
+            params: PyTree,
+            bias: Float[Array, "h n n"] | None,
+        ) -> Float[Array, "b n d"]:
+            def apply(x: Float[Array, "b n d"], params: PyTree) -> tuple[Float[Array, "b n d"], None]:
+                return block.apply({"params": params}, x, mask, bias), None
 
-        if self.remat in POLICIES:
-            apply = jax.checkpoint(apply, policy=POLICIES[self.remat], prevent_cse=False)
-        layers = [self.get_variable("params", name) for name in names]
+            if self.remat in POLICIES:
+                apply = jax.checkpoint(apply, policy=POLICIES[self.remat], prevent_cse=False)
+            return jax.lax.scan(apply, x, params)[0]
+
         x = x.astype(jnp.promote_types(x.dtype, self.dtype))
-        return jax.lax.scan(apply, x, jax.tree.map(stack, *layers))[0]
+        shared = jax.tree.map(stack, *(self.get_variable("params", name) for name in names)), bias
+        # With tensor parallelism, products of the loop are parts of sums over devices.
+        return loop(x, mask, *shared) if num_parts() > 1 else each_row(loop, x, mask, shared=shared)
+
+
+class PatchEmbedding(nn.Module):
+    """CLIP's patch convolution, written as a matrix product, because patches do not overlap.
+
+    Pixels in 0..255 stay small integers up to the product, which bfloat16 holds exactly: the kernel is scaled and the
+    result shifted as if they had been normalised before.
+    """
+
+    num_features: int
+    patch_size: int
+    pixels: Pixels = "clip"
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+        """Embeds each patch, row by row; `images` is as in `VisionTower`."""
+        b, height, width, _ = images.shape
+        side = self.patch_size
+        cut = images.reshape(b, height // side, side, width // side, side, 3).transpose(0, 1, 3, 2, 4, 5)
+        patches = cut.reshape(-1, side * side * 3)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (patches.shape[1], self.num_features))
+        if images.dtype == jnp.uint8:
+            mean, std = (jnp.tile(jnp.array(x), side * side)[:, None] for x in PIXELS[self.pixels])
+            # Around 128, what the product adds up is about as large as of normalised pixels, and rounded as little.
+            product = (patches.astype(self.dtype) - 128) @ (kernel / (255 * std)).astype(self.dtype)
+            shift = jnp.sum((128 / 255 - mean) / std * kernel, axis=0)
+            x = product + shift.astype(self.dtype)[None]
+        else:
+            x = patches.astype(self.dtype) @ kernel.astype(self.dtype)
+        return x.reshape(b, -1, self.num_features)
 
 
 class VisionTower(nn.Module):
@@ -204,16 +243,10 @@ class VisionTower(nn.Module):
                 f"images are {h}x{w} pixels, the model was built for {config.image_size}x{config.image_size}; "
                 "resize them, or build the model for their size"
             )
-        grid = config.image_size // config.patch_size
-        pixels = normalize_pixels(images, config.pixels) if images.dtype == jnp.uint8 else images
-        patches = pixels.reshape(b, grid, config.patch_size, grid, config.patch_size, 3)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, grid * grid, -1).astype(self.dtype)
-
         width, scale = config.vision_width, config.vision_width**-0.5
-        # The patch convolution, written as a matrix product, because the patches do not overlap.
-        x = dense(patches, width, use_bias=False, dtype=self.dtype, name="patch_embedding")
+        x = PatchEmbedding(width, config.patch_size, config.pixels, self.dtype, name="patch_embedding")(images)
         token = self.param("class_embedding", nn.initializers.normal(scale), (width,))
-        position = self.param("positional_embedding", nn.initializers.normal(scale), (grid * grid + 1, width))
+        position = self.param("positional_embedding", nn.initializers.normal(scale), (x.shape[1] + 1, width))
         token = jnp.broadcast_to(token.astype(x.dtype), (b, 1, width))
         x = jnp.concatenate([token, x], axis=1) + position.astype(x.dtype)[None]
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_pre")(x)

@@ -1,4 +1,4 @@
-"""A dense layer over tokens that is a single matrix product in both the forward and the backward pass."""
+"""Dense layers over tokens, each a single matrix product in both the forward and the backward pass."""
 
 import math
 
@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from hbi_jax.parallel.pairs import split_along_model
 
 
 def dense(
@@ -32,3 +34,32 @@ def dense(
     """
     layer = nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
     return layer(x.reshape(math.prod(x.shape[:-1]), x.shape[-1])).reshape(*x.shape[:-1], features)
+
+
+class HeadProjection(nn.Module):
+    """CLIP's fused projection of tokens to the queries, keys and values of every attention head.
+
+    The parameters are those of `nn.Dense`, with the queries of all heads first. Where the mesh divides the towers'
+    widths, a device computes whole heads, so that attention needs no communication: what is exchanged for that is a
+    kernel, which is smaller than the tokens.
+
+    Attributes:
+      num_heads: Number of heads, of d / num_heads features each.
+      num_parts: 3; 1 for queries only.
+    """
+
+    num_heads: int
+    num_parts: int = 3
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b n d"]) -> tuple[Float[Array, "*b n h f"], ...]:
+        """Returns each part by head."""
+        d = x.shape[-1]
+        parts = self.num_parts, self.num_heads, d // self.num_heads
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (d, self.num_parts * d))
+        bias = self.param("bias", nn.initializers.zeros, (self.num_parts * d,))
+        kernel = split_along_model(jnp.asarray(kernel, self.dtype).reshape(d, *parts), 2)
+        bias = split_along_model(jnp.asarray(bias, self.dtype).reshape(1, *parts), 2)
+        rows = jnp.tensordot(x.astype(self.dtype).reshape(-1, d), kernel, 1) + bias
+        return tuple(rows[:, part].reshape(*x.shape[:-1], *parts[1:]) for part in range(self.num_parts))

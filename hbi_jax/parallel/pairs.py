@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
-from hbi_jax.parallel.mesh import DATA_AXIS
+from hbi_jax.parallel.mesh import DATA_AXIS, MODEL_AXIS
 
 
 def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
@@ -31,17 +31,41 @@ def num_shards(rows: int) -> int:
     return 1 if rows % devices else devices
 
 
-def each_row(function: Callable[..., PyTree], *batches: PyTree) -> PyTree:
-    """Returns `function(*batches)`, of which each device computes its own rows; nothing is moved.
+def num_parts() -> int:
+    """Returns the number of devices that the towers' widths are divided among: 1 outside `on_mesh`."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get(MODEL_AXIS, 1)
+
+
+def split_along_model(x: Float[Array, "..."], dimension: int) -> Float[Array, "..."]:
+    """Returns an array of which each device along the mesh's model axis holds its share of a dimension.
+
+    It is returned as it is outside `on_mesh`, and if the devices do not divide the dimension.
+    """
+    if num_parts() == 1 or x.shape[dimension] % num_parts():
+        return x
+    axes = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    axes[dimension] = MODEL_AXIS
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+
+
+def each_row(function: Callable[..., PyTree], *batches: PyTree, shared: PyTree = ()) -> PyTree:
+    """Returns `function(*batches, *shared)`, of which each device computes its own rows.
+
+    Nothing is moved but, in the backward pass, the gradients of `shared`: they are added up once, and not in a loop.
 
     Args:
       function: Maps arrays of any number of rows to arrays of as many; a row of a result depends on no other row.
       *batches: Arrays of one number of rows.
+      shared: A tuple of arrays that all rows share.
     """
     if num_shards(len(jax.tree.leaves(batches)[0])) == 1:
-        return function(*batches)
-    rows = PartitionSpec(DATA_AXIS)
-    return jax.shard_map(function, in_specs=rows, out_specs=rows)(*batches)
+        return function(*batches, *shared)
+    rows, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
+
+    def of_own_rows(batches: PyTree, shared: PyTree) -> PyTree:
+        return function(*batches, *_own(shared))
+
+    return jax.shard_map(of_own_rows, in_specs=(rows, everywhere), out_specs=rows)(batches, shared)
 
 
 def all_pairs(
@@ -68,8 +92,15 @@ def all_pairs(
     def of_own_rows(first: PyTree, second: PyTree, *shared: PyTree) -> Float[Array, "m b"]:
         if divided:
             second = jax.lax.all_gather(second, DATA_AXIS, tiled=True)
-        # Gradients are added up over the devices where an array becomes the device's own: here, not in a loop.
-        return function(first, second, *(jax.lax.pcast(x, DATA_AXIS, to="varying") for x in shared))
+        return function(first, second, *_own(shared))
 
     specs = (rows, rows if divided else everywhere, *(everywhere for _ in shared))
     return jax.shard_map(of_own_rows, in_specs=specs, out_specs=rows)(first, second, *shared)
+
+
+def _own(shared: PyTree) -> PyTree:
+    """Returns arrays that all devices share as the device's own.
+
+    Their gradients are added up over the devices where this happens, and not in a loop that uses the arrays.
+    """
+    return jax.tree.map(lambda x: jax.lax.pcast(x, DATA_AXIS, to="varying"), shared)

@@ -10,6 +10,7 @@ import pytest
 
 from hbi_jax.models.clip import (
     Attention,
+    PatchEmbedding,
     ResidualBlock,
     TextTower,
     Transformer,
@@ -145,6 +146,21 @@ def test_uint8_is_normalised_float(vision_params):
     apply = jax.jit(VisionTower(CLIP).apply)
     got, wanted = apply(vision_params, IMAGES), apply(vision_params, normalize_pixels(jnp.asarray(IMAGES)))
     np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_pixels_in_bfloat16_are_as_precise_as_normalised_ones():
+    """Of dark, mixed and bright images; a product of pixels that are not centred would be rounded more."""
+    layer, half = (PatchEmbedding(64, 8, dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16))
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)) // 4 + np.array([0, 96, 192]).reshape(3, 1, 1, 1)
+    pixels = jnp.asarray(images, jnp.uint8)
+    params = random_params(layer, pixels)
+    wanted = layer.apply(params, normalize_pixels(pixels))
+    np.testing.assert_allclose(layer.apply(params, pixels), wanted, atol=1e-5)
+
+    def error(images):
+        return jnp.std(half.apply(params, images).astype(jnp.float32) - wanted, axis=(1, 2))
+
+    assert np.all(error(pixels) < 1.2 * error(normalize_pixels(pixels)))
 
 
 def test_bfloat16_is_close_to_float32(vision_params, text_params, encode_text):

@@ -1,0 +1,74 @@
+"""A transformer over a mesh: what its compiled gradient moves, and that it is the gradient of one device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hbi_jax.models.clip import Transformer
+from hbi_jax.parallel.mesh import batch_sharding, make_mesh, param_shardings
+from hbi_jax.parallel.pairs import on_mesh
+from hbi_jax.plan.hlo import Program
+from tests.tiny_hbi import random_params
+
+LAYERS, HEADS, ROWS, TOKENS, WIDTH = 3, 4, 8, 5, 32
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Parameters, tokens and a mask, and the loss whose gradient is taken."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(ROWS, TOKENS, WIDTH)), jnp.float32)
+    mask = jnp.asarray(np.arange(TOKENS) <= rng.integers(1, TOKENS, (ROWS, 1)))[:, None]
+    bias = jnp.asarray(rng.normal(size=(HEADS, TOKENS, TOKENS)), jnp.float32)
+    params = random_params(Transformer(LAYERS, HEADS, scan_layers="off"), x, mask, bias)
+    return params, x, mask, bias
+
+
+def gradient(scan, mesh=None):
+    """The gradient of a loss of all rows, with respect to parameters, tokens and bias."""
+
+    def loss(params, x, mask, bias):
+        return jnp.mean(jnp.sin(Transformer(LAYERS, HEADS, scan_layers=scan).apply(params, x, mask, bias)))
+
+    def of_mesh(*arguments):
+        with on_mesh(mesh):
+            return jax.grad(loss, (0, 1, 3))(*arguments)
+
+    return jax.grad(loss, (0, 1, 3)) if mesh is None else of_mesh
+
+
+def compiled(scan, mesh, problem):
+    params, *rest = problem
+    where = param_shardings(params, mesh), batch_sharding(mesh), batch_sharding(mesh), None
+    step = jax.jit(gradient(scan, mesh), in_shardings=where, out_shardings=(where[0], where[1], None))
+    return step.lower(params, *rest).compile(), where
+
+
+@pytest.mark.parametrize(("data", "model"), [(8, 1), (4, 2)])
+@pytest.mark.parametrize("scan", ["on", "off"])
+def test_a_mesh_gives_the_gradient_of_one_device(problem, scan, data, model):
+    step, (params, *_) = compiled(scan, make_mesh(data, model), problem)
+    got = step(jax.device_put(problem[0], params), *problem[1:])
+    wanted = jax.jit(gradient("off"))(*problem)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), got, wanted)
+
+
+def test_gradients_of_layers_are_added_up_outside_their_loop(problem):
+    step, _ = compiled("on", make_mesh(8, 1), problem)
+    program = Program(step.as_text())
+    assert program.loops()
+    found = program.collectives()
+    assert {part.kind for part in found} == {"all-reduce"}
+    assert not [part for part in found if part.in_loop]
+
+
+def test_tensor_parallelism_cuts_whole_heads(problem):
+    """Of tokens, each layer adds up two products forward and two backward; what else moves are kernels."""
+    step, _ = compiled("off", make_mesh(4, 2), problem)
+    found = Program(step.as_text()).collectives()
+    assert {part.kind for part in found} == {"all-reduce", "all-gather"}
+    tokens = ROWS // 4 * TOKENS * WIDTH * 4
+    assert sum(part.size == tokens for part in found if part.kind == "all-reduce") == 4 * LAYERS
+    kernel = 3 * WIDTH * WIDTH * 4
+    assert max(part.size for part in found if part.kind == "all-gather") == kernel
