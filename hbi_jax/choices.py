@@ -18,8 +18,9 @@ Padding = Literal["masked", "published"]
 # Form of the divergences of interaction and distillation (docs/differences.md).
 Divergence = Literal["paper", "published"]
 # What the backward pass recomputes to save memory. elementwise: all but the matrix products. blocks: everything, at the
-# cost of one more forward pass.
-Remat = Literal["none", "elementwise", "blocks"]
+# cost of one more forward pass. auto: elementwise in a loop over layers, which stores all that is not recomputed, else
+# none.
+Remat = Literal["auto", "none", "elementwise", "blocks"]
 # Whether the layers of a transformer are one loop, which is compiled once. auto: everywhere but on CPU.
 Scan = Literal["auto", "on", "off"]
 # How the temporal transformer knows the order of frames: by an embedding of each frame's place in the video, or by a

@@ -123,7 +123,8 @@ class Transformer(nn.Module):
     Attributes:
       remat: What the backward pass recomputes. `none`: nothing. `elementwise`: everything except matrix products.
         `blocks`: everything from each block's input, at the cost of one more forward pass. On CPU, neither saves
-        memory.
+        memory. `auto`: `elementwise` in a loop over the layers, for which every array that is kept is copied into a
+        stack and out of it; `none` without one.
       mlp_features: As in `ResidualBlock`.
       scan_layers: Whether the layers are one loop, which is compiled once, rather than one after the other. Parameters
         are the same. `auto`: everywhere but on CPU.
@@ -131,7 +132,7 @@ class Transformer(nn.Module):
 
     num_layers: int
     num_heads: int
-    remat: Remat = "none"
+    remat: Remat = "auto"
     dtype: jax.typing.DTypeLike = jnp.float32
     activation: Activation = "quick_gelu"
     mlp_features: int = 0
@@ -177,8 +178,9 @@ class Transformer(nn.Module):
             def apply(x: Float[Array, "b n d"], params: PyTree) -> tuple[Float[Array, "b n d"], None]:
                 return block.apply({"params": params}, x, mask, bias), None
 
-            if self.remat in POLICIES:
-                apply = jax.checkpoint(apply, policy=POLICIES[self.remat], prevent_cse=False)
+            remat = "elementwise" if self.remat == "auto" else self.remat
+            if remat in POLICIES:
+                apply = jax.checkpoint(apply, policy=POLICIES[remat], prevent_cse=False)
             return jax.lax.scan(apply, x, params)[0]
 
         x = x.astype(jnp.promote_types(x.dtype, self.dtype))
@@ -204,7 +206,8 @@ class PatchEmbedding(nn.Module):
         """Embeds each patch, row by row; `images` is as in `VisionTower`."""
         b, height, width, _ = images.shape
         side = self.patch_size
-        cut = images.reshape(b, height // side, side, width // side, side, 3).transpose(0, 1, 3, 2, 4, 5)
+        # The row of a patch stays whole: arrays whose last axis are three colours are padded to 128 on TPUs.
+        cut = images.reshape(b, height // side, side, width // side, side * 3).swapaxes(2, 3)
         patches = cut.reshape(-1, side * side * 3)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (patches.shape[1], self.num_features))
         if images.dtype == jnp.uint8:
@@ -222,7 +225,7 @@ class VisionTower(nn.Module):
     """A vision transformer that computes one embedding per image."""
 
     config: CLIPConfig
-    remat: Remat = "none"
+    remat: Remat = "auto"
     dtype: jax.typing.DTypeLike = jnp.float32
     scan_layers: Scan = "auto"
 
@@ -269,7 +272,7 @@ class TextTower(nn.Module):
     """A causal transformer over token ids that computes one hidden vector per token and one per sentence."""
 
     config: CLIPConfig
-    remat: Remat = "none"
+    remat: Remat = "auto"
     dtype: jax.typing.DTypeLike = jnp.float32
     scan_layers: Scan = "auto"
 

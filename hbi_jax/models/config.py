@@ -164,9 +164,10 @@ class HBIConfig:
     )
     header_features: int = field(64, "Width of the prediction header.", at_least=1)
     remat: Remat = field(
-        "none",
+        "auto",
         "What the backward pass of the towers recomputes to save memory. elementwise: everything except matrix "
-        "products. blocks: everything, at the cost of one more forward pass.",
+        "products. blocks: everything, at the cost of one more forward pass. auto: elementwise where the layers are "
+        "a loop (scan_layers), else nothing.",
     )
     matmul_precision: Literal["default", "high", "highest"] = field(
         "default",

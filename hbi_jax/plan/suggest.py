@@ -12,7 +12,8 @@ from hbi_jax.tasks.config import Config
 
 _log = logging.getLogger(__name__)
 
-_REMAT = ("none", "elementwise", "blocks")
+# What recomputes more. On TPUs, `auto` is `elementwise`.
+_REMAT = {"none": ["elementwise", "blocks"], "auto": ["blocks"], "elementwise": ["blocks"], "blocks": []}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _fields(config: Config, program: str, rows: int) -> Iterator[tuple[str, list
         if program == "gallery_similarity":
             yield "eval__video_block", _halves(config.eval.video_block, 1)
         return
-    yield "model__remat", list(_REMAT[_REMAT.index(config.model.remat) + 1 :])
+    yield "model__remat", _REMAT[config.model.remat]
     frames, portions = config.data.num_frames, config.model.frame_portions
     yield (
         "model__frame_portions",

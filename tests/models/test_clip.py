@@ -250,7 +250,7 @@ def test_pixels_of_minus_one_to_one():
     np.testing.assert_allclose(normalize_pixels(images, "half")[0, 0, 0], [-1, 127 / 127.5 - 1, 1], atol=1e-6)
 
 
-@pytest.mark.parametrize("remat", ["none", "elementwise", "blocks"])
+@pytest.mark.parametrize("remat", ["auto", "none", "elementwise", "blocks"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_loop_over_the_layers_changes_neither_values_nor_gradients(remat, dtype):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 8)), dtype)
@@ -274,5 +274,6 @@ def test_a_loop_over_the_layers_changes_neither_values_nor_gradients(remat, dtyp
     assert "scan[" in loop
     assert ("remat" in loop) == (remat != "none")
     assert "scan[" not in layers
+    assert ("remat" in layers) == (remat in ("elementwise", "blocks"))
     # On CPU, `auto` is `off`.
     assert default.count("scan[") == 0

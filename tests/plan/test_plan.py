@@ -218,7 +218,7 @@ def test_changes_are_tried_until_one_of_each_field_fits(plan, topology, monkeypa
         spread = 4 if config.mesh.fsdp else 1
         return 10**9 * remat * config.train.batch_size // (32 * model.frame_portions * spread)
 
-    sizes, config = Sizes(needed, monkeypatch), smallest(train__batch_size=32, data__num_frames=8)
+    sizes, config = Sizes(needed, monkeypatch), smallest(train__batch_size=32, data__num_frames=8, model__remat="none")
     changes = suggestions.suggest(config, topology, refused(plan, TRAIN_STEP))
     assert [(change.fields, change.account.fits) for change in changes] == [
         ("--config.model.remat=elementwise", False),
