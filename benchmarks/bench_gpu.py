@@ -3,7 +3,8 @@
     python -m benchmarks.bench_gpu --out benchmarks/results [--profile FOLDER]
 
 The step of `configs/msrvtt.py` in bfloat16 with 128 pairs of 12 frames and 32 words, without reconstruction (V1) and
-with it (V2): time, memory, and the share of the device's peak that its products reach (MFU). Then the exact
+with it (V2), each also with cuDNN's attention: time, memory, and the share of the device's peak that its products
+reach (MFU). Then the exact
 interaction of 4,096 pairs of 32 words and 12 frames. Data and weights are random. With `--profile`, two steps of each
 model are traced for TensorBoard or Perfetto. Writes bench_gpu.json with the name of the card. `--quick` tries the
 script with a small model on any device.
@@ -35,16 +36,22 @@ from hbi_jax.train.step import make_train_step
 from hbi_jax.train.teacher import exact_teacher
 from hbi_jax.types import Batch
 
-METHODS = {"V1": False, "V2": True}
+METHODS = {
+    "V1": {},
+    "V1, cudnn": {"attention": "cudnn"},
+    "V2": {"reconstruction": True},
+    "V2, cudnn": {"reconstruction": True, "attention": "cudnn"},
+}
 PAIRS, GAMES, CALLS = 128, 4096, 20
 # Dense bfloat16 operations a second, of the makers' data sheets; the first name that the card's holds.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 
 
-def configuration(reconstruction: bool, quick: bool) -> Config:
+def configuration(method: dict, quick: bool) -> Config:
     """Returns the published configuration in bfloat16 with one batch on one device."""
     config = get_config()
-    config.model.reconstruction, config.model.dtype = reconstruction, "bfloat16"
+    config.model.reconstruction, config.model.dtype = False, "bfloat16"
+    config.model.update(method)
     config.train.batch_size, config.mesh.data = PAIRS, 1
     if quick:
         config.train.batch_size, config.model.clip.image_size = 4, 64
@@ -68,7 +75,7 @@ def random_batch(config: Config) -> Batch:
 
 def product_flops(config: Config) -> float:
     """Returns the operations of one step as written, with each layer counted and nothing recomputed."""
-    plain = dataclasses.replace(config.model, scan_layers="off", remat="none", frame_portions=1)
+    plain = dataclasses.replace(config.model, scan_layers="off", remat="none", attention="xla", frame_portions=1)
     step, state, batch = _program(config, plain)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch))
     return step.lower(*abstract).cost_analysis()["flops"]
@@ -128,9 +135,9 @@ def main() -> None:
     if jax.default_backend() == "cpu" and not options.quick:
         parser.error("JAX sees no accelerator; install jax[cuda13] or jax[cuda12], or try the script with --quick")
     calls, games, steps = (3, 64, {}) if options.quick else (CALLS, GAMES, {})
-    for name, reconstruction in METHODS.items():
+    for name, method in METHODS.items():
         profile = options.profile and options.profile / name
-        steps[name] = measure_step(configuration(reconstruction, options.quick), calls, profile)
+        steps[name] = measure_step(configuration(method, options.quick), calls, profile)
         print(name, steps[name], flush=True)
     rng = np.random.default_rng(0)
     words, frames = 32, 12

@@ -23,6 +23,8 @@ Divergence = Literal["paper", "published"]
 Remat = Literal["auto", "none", "elementwise", "blocks"]
 # Whether the layers of a transformer are one loop, which is compiled once. auto: everywhere but on CPU.
 Scan = Literal["auto", "on", "off"]
+# What computes the attention of the transformers on GPUs: the compiler, or the fused kernels of NVIDIA's cuDNN.
+AttentionKernel = Literal["xla", "cudnn"]
 # How the temporal transformer knows the order of frames: by an embedding of each frame's place in the video, or by a
 # bias of attention for each distance.
 FramePositions = Literal["absolute", "relative"]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
-from hbi_jax.choices import Activation, Pixels, Remat, Scan
+from hbi_jax.choices import Activation, AttentionKernel, Pixels, Remat, Scan
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.models.dense import HeadProjection, dense
 from hbi_jax.models.similarity import in_float32, normalize
@@ -58,11 +58,13 @@ class Attention(nn.Module):
 
     Attributes:
       out_init: Initializer of the output projection.
+      kernel: What computes it on GPUs.
     """
 
     num_heads: int
     dtype: jax.typing.DTypeLike = jnp.float32
     out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    kernel: AttentionKernel = "xla"
 
     @nn.compact
     def __call__(
@@ -83,7 +85,8 @@ class Attention(nn.Module):
         if mask is not None:
             mask = mask[:, None]
         bias = None if bias is None else bias[None]
-        mixed = jax.nn.dot_product_attention(query, key, value, bias, mask)
+        kernel = self.kernel if platform() == "gpu" else "xla"
+        mixed = jax.nn.dot_product_attention(query, key, value, bias, mask, implementation=kernel)
         return dense(mixed.reshape(x.shape), d, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")
 
 
@@ -93,6 +96,7 @@ class ResidualBlock(nn.Module):
     Attributes:
       mlp_features: Hidden width of the MLP; 0 means four times the input width.
       out_init: Initializer of the last kernel of attention and MLP; with zeros, a fresh block returns its input.
+      attention: As `kernel` of `Attention`.
     """
 
     num_heads: int
@@ -100,6 +104,7 @@ class ResidualBlock(nn.Module):
     activation: Activation = "quick_gelu"
     mlp_features: int = 0
     out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    attention: AttentionKernel = "xla"
 
     @nn.compact
     def __call__(
@@ -111,7 +116,7 @@ class ResidualBlock(nn.Module):
         """Applies one layer; `mask` and `bias` are as in `Attention`."""
         d = x.shape[-1]
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_1")(x)
-        x = x + Attention(self.num_heads, self.dtype, self.out_init, name="attn")(h, mask, bias)
+        x = x + Attention(self.num_heads, self.dtype, self.out_init, self.attention, name="attn")(h, mask, bias)
         h = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_2")(x)
         h = activate(dense(h, self.mlp_features or 4 * d, dtype=self.dtype, name="mlp_fc"), self.activation)
         return x + dense(h, d, dtype=self.dtype, kernel_init=self.out_init, name="mlp_proj")
@@ -128,6 +133,7 @@ class Transformer(nn.Module):
       mlp_features: As in `ResidualBlock`.
       scan_layers: Whether the layers are one loop, which is compiled once, rather than one after the other. Parameters
         are the same. `auto`: everywhere but on CPU.
+      attention: As `kernel` of `Attention`.
     """
 
     num_layers: int
@@ -137,6 +143,12 @@ class Transformer(nn.Module):
     activation: Activation = "quick_gelu"
     mlp_features: int = 0
     scan_layers: Scan = "auto"
+    attention: AttentionKernel = "xla"
+
+    def _block(self, make: Callable[..., nn.Module] = ResidualBlock, **options: object) -> nn.Module:
+        """Returns a layer, made by `make`."""
+        options |= {"activation": self.activation, "mlp_features": self.mlp_features, "attention": self.attention}
+        return make(self.num_heads, self.dtype, **options)
 
     @nn.compact
     def __call__(
@@ -152,7 +164,7 @@ class Transformer(nn.Module):
             return self._scan(x, mask, bias, names)
         block = nn.remat(ResidualBlock, policy=POLICIES[self.remat]) if self.remat in POLICIES else ResidualBlock
         for name in names:
-            x = block(self.num_heads, self.dtype, self.activation, self.mlp_features, name=name)(x, mask, bias)
+            x = self._block(block, name=name)(x, mask, bias)
         return x
 
     def _scan(
@@ -163,7 +175,7 @@ class Transformer(nn.Module):
         names: Sequence[str],
     ) -> Float[Array, "b n d"]:
         """Applies the layers of these names in a loop over their stacked parameters."""
-        block = ResidualBlock(self.num_heads, self.dtype, self.activation, self.mlp_features, parent=None)
+        block = self._block(parent=None)
 
         def stack(*leaves: Float[Array, "..."]) -> Float[Array, "..."]:
             # Kernels take part in products in the compute dtype, so the stack holds them in that one.
@@ -228,6 +240,7 @@ class VisionTower(nn.Module):
     remat: Remat = "auto"
     dtype: jax.typing.DTypeLike = jnp.float32
     scan_layers: Scan = "auto"
+    attention: AttentionKernel = "xla"
 
     @nn.compact
     def __call__(self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
@@ -261,6 +274,7 @@ class VisionTower(nn.Module):
             config.activation,
             config.vision_mlp_features,
             self.scan_layers,
+            self.attention,
             name="transformer",
         )(x)
         # Only the class token is used after the tower, so only it is normalised and projected.
@@ -275,6 +289,7 @@ class TextTower(nn.Module):
     remat: Remat = "auto"
     dtype: jax.typing.DTypeLike = jnp.float32
     scan_layers: Scan = "auto"
+    attention: AttentionKernel = "xla"
 
     @nn.compact
     def __call__(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> tuple[Tokens, Float[Array, "b d"]]:
@@ -315,6 +330,7 @@ class TextTower(nn.Module):
             config.activation,
             config.text_mlp_features,
             self.scan_layers,
+            self.attention,
             name="transformer",
         )(x, causal[None] & mask[:, None, :])
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_final")(x)

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from hbi_jax.choices import (
     Activation,
+    AttentionKernel,
     DecodingMethod,
     FramePositions,
     InteractionNetKind,
@@ -179,6 +180,11 @@ class HBIConfig:
         "Whether the layers of a transformer are one loop, which is compiled once. Checkpoints do not depend on it. "
         "auto: on accelerators.",
     )
+    attention: AttentionKernel = field(
+        "xla",
+        "What computes the attention of towers and temporal transformer on NVIDIA GPUs. xla: the compiler. cudnn: the "
+        "fused kernels of cuDNN, which need dtype=bfloat16 and keep no attention weights. Elsewhere always xla.",
+    )
     frame_portions: int = field(
         1,
         "Number of portions in which the vision tower encodes a video's frames, one after the other, recomputing each "
@@ -199,6 +205,9 @@ class HBIConfig:
         width, heads = self.clip.embed_features, self.merge_heads
         wanted = f"a divisor of {path}.clip.embed_features={width}"
         require(width % heads == 0, f"{path}.merge_heads", heads, wanted, "change one of them")
+        good = self.attention == "xla" or self.dtype == "bfloat16"
+        remedy = f"cuDNN's kernels are for half precision; set {path}.dtype='bfloat16', or keep the default"
+        require(good, f"{path}.attention", self.attention, f"xla if {path}.dtype={self.dtype!r}", remedy)
         good = self.frame_layers > 0 or self.frame_positions == "absolute"
         remedy = f"distances are between frames that attend to one another; raise it, or keep {path}.frame_positions"
         require(good, f"{path}.frame_layers", self.frame_layers, "1 or more if positions are relative", remedy)

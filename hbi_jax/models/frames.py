@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hbi_jax.choices import Activation, FramePositions, Scan
+from hbi_jax.choices import Activation, AttentionKernel, FramePositions, Scan
 from hbi_jax.models.clip import Transformer
 from hbi_jax.types import Tokens
 
@@ -28,6 +28,7 @@ class FrameTransformer(nn.Module):
     window: int = 0
     scan_layers: Scan = "auto"
     positions: FramePositions = "absolute"
+    attention: AttentionKernel = "xla"
 
     @nn.compact
     def __call__(self, frames: Tokens, alone: bool = False) -> Tokens:
@@ -65,6 +66,7 @@ class FrameTransformer(nn.Module):
             dtype=self.dtype,
             activation=self.activation,
             scan_layers=self.scan_layers,
+            attention=self.attention,
             name="transformer",
         )(h, seen, bias)
         return Tokens(x + h, frames.mask)

@@ -44,7 +44,7 @@ class HBI(nn.Module):
 
     def setup(self):  # noqa: D102
         config, clip = self.config, self.config.clip
-        self.text_tower = TextTower(clip, config.remat, config.dtype, config.scan_layers)
+        self.text_tower = TextTower(clip, config.remat, config.dtype, config.scan_layers, config.attention)
         self.vision_tower = self.make_vision_tower()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ())
         self.frame_transformer = FrameTransformer(
@@ -56,6 +56,7 @@ class HBI(nn.Module):
             config.frame_window,
             config.scan_layers,
             config.frame_positions,
+            config.attention,
         )
 
         def per_level(make):
@@ -77,7 +78,8 @@ class HBI(nn.Module):
 
     def make_vision_tower(self) -> nn.Module:
         """Returns the module that embeds images; a subclass may return another with the interface of `VisionTower`."""
-        return VisionTower(self.config.clip, self.config.remat, self.config.dtype, self.config.scan_layers)
+        config = self.config
+        return VisionTower(config.clip, config.remat, config.dtype, config.scan_layers, config.attention)
 
     def make_merge(self, count: int) -> nn.Module:
         """Returns a module from the tokens of a level to the `count` tokens of the next one."""

@@ -39,7 +39,13 @@ FREE_FIELDS = (
     "mesh",
 )
 # Fields of the model that may differ in an evaluation: they change memory, time and rounding only.
-FREE_MODEL_FIELDS = ("model.remat", "model.frame_portions", "model.scan_layers", "model.matmul_precision")
+FREE_MODEL_FIELDS = (
+    "model.remat",
+    "model.frame_portions",
+    "model.scan_layers",
+    "model.attention",
+    "model.matmul_precision",
+)
 # Fields that an evaluation may change, with other results than those of the run.
 TOLD_FIELDS = (
     "data.num_words",

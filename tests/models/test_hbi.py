@@ -284,6 +284,23 @@ def test_remat_reaches_both_towers(params):
     assert blocks("blocks") - blocks("none") == CONFIG.clip.text_layers + CONFIG.clip.vision_layers
 
 
+@pytest.mark.parametrize(("platform", "wanted"), [("gpu", "cudnn"), ("cpu", "xla")])
+def test_fused_attention_is_that_of_gpus(params, platform, wanted, monkeypatch):
+    """In every layer of both towers and of the temporal transformer; attention to merged tokens has no choice."""
+    attend, seen = jax.nn.dot_product_attention, []
+
+    def record(*arrays, implementation=None, **options):
+        seen.append(implementation)
+        return attend(*arrays, **options)
+
+    monkeypatch.setattr("hbi_jax.models.clip.platform", lambda: platform)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", record)
+    model = HBI(dataclasses.replace(CONFIG, attention="cudnn", dtype="bfloat16", scan_layers="off"))
+    jax.eval_shape(model.apply, params, on_device(BATCH))
+    assert seen.count(wanted) == CONFIG.clip.text_layers + CONFIG.clip.vision_layers + CONFIG.frame_layers
+    assert set(seen) <= {wanted, None}
+
+
 def test_frames_in_portions_give_the_same_values_and_gradients(params):
     def energy(portions):
         model = HBI(dataclasses.replace(CONFIG, frame_portions=portions))
