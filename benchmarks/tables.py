@@ -96,26 +96,71 @@ def adamw() -> str:
     return _versions("versions_adamw")
 
 
+# Models by their names in tables; the tables of the methods and their data.
+_MODELS = {"contrastive only": "contrastive loss only", "V1": "HBI", "V2": "HBI V2"}
+_METHODS = {"methods": "Without label noise", "methods_noisy": "With 20 % label noise"}
+
+
 def methods() -> str:
     """Returns the results of `--table=methods`, without label noise and with it."""
-    runs = {"methods": "Without label noise", "methods_noisy": "With 20 % label noise"}
     blocks = []
-    for name, title in runs.items():
-        if (RESULTS / f"ablation_{name}.json").exists():
+    for name, title in _METHODS.items():
+        if _measured(name):
             blocks += [f"{title}:", _versions(name)]
     return "\n\n".join(blocks) or "Not measured yet."
 
 
+def methods_together() -> str:
+    """Returns two results of every method, without label noise and with it, in one table."""
+    found = {title: _ablation(name) for name, title in _METHODS.items() if _measured(name)}
+    if not found:
+        return "Not measured yet."
+    names = {"t2v R@1": "R@1", "in-group accuracy": "near-twins"}
+    header = [
+        "percent, on held-out videos",
+        *(f"{title.lower()}: {short}" for title in found for short in names.values()),
+    ]
+    lines = [{line.name: line.summary for line in table.lines} for table in found.values()]
+    rows = [
+        [
+            _MODELS.get(model, model),
+            *(spread(line[model][name]) if line.get(model) else "-" for line in lines for name in names),
+        ]
+        for model in lines[0]
+    ]
+    rows.append(["chance", *(f"{table.chance[name]:.1f}" for table in found.values() for name in names)])
+    measured = {(len(table.seeds), table.budget, table.machine) for table in found.values()}
+    told = "; ".join(f"{seeds} seeds, {budget} each, {machine}" for seeds, budget, machine in sorted(measured))
+    return (
+        f"{_table(header, rows)}\n\nText to video, mean (smallest to largest), from the same towers: {told}. "
+        "Near-twins: the right one among 4 videos that have the same entities and differ in action or order."
+    )
+
+
+def hcmi_parts() -> str:
+    """Returns the results of `--table=hcmi` with label noise."""
+    return _versions("hcmi_noisy") if _measured("hcmi_noisy") else "Not measured yet."
+
+
+def _measured(name: str) -> bool:
+    return (RESULTS / f"ablation_{name}.json").exists()
+
+
+def _ablation(name: str) -> Ablation:
+    return Ablation.from_json((RESULTS / f"ablation_{name}.json").read_text())
+
+
 def _versions(name: str) -> str:
-    table = Ablation.from_json((RESULTS / f"ablation_{name}.json").read_text())
+    table = _ablation(name)
     names = {
         "t2v R@1": "text to video R@1",
         "t2v R@10": "R@10",
         "v2t R@1": "video to text R@1",
         "in-group accuracy": "right among 4 near-twins",
     }
-    models = {"contrastive only": "contrastive loss only", "V1": "HBI", "V2": "HBI V2"}
-    rows = [[models.get(line.name, line.name), *(spread(line.summary[name]) for name in names)] for line in table.lines]
+    rows = [
+        [_MODELS.get(line.name, line.name), *(spread(line.summary[name]) for name in names)] for line in table.lines
+    ]
     rows.append(["chance", *(f"{table.chance[name]:.1f}" for name in names)])
     figures = _table(["percent, mean (smallest to largest)", *names.values()], rows)
     return (
@@ -352,8 +397,7 @@ def captions() -> str:
 
 def _ablations() -> dict[str, Ablation]:
     """Returns the ablation tables that have results, by name."""
-    paths = {name: RESULTS / f"ablation_{name}.json" for name in TABLES}
-    return {name: Ablation.from_json(path.read_text()) for name, path in paths.items() if path.exists()}
+    return {name: _ablation(name) for name in TABLES if _measured(name)}
 
 
 def ablations() -> str:
@@ -634,6 +678,8 @@ FIGURES = {
     "quickstart": quickstart,
     "adamw": adamw,
     "methods": methods,
+    "methods_together": methods_together,
+    "hcmi_parts": hcmi_parts,
     "fresh_quickstart": fresh_quickstart,
     "train_step": train_step,
     "interaction": interaction,

@@ -17,13 +17,12 @@ EstimatorKind = Literal["mlp", "cnn", "mlp_sa", "cnn_sa"]
 Padding = Literal["masked", "published"]
 # Form of the divergences of interaction and distillation (docs/differences.md).
 Divergence = Literal["paper", "published"]
-# What the backward pass recomputes to save memory. elementwise: all but the matrix products. blocks: everything, at the
-# cost of one more forward pass. auto: elementwise in a loop over layers, which stores all that is not recomputed, else
-# none.
+# What the backward pass recomputes to save memory. elementwise: all but the products with kernels. blocks: everything,
+# at the cost of one more forward pass. auto: elementwise if the layers are a loop, else none.
 Remat = Literal["auto", "none", "elementwise", "blocks"]
 # Whether the layers of a transformer are one loop, which is compiled once. auto: everywhere but on CPU.
 Scan = Literal["auto", "on", "off"]
-# What computes the attention of the transformers on GPUs: the compiler, or the fused kernels of NVIDIA's cuDNN.
+# What computes the attention of the vision tower on GPUs: the compiler, or the fused kernels of NVIDIA's cuDNN.
 AttentionKernel = Literal["xla", "cudnn"]
 # How the temporal transformer knows the order of frames: by an embedding of each frame's place in the video, or by a
 # bias of attention for each distance.

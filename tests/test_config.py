@@ -246,6 +246,11 @@ LEVELS = (("entity", 0, 0), ("action", 16, 6), ("event", 4, 2))
             "config.model.clip.text_width=500: wanted a multiple of config.model.clip.head_features=64; change one",
         ),
         ({"model__clip__embed_features": 500}, "config.model.clip.embed_features=500: wanted a multiple"),
+        ({"model__attention": "cudnn"}, "config.model.attention='cudnn': wanted xla if config.model.dtype='float32'"),
+        (
+            {"model__attention": "cudnn", "model__dtype": "bfloat16", "model__clip__vision_head_features": 12},
+            "config.model.attention='cudnn': wanted xla for heads of 12 features",
+        ),
         ({"model__merge_heads": 7}, "config.model.merge_heads=7: wanted a divisor of config.model.clip.embed_features"),
         ({"data__num_words": 78}, "config.data.num_words=78: wanted 3 to config.model.clip.context_length=77"),
         ({"data__num_words": 2}, "config.data.num_words=2: wanted 3 to"),

@@ -5,6 +5,7 @@ Parameter names follow the released checkpoints; list indices are joined with `_
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,7 @@ from hbi_jax.choices import Activation, AttentionKernel, Pixels, Remat, Scan
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.models.dense import HeadProjection, dense
 from hbi_jax.models.similarity import in_float32, normalize
-from hbi_jax.parallel.pairs import each_row, num_parts, platform
+from hbi_jax.parallel.pairs import each_row, num_model_shards, platform
 from hbi_jax.types import Tokens
 
 # Mean and standard deviation of RGB in 0..1 over CLIP's training images.
@@ -58,13 +59,13 @@ class Attention(nn.Module):
 
     Attributes:
       out_init: Initializer of the output projection.
-      kernel: What computes it on GPUs.
+      implementation: What computes the attention on GPUs; cuDNN's kernels are for attention without mask and bias.
     """
 
     num_heads: int
     dtype: jax.typing.DTypeLike = jnp.float32
     out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-    kernel: AttentionKernel = "xla"
+    implementation: AttentionKernel = "xla"
 
     @nn.compact
     def __call__(
@@ -85,8 +86,8 @@ class Attention(nn.Module):
         if mask is not None:
             mask = mask[:, None]
         bias = None if bias is None else bias[None]
-        kernel = self.kernel if platform() == "gpu" else "xla"
-        mixed = jax.nn.dot_product_attention(query, key, value, bias, mask, implementation=kernel)
+        chosen = self.implementation if platform() == "gpu" else "xla"
+        mixed = jax.nn.dot_product_attention(query, key, value, bias, mask, implementation=chosen)
         return dense(mixed.reshape(x.shape), d, dtype=self.dtype, kernel_init=self.out_init, name="out_proj")
 
 
@@ -96,7 +97,7 @@ class ResidualBlock(nn.Module):
     Attributes:
       mlp_features: Hidden width of the MLP; 0 means four times the input width.
       out_init: Initializer of the last kernel of attention and MLP; with zeros, a fresh block returns its input.
-      attention: As `kernel` of `Attention`.
+      attention: As `implementation` of `Attention`.
     """
 
     num_heads: int
@@ -126,14 +127,14 @@ class Transformer(nn.Module):
     """A stack of residual blocks.
 
     Attributes:
-      remat: What the backward pass recomputes. `none`: nothing. `elementwise`: everything except matrix products.
-        `blocks`: everything from each block's input, at the cost of one more forward pass. On CPU, neither saves
-        memory. `auto`: `elementwise` in a loop over the layers, for which every array that is kept is copied into a
-        stack and out of it; `none` without one.
+      remat: What the backward pass recomputes. `none`: nothing. `elementwise`: everything except the products with
+        kernels. `blocks`: everything from each block's input, at the cost of one more forward pass. `auto`:
+        `elementwise` if the layers are a loop, because a loop copies every saved array into a stack and back; else
+        `none`. On CPU, nothing saves memory.
       mlp_features: As in `ResidualBlock`.
       scan_layers: Whether the layers are one loop, which is compiled once, rather than one after the other. Parameters
         are the same. `auto`: everywhere but on CPU.
-      attention: As `kernel` of `Attention`.
+      attention: As `implementation` of `Attention`.
     """
 
     num_layers: int
@@ -145,10 +146,11 @@ class Transformer(nn.Module):
     scan_layers: Scan = "auto"
     attention: AttentionKernel = "xla"
 
-    def _block(self, make: Callable[..., nn.Module] = ResidualBlock, **options: object) -> nn.Module:
-        """Returns a layer, made by `make`."""
-        options |= {"activation": self.activation, "mlp_features": self.mlp_features, "attention": self.attention}
-        return make(self.num_heads, self.dtype, **options)
+    @property
+    def _layer(self) -> dict[str, Any]:
+        """The arguments of every `ResidualBlock`."""
+        names = ("num_heads", "dtype", "activation", "mlp_features", "attention")
+        return {name: getattr(self, name) for name in names}
 
     @nn.compact
     def __call__(
@@ -164,7 +166,7 @@ class Transformer(nn.Module):
             return self._scan(x, mask, bias, names)
         block = nn.remat(ResidualBlock, policy=POLICIES[self.remat]) if self.remat in POLICIES else ResidualBlock
         for name in names:
-            x = self._block(block, name=name)(x, mask, bias)
+            x = block(**self._layer, name=name)(x, mask, bias)
         return x
 
     def _scan(
@@ -175,7 +177,7 @@ class Transformer(nn.Module):
         names: Sequence[str],
     ) -> Float[Array, "b n d"]:
         """Applies the layers of these names in a loop over their stacked parameters."""
-        block = self._block(parent=None)
+        block = ResidualBlock(**self._layer, parent=None)
 
         def stack(*leaves: Float[Array, "..."]) -> Float[Array, "..."]:
             # Kernels take part in products in the compute dtype, so the stack holds them in that one.
@@ -197,15 +199,20 @@ class Transformer(nn.Module):
 
         x = x.astype(jnp.promote_types(x.dtype, self.dtype))
         shared = jax.tree.map(stack, *(self.get_variable("params", name) for name in names)), bias
-        # With tensor parallelism, products of the loop are parts of sums over devices.
-        return loop(x, mask, *shared) if num_parts() > 1 else each_row(loop, x, mask, shared=shared)
+        # `each_row` would take the model axis from the compiler, which could then not divide the widths.
+        return loop(x, mask, *shared) if num_model_shards() > 1 else each_row(loop, x, mask, shared=shared)
 
 
 class PatchEmbedding(nn.Module):
     """CLIP's patch convolution, written as a matrix product, because patches do not overlap.
 
-    Pixels in 0..255 stay small integers up to the product, which bfloat16 holds exactly: the kernel is scaled and the
-    result shifted as if they had been normalised before.
+    Pixels in 0..255 stay integers, which bfloat16 holds exactly. Their normalisation is folded into the product: the
+    kernel is scaled, and the result is shifted.
+
+    Attributes:
+      num_features: Width of the result.
+      patch_size: Side of a square patch, in pixels.
+      pixels: The normalisation, a key of `PIXELS`.
     """
 
     num_features: int
@@ -224,7 +231,7 @@ class PatchEmbedding(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (patches.shape[1], self.num_features))
         if images.dtype == jnp.uint8:
             mean, std = (jnp.tile(jnp.array(x), side * side)[:, None] for x in PIXELS[self.pixels])
-            # Around 128, what the product adds up is about as large as of normalised pixels, and rounded as little.
+            # Centred pixels make the product as small as normalised ones would, so that it is rounded as little.
             product = (patches.astype(self.dtype) - 128) @ (kernel / (255 * std)).astype(self.dtype)
             shift = jnp.sum((128 / 255 - mean) / std * kernel, axis=0)
             x = product + shift.astype(self.dtype)[None]
@@ -289,7 +296,6 @@ class TextTower(nn.Module):
     remat: Remat = "auto"
     dtype: jax.typing.DTypeLike = jnp.float32
     scan_layers: Scan = "auto"
-    attention: AttentionKernel = "xla"
 
     @nn.compact
     def __call__(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> tuple[Tokens, Float[Array, "b d"]]:
@@ -330,7 +336,6 @@ class TextTower(nn.Module):
             config.activation,
             config.text_mlp_features,
             self.scan_layers,
-            self.attention,
             name="transformer",
         )(x, causal[None] & mask[:, None, :])
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_final")(x)

@@ -166,9 +166,9 @@ class HBIConfig:
     header_features: int = field(64, "Width of the prediction header.", at_least=1)
     remat: Remat = field(
         "auto",
-        "What the backward pass of the towers recomputes to save memory. elementwise: everything except matrix "
-        "products. blocks: everything, at the cost of one more forward pass. auto: elementwise where the layers are "
-        "a loop (scan_layers), else nothing.",
+        "What the backward pass of the transformers recomputes to save memory. none: nothing. elementwise: everything "
+        "except the products with kernels. blocks: everything, at the cost of one more forward pass. auto: elementwise "
+        "if the layers are a loop (scan_layers), else none.",
     )
     matmul_precision: Literal["default", "high", "highest"] = field(
         "default",
@@ -182,8 +182,8 @@ class HBIConfig:
     )
     attention: AttentionKernel = field(
         "xla",
-        "What computes the attention of towers and temporal transformer on NVIDIA GPUs. xla: the compiler. cudnn: the "
-        "fused kernels of cuDNN, which need dtype=bfloat16 and keep no attention weights. Elsewhere always xla.",
+        "What computes the attention of the vision tower on GPUs. xla: the compiler. cudnn: NVIDIA's fused kernels, "
+        "which store no attention weights and need dtype=bfloat16. Other devices use xla in either case.",
     )
     frame_portions: int = field(
         1,
@@ -205,9 +205,15 @@ class HBIConfig:
         width, heads = self.clip.embed_features, self.merge_heads
         wanted = f"a divisor of {path}.clip.embed_features={width}"
         require(width % heads == 0, f"{path}.merge_heads", heads, wanted, "change one of them")
-        good = self.attention == "xla" or self.dtype == "bfloat16"
-        remedy = f"cuDNN's kernels are for half precision; set {path}.dtype='bfloat16', or keep the default"
-        require(good, f"{path}.attention", self.attention, f"xla if {path}.dtype={self.dtype!r}", remedy)
+        if self.attention == "cudnn":
+            wanted, remedy = f"xla if {path}.dtype={self.dtype!r}", f"set {path}.dtype='bfloat16', or keep the default"
+            require(self.dtype == "bfloat16", f"{path}.attention", self.attention, wanted, remedy)
+            head = self.clip.vision_width // self.clip.vision_heads
+            wanted, remedy = (
+                f"xla for heads of {head} features",
+                "cuDNN wants multiples of 8 up to 128; keep the default",
+            )
+            require(head % 8 == 0 and head <= 128, f"{path}.attention", self.attention, wanted, remedy)
         good = self.frame_layers > 0 or self.frame_positions == "absolute"
         remedy = f"distances are between frames that attend to one another; raise it, or keep {path}.frame_positions"
         require(good, f"{path}.frame_layers", self.frame_layers, "1 or more if positions are relative", remedy)

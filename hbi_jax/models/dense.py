@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hbi_jax.parallel.pairs import split_along_model
+from hbi_jax.parallel.pairs import num_model_shards, split_along_model
 
 
 def dense(
@@ -39,13 +39,13 @@ def dense(
 class HeadProjection(nn.Module):
     """CLIP's fused projection of tokens to the queries, keys and values of every attention head.
 
-    The parameters are those of `nn.Dense`, with the queries of all heads first. Where the mesh divides the towers'
-    widths, a device computes whole heads, so that attention needs no communication: what is exchanged for that is a
-    kernel, which is smaller than the tokens.
+    The parameters are those of `nn.Dense`, with the queries of all heads first. If the mesh divides the towers' widths,
+    each device computes whole heads, so that no tokens are exchanged for attention, only the kernel and its gradient.
 
     Attributes:
       num_heads: Number of heads, of d / num_heads features each.
       num_parts: 3; 1 for queries only.
+      dtype: Dtype of the computation.
     """
 
     num_heads: int
@@ -56,10 +56,19 @@ class HeadProjection(nn.Module):
     def __call__(self, x: Float[Array, "*b n d"]) -> tuple[Float[Array, "*b n h f"], ...]:
         """Returns each part by head."""
         d = x.shape[-1]
-        parts = self.num_parts, self.num_heads, d // self.num_heads
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (d, self.num_parts * d))
         bias = self.param("bias", nn.initializers.zeros, (self.num_parts * d,))
-        kernel = split_along_model(jnp.asarray(kernel, self.dtype).reshape(d, *parts), 2)
-        bias = split_along_model(jnp.asarray(bias, self.dtype).reshape(1, *parts), 2)
-        rows = jnp.tensordot(x.astype(self.dtype).reshape(-1, d), kernel, 1) + bias
-        return tuple(rows[:, part].reshape(*x.shape[:-1], *parts[1:]) for part in range(self.num_parts))
+        kernel, bias = jnp.asarray(kernel, self.dtype), jnp.asarray(bias, self.dtype)[None]
+        tokens = x.astype(self.dtype).reshape(-1, d)
+
+        def by_head(values: Float[Array, "r _"]) -> Float[Array, "r p h f"]:
+            return values.reshape(len(values), self.num_parts, self.num_heads, -1)
+
+        if num_model_shards() == 1:
+            # A matrix, which is stored for the backward pass without padding.
+            projected = by_head(tokens @ kernel + bias)
+        else:
+            kernel, bias = (split_along_model(by_head(values), 2) for values in (kernel, bias))
+            projected = jnp.tensordot(tokens, kernel, 1) + bias
+        parts = jnp.moveaxis(projected, 1, 0)
+        return tuple(part.reshape(*x.shape[:-1], *part.shape[1:]) for part in parts)

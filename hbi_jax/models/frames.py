@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hbi_jax.choices import Activation, AttentionKernel, FramePositions, Scan
+from hbi_jax.choices import Activation, FramePositions, Remat, Scan
 from hbi_jax.models.clip import Transformer
 from hbi_jax.types import Tokens
 
@@ -28,7 +28,7 @@ class FrameTransformer(nn.Module):
     window: int = 0
     scan_layers: Scan = "auto"
     positions: FramePositions = "absolute"
-    attention: AttentionKernel = "xla"
+    remat: Remat = "auto"
 
     @nn.compact
     def __call__(self, frames: Tokens, alone: bool = False) -> Tokens:
@@ -63,10 +63,10 @@ class FrameTransformer(nn.Module):
         h = Transformer(
             self.num_layers,
             self.num_heads,
-            dtype=self.dtype,
+            self.remat,
+            self.dtype,
             activation=self.activation,
             scan_layers=self.scan_layers,
-            attention=self.attention,
             name="transformer",
         )(h, seen, bias)
         return Tokens(x + h, frames.mask)

@@ -44,7 +44,7 @@ class HBI(nn.Module):
 
     def setup(self):  # noqa: D102
         config, clip = self.config, self.config.clip
-        self.text_tower = TextTower(clip, config.remat, config.dtype, config.scan_layers, config.attention)
+        self.text_tower = TextTower(clip, config.remat, config.dtype, config.scan_layers)
         self.vision_tower = self.make_vision_tower()
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(math.log(config.initial_logit_scale)), ())
         self.frame_transformer = FrameTransformer(
@@ -56,7 +56,7 @@ class HBI(nn.Module):
             config.frame_window,
             config.scan_layers,
             config.frame_positions,
-            config.attention,
+            config.remat,
         )
 
         def per_level(make):

@@ -31,7 +31,7 @@ def num_shards(rows: int) -> int:
     return 1 if rows % devices else devices
 
 
-def num_parts() -> int:
+def num_model_shards() -> int:
     """Returns the number of devices that the towers' widths are divided among: 1 outside `on_mesh`."""
     return dict(jax.sharding.get_abstract_mesh().shape).get(MODEL_AXIS, 1)
 
@@ -39,9 +39,9 @@ def num_parts() -> int:
 def split_along_model(x: Float[Array, "..."], dimension: int) -> Float[Array, "..."]:
     """Returns an array of which each device along the mesh's model axis holds its share of a dimension.
 
-    It is returned as it is outside `on_mesh`, and if the devices do not divide the dimension.
+    Outside `on_mesh`, and if the devices do not divide the dimension, the array stays as it is.
     """
-    if num_parts() == 1 or x.shape[dimension] % num_parts():
+    if num_model_shards() == 1 or x.shape[dimension] % num_model_shards():
         return x
     axes = [PartitionSpec.UNCONSTRAINED] * x.ndim
     axes[dimension] = MODEL_AXIS
@@ -51,7 +51,8 @@ def split_along_model(x: Float[Array, "..."], dimension: int) -> Float[Array, ".
 def each_row(function: Callable[..., PyTree], *batches: PyTree, shared: PyTree = ()) -> PyTree:
     """Returns `function(*batches, *shared)`, of which each device computes its own rows.
 
-    Nothing is moved but, in the backward pass, the gradients of `shared`: they are added up once, and not in a loop.
+    Of `batches`, nothing is moved. Each device receives what it lacks of `shared` before `function` begins. The
+    gradients of `shared` are added up over the devices after the backward pass of `function`, not in its loops.
 
     Args:
       function: Maps arrays of any number of rows to arrays of as many; a row of a result depends on no other row.

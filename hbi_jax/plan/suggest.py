@@ -12,8 +12,7 @@ from hbi_jax.tasks.config import Config
 
 _log = logging.getLogger(__name__)
 
-# What recomputes more. On TPUs, `auto` is `elementwise`.
-_REMAT = {"none": ["elementwise", "blocks"], "auto": ["blocks"], "elementwise": ["blocks"], "blocks": []}
+_REMAT = ("none", "elementwise", "blocks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,10 @@ def _fields(config: Config, program: str, rows: int) -> Iterator[tuple[str, list
         if program == "gallery_similarity":
             yield "eval__video_block", _halves(config.eval.video_block, 1)
         return
-    yield "model__remat", _REMAT[config.model.remat]
+    remat = config.model.remat
+    if remat == "auto":
+        remat = "none" if config.model.scan_layers == "off" else "elementwise"
+    yield "model__remat", list(_REMAT[_REMAT.index(remat) + 1 :])
     frames, portions = config.data.num_frames, config.model.frame_portions
     yield (
         "model__frame_portions",

@@ -217,7 +217,13 @@ def _describe_tower(config: Config, params: PyTree) -> dict[str, Any]:
     return {
         "weights": weights.hexdigest(),
         "clip": fields.plain(model.clip),
-        "numbers": [model.padding, str(model.dtype), str(model.matmul_precision), jax.default_backend()],
+        "numbers": [
+            model.padding,
+            str(model.dtype),
+            str(model.matmul_precision),
+            model.attention,
+            jax.default_backend(),
+        ],
         "blank": config.task == "answers" and config.answers.question_only,
     }
 

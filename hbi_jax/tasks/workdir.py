@@ -19,9 +19,12 @@ _log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 
+# Fields of the model that change memory, time and rounding only.
+_COMPUTE_FIELDS = ("model.remat", "model.frame_portions", "model.scan_layers", "model.attention")
 # Fields that may change when a run is resumed: they do not affect what is learned, or they name folders that may have
 # moved.
 FREE_FIELDS = (
+    *_COMPUTE_FIELDS,
     "init",
     "loss.estimator",
     "data.annotations",
@@ -38,14 +41,8 @@ FREE_FIELDS = (
     "eval",
     "mesh",
 )
-# Fields of the model that may differ in an evaluation: they change memory, time and rounding only.
-FREE_MODEL_FIELDS = (
-    "model.remat",
-    "model.frame_portions",
-    "model.scan_layers",
-    "model.attention",
-    "model.matmul_precision",
-)
+# Fields of the model that may differ in an evaluation.
+FREE_MODEL_FIELDS = (*_COMPUTE_FIELDS, "model.matmul_precision")
 # Fields that an evaluation may change, with other results than those of the run.
 TOLD_FIELDS = (
     "data.num_words",

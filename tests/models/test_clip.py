@@ -163,6 +163,19 @@ def test_pixels_in_bfloat16_are_as_precise_as_normalised_ones():
     assert np.all(error(pixels) < 1.2 * error(normalize_pixels(pixels)))
 
 
+@pytest.mark.parametrize("kind", ["clip", "half"])
+def test_patches_of_pixels_train_what_normalised_ones_train(kind):
+    layer = PatchEmbedding(4, 8, kind)
+    pixels = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3)), jnp.uint8)
+    params = random_params(layer, pixels)
+
+    def energy(params, images):
+        return jnp.mean(jnp.sin(layer.apply(params, images)))
+
+    got, wanted = (jax.value_and_grad(energy)(params, images) for images in (pixels, normalize_pixels(pixels, kind)))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), got, wanted)
+
+
 def test_bfloat16_is_close_to_float32(vision_params, text_params, encode_text):
     """Eight bits of mantissa over two layers: 3 % of the largest value. Parameters stay float32."""
     ids, mask = jnp.asarray(BATCH.token_ids), jnp.asarray(BATCH.text_mask)

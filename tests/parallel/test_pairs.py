@@ -70,6 +70,24 @@ def test_each_row_moves_nothing():
     np.testing.assert_array_equal(jax.jit(on_devices)(x[:6]), best(x[:6]))
 
 
+def test_gradients_of_what_rows_share_are_those_of_one_device():
+    mesh, x, weights = make_mesh(4, 2), normal(0, 8, 6), (normal(1, 6, 6), normal(2, 6))
+
+    def steps(x, kernel, bias):
+        return jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(x @ kernel + bias[None]), x)
+
+    def loss(x, weights):
+        return jnp.sum(each_row(steps, x, shared=weights) ** 2)
+
+    def on_devices(*arguments):
+        with on_mesh(mesh):
+            return jax.grad(loss, (0, 1))(*arguments)
+
+    got = jax.jit(on_devices, in_shardings=(batch_sharding(mesh), replicated(mesh)))(x, weights)
+    wanted = jax.jit(jax.grad(loss, (0, 1)))(x, weights)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), got, wanted)
+
+
 def tokens(seed, rows, count):
     lengths = np.random.default_rng(seed).integers(1, count + 1, (rows, 1))
     return WeightedTokens(normal(seed, rows, count, WIDTH), np.arange(count) < lengths, normal(seed + 1, rows, count))

@@ -63,12 +63,33 @@ def test_gradients_of_layers_are_added_up_outside_their_loop(problem):
     assert not [part for part in found if part.in_loop]
 
 
-def test_tensor_parallelism_cuts_whole_heads(problem):
+@pytest.mark.parametrize("scan", ["on", "off"])
+def test_tensor_parallelism_cuts_whole_heads(problem, scan):
     """Of tokens, each layer adds up two products forward and two backward; what else moves are kernels."""
-    step, _ = compiled("off", make_mesh(4, 2), problem)
+    step, _ = compiled(scan, make_mesh(4, 2), problem)
     found = Program(step.as_text()).collectives()
     assert {part.kind for part in found} == {"all-reduce", "all-gather"}
     tokens = ROWS // 4 * TOKENS * WIDTH * 4
-    assert sum(part.size == tokens for part in found if part.kind == "all-reduce") == 4 * LAYERS
+    assert sum(part.times for part in found if part.kind == "all-reduce" and part.size == tokens) == 4 * LAYERS
     kernel = 3 * WIDTH * WIDTH * 4
     assert max(part.size for part in found if part.kind == "all-gather") == kernel
+
+
+def test_heads_that_the_devices_do_not_divide_stay_together(problem):
+    """Four heads over eight devices: slower, and the same numbers."""
+    step, (params, *_) = compiled("off", make_mesh(1, 8), problem)
+    got = step(jax.device_put(problem[0], params), *problem[1:])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), got, jax.jit(gradient("off"))(*problem))
+
+
+def test_a_loop_needs_neither_mask_nor_bias(problem):
+    """As in the vision tower."""
+    params, x, *_ = problem
+    mesh, model = make_mesh(8, 1), Transformer(LAYERS, HEADS, scan_layers="on")
+
+    def on_devices(params, x):
+        with on_mesh(mesh):
+            return model.apply(params, x)
+
+    got = jax.jit(on_devices, in_shardings=(None, batch_sharding(mesh)))(params, x)
+    np.testing.assert_allclose(got, jax.jit(model.apply)(params, x), atol=1e-6)
