@@ -218,7 +218,8 @@ def test_a_finished_run_can_be_lengthened_and_not_shortened(world, finished, tmp
     with pytest.raises(ConfigError, match=r"num_steps=4 makes 4 steps, but .* with 6; a run can be lengthened"):
         experiment.train(experiment.prepare(tiny_config(world, train__num_steps=4), str(tmp_path / "run")))
     with caplog.at_level("WARNING", "hbi_jax"):
-        run(tiny_config(world, train__num_steps=8), tmp_path / "run")
+        # How activations are kept may change: it does not affect what is learnt.
+        run(tiny_config(world, train__num_steps=8, model__remat="none"), tmp_path / "run")
     assert "lengthened from 6 to 8 steps" in caplog.text
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["training"]["steps"] == 8
