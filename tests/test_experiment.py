@@ -72,8 +72,8 @@ def test_a_run_leaves_a_report_with_every_method_and_picture(finished):
     assert report["training"]["steps"] == NUM_STEPS
     assert 0 < report["training"]["wait_seconds"] < report["training"]["seconds"]
     assert report["unreadable"] == {}
-    # The interaction at the finest level and at all levels, and the curves of training.
-    assert len(report["pictures"]) == 3
+    # The interaction at the finest level and at all levels, tokens as points, and the curves of training.
+    assert len(report["pictures"]) == 4
     assert all((finished / picture["path"]).is_file() for picture in report["pictures"])
     assert "| chance |" in (finished / "report.md").read_text()
 

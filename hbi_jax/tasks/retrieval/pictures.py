@@ -1,4 +1,4 @@
-"""Pictures of matched pairs of a gallery: the frames, and the interaction of every word with every frame."""
+"""Pictures of matched pairs of a gallery: interactions of words with frames, and both as points."""
 
 import os
 import pathlib
@@ -10,6 +10,7 @@ from hbi_jax.data.source import Source
 from hbi_jax.report.report import Picture
 from hbi_jax.tasks.retrieval.games import INTERACTION, Game
 from hbi_jax.tasks.retrieval.plot import plot_interaction
+from hbi_jax.tasks.retrieval.plot_embeddings import Embedded, plot_embeddings
 from hbi_jax.tasks.retrieval.plot_levels import LevelGrid, plot_levels
 from hbi_jax.tasks.retrieval.pointing import Truths
 
@@ -41,6 +42,20 @@ def draw_interactions(
             plot_levels(frames, [_grid(*level) for level in zip(games, played, strict=True)], path, record.text)
             pictures.append(Picture(str(path), f"Interaction of groups of words and frames at every level, {what}"))
     return pictures
+
+
+def draw_embeddings(stages: Sequence[Embedded], level: str, folder: str | os.PathLike[str]) -> list[Picture]:
+    """Draws the words and frames of matched pairs as points, with one panel for each of the stages.
+
+    Args:
+      stages: Tokens of the same pairs, such as those before and after training.
+      level: The level of the tokens.
+      folder: The folder of the picture.
+    """
+    what = f"Words and frames of {len(stages[0].words)} matched pairs, {level} level"
+    path = pathlib.Path(folder) / "embeddings.png"
+    plot_embeddings(stages, path, what)
+    return [Picture(str(path), f"{what}, projected by t-SNE: {'; '.join(stage.name for stage in stages)}")]
 
 
 def _grid(name: str, game: Game) -> LevelGrid:

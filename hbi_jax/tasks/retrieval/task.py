@@ -30,7 +30,8 @@ from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.tasks.retrieval.games import HEADER, Estimate, Game, play
 from hbi_jax.tasks.retrieval.metrics import gallery_metrics
 from hbi_jax.tasks.retrieval.objective import retrieval_loss
-from hbi_jax.tasks.retrieval.pictures import draw_interactions
+from hbi_jax.tasks.retrieval.pictures import draw_embeddings, draw_interactions
+from hbi_jax.tasks.retrieval.plot_embeddings import Embedded
 from hbi_jax.tasks.retrieval.pointing import Pointed
 from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import make_teacher
@@ -43,6 +44,8 @@ _log = logging.getLogger(__name__)
 
 # Coalitions of the sampled interactions that are compared with the exact ones.
 _SAMPLES = (100, 1000)
+# Pairs whose tokens are drawn as points.
+_EMBEDDED = 10
 PROTOCOL = (
     "A rank is 1 + the number of better candidates + the number of equal ones: ties count against the method.",
     "Every caption of a video is a query. For video-to-text retrieval a video's captions count as one candidate, "
@@ -126,9 +129,10 @@ class RetrievalTask(Task):
         for name in self.dataset.galleries:
             source = self.source(name)
             encoded = self._encode(params, source)
+            before = None if baseline is None else self._encode(baseline, source)
             scored = [
                 *self._scored(params, encoded, bank, f"{config.name}, {label}"),
-                *self._baselines(params, baseline, encoded, source),
+                *self._baselines(params, encoded, baseline, before),
             ]
             galleries.append(_results(f"gallery {name!r}", scored, encoded))
             dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}
@@ -137,9 +141,12 @@ class RetrievalTask(Task):
             drawn = _spread(len(encoded.record_index), config.eval.num_pictures if len(galleries) == 1 else 0)
             # All processes play the same games, though only the first one draws.
             games = self._games(params, encoded, source, drawn, known)
+            stages = self._embedded(params, encoded, before) if len(drawn) else []
             if jax.process_index() == 0 and games:
                 chosen = {level: [played[row] for row in drawn.tolist()] for level, played in games.items()}
                 pictures += draw_interactions(chosen, source, self.workdir / "pictures", known)
+            if jax.process_index() == 0 and stages:
+                pictures += draw_embeddings(stages, config.model.levels[0].name, self.workdir / "pictures")
             tables += self._pointing(name, games, source, known)
         return Results(dataset, unreadable, galleries, tables, pictures, PROTOCOL)
 
@@ -162,6 +169,31 @@ class RetrievalTask(Task):
             played = play(self.evaluator, params, gallery, rows, level, source, self.dataset.tokenizer, estimates)
             games[level] = dict(zip(rows.tolist(), played, strict=True))
         return games
+
+    def _embedded(self, params: PyTree, gallery: Gallery, before: Gallery | None) -> list[Embedded]:
+        """Returns the tokens of some matched pairs at the finest level: before training, after it, reconstructed."""
+        model, level = self.config.model, self.config.model.levels[0].name
+        if model.pooled:
+            return []
+        rows = _spread(len(gallery.record_index), _EMBEDDED)
+
+        def tokens(name: str, gallery: Gallery) -> Embedded:
+            words, frames = gallery.text.levels[level], gallery.video.levels[level]
+            videos = gallery.text_to_video[rows]
+            return Embedded(name, words.features[rows], words.mask[rows], frames.features[videos], frames.mask[videos])
+
+        stages = [] if before is None else [tokens(self._before, before)]
+        stages.append(tokens("after training", gallery))
+        if model.reconstruction:
+            match = self.evaluator.match(params, gallery, rows, level)
+            sides = match.text.features, match.text.mask, match.video.features, match.video.mask
+            stages.append(Embedded("after training, reconstructed", *sides))
+        return stages
+
+    @property
+    def _before(self) -> str:
+        """What the model before training is called."""
+        return "before training" if self.config.init else "untrained"
 
     @functools.cached_property
     def _estimates(self) -> dict[str, Estimate]:
@@ -234,15 +266,14 @@ class RetrievalTask(Task):
             )
 
     def _baselines(
-        self, params: PyTree, baseline: PyTree | None, gallery: Gallery, source: Source
+        self, params: PyTree, gallery: Gallery, baseline: PyTree | None, before: Gallery | None
     ) -> Iterator[_Scored]:
         """Yields the baselines: mean-pooled features of the same towers, and the model before training."""
         if self.config.eval.baselines:
             pooled = self.evaluator.similarity(params, gallery, pooled=True)
             yield _Scored("its towers, mean-pooled", pooled)
-        if baseline is not None:
-            before = self.evaluator.similarity(baseline, self._encode(baseline, source))
-            yield _Scored("before training" if self.config.init else "untrained", before)
+        if before is not None:
+            yield _Scored(self._before, self.evaluator.similarity(baseline, before))
 
     def _querybank(self, params: PyTree) -> Gallery:
         """Encodes training texts with their videos, evenly spread over the split."""

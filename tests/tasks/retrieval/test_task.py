@@ -167,7 +167,24 @@ def test_processes_that_do_not_draw_play_the_same_games(world, finished, tmp_pat
     for draws in (True, False):
         if not draws:
             monkeypatch.setattr(task_module, "draw_interactions", lambda *_: [])
+            monkeypatch.setattr(task_module, "draw_embeddings", lambda *_: [])
         rows.append([])
-        assert len(setup.task.evaluate(params, "x").pictures) == (4 if draws else 0)
+        assert len(setup.task.evaluate(params, "x").pictures) == (5 if draws else 0)
     # Where there is ground truth, every pair of every gallery is played once a level; otherwise what is drawn.
     assert rows == [played, played]
+
+
+def test_reconstructed_tokens_are_drawn_beside_those_they_are_made_of(world, tmp_path, monkeypatch):
+    """Fresh gates are 1, so both are the same."""
+    drawn = []
+    monkeypatch.setattr(task_module, "draw_embeddings", lambda stages, *_: drawn.append(stages) or [])
+    levels = {"model__levels": (("entity", 0, 0),), "eval__level_rates": (1.0,)}
+    config = tiny_config(world, **levels, model__reconstruction=True, eval__baselines=False, eval__num_pictures=1)
+    setup = experiment.prepare(config, str(tmp_path))
+    setup.task.evaluate(setup.task.placed(lambda fresh: fresh), "x")
+    ((plain, reconstructed),) = drawn
+    assert (plain.name, reconstructed.name) == ("after training", "after training, reconstructed")
+    for side, mask in (("words", "word_mask"), ("frames", "frame_mask")):
+        real = getattr(plain, mask)
+        np.testing.assert_array_equal(real, getattr(reconstructed, mask))
+        np.testing.assert_allclose(getattr(reconstructed, side)[real], getattr(plain, side)[real], atol=1e-6)
