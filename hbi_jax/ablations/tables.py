@@ -49,11 +49,12 @@ class Table(NamedTuple):
     retrieval: bool = False
 
 
-# What the papers have no part of.
-_NO_MOTION: Overrides = {"loss.motion_weight": 0.0}
-V1: Overrides = {"model.reconstruction": False, **_NO_MOTION}
-V2: Overrides = {"model.reconstruction": True, **_NO_MOTION}
+# Not what a configuration may have that the papers have not.
+_PUBLISHED: Overrides = {"loss.motion_weight": 0.0, "model.end_tokens": True}
+V1: Overrides = {"model.reconstruction": False, **_PUBLISHED}
+V2: Overrides = {"model.reconstruction": True, **_PUBLISHED}
 _MOTION: Overrides = {"loss.motion_weight": 1.0}
+_WORDS_ONLY: Overrides = {"model.end_tokens": False}
 _NO_INTERACTION: Overrides = {"loss.interaction_weight": 0.0}
 _NO_DISTILLATION: Overrides = {"loss.distillation_weight": 0.0}
 
@@ -185,6 +186,10 @@ def _pointing(config: ConfigDict) -> list[Row]:
         Row("V2, both, bounded gates", V2 | papers | near | same_spread | bounded),
         Row("V1, both, relative positions", V1 | papers | near | same_spread | relative),
         Row("V1, both, relative positions, motion", V1 | papers | near | same_spread | relative | _MOTION),
+        Row(
+            "V1, both, relative positions, motion, words only",
+            V1 | papers | near | same_spread | relative | _MOTION | _WORDS_ONLY,
+        ),
         Row("V2, both, bounded gates, relative positions", V2 | papers | near | same_spread | bounded | relative),
     ]
 
@@ -302,8 +307,9 @@ TABLES = {
         "What makes words point",
         "Neighbours: config.model.frame_window=1. Standardised: config.loss.teacher_temperature=1. Bounded: "
         "config.model.gate_bound=0.5. Relative positions: config.model.frame_positions. Motion: "
-        "config.loss.motion_weight=1. Inside: the share of a word's positive interaction in the frames that show what "
-        "it refers to, at the first level; chance is a word that points nowhere.",
+        "config.loss.motion_weight=1. Words only: config.model.end_tokens=False. Inside: the share of a word's "
+        "positive interaction in the frames that show what it refers to, at the first level; chance is a word that "
+        "points nowhere.",
         _pointing,
     ),
     "hcmi": Table(

@@ -34,6 +34,13 @@ class TokenWeight(TokenMLP):
         return WeightedTokens(features, mask, mlp_output(mlp, mlp_hidden(mlp, features, self.dtype)))
 
 
+def _inner(mask: Bool[Array, "b t"]) -> Bool[Array, "b t"]:
+    """Returns the mask without the first and last real token of each text, unless no other would be left."""
+    place, last = jnp.arange(mask.shape[1])[None], jnp.sum(mask, axis=1, keepdims=True) - 1
+    inner = mask & (place > 0) & (place < last)
+    return jnp.where(inner.any(axis=1, keepdims=True), inner, mask)
+
+
 class HBI(nn.Module):
     """A model that encodes each text and video once and aligns them at every level (HBI, CVPR 2023).
 
@@ -94,6 +101,8 @@ class HBI(nn.Module):
         """Returns the words of each text at every level, and its sentence vector."""
         with jax.default_matmul_precision(self.config.matmul_precision):
             words, sentence = self.text_tower(token_ids, mask)
+            if not self.config.end_tokens:
+                words = words._replace(mask=_inner(words.mask))
             return self._encoded(words, sentence, self.text_merge, self.text_weight)
 
     def encode_video(self, frames: Frames, mask: Bool[Array, "b f"], alone: bool = False) -> Encoded:

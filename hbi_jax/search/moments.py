@@ -19,7 +19,8 @@ class Moment(NamedTuple):
       video: The file.
       start, end: The clip, in seconds.
       score: The similarity of query and clip: the sum over the levels, weighted by their rates.
-      words: The words of the query, and a last row for the whole text; for a query by example the times of its frames.
+      words: The words of the query, and a last row for the whole text if its end token is a player; for a query by
+        example the times of its frames.
       frames: The times of the clip's frames, in seconds. Empty if the finest level of the model has no frames.
       interaction: What each word and frame are worth together beyond what they are worth apart, in the units of the
         similarity.
@@ -82,7 +83,8 @@ class TextMatch(NamedTuple):
 def labelled(tokens: Sequence[str], times: Sequence[float], values: Float[np.ndarray, "t f"]) -> tuple:
     """Returns words, frames and interaction of a text with a clip, with a name for every row and column.
 
-    The start token refers to nothing and is left out. A model that merges or pools its tokens has none to show.
+    The start token refers to nothing and is left out. The end token is shown if it is a player
+    (`config.model.end_tokens`). A model that merges or pools its tokens has none to show.
 
     Args:
       tokens: The words of the text, without start and end.
@@ -93,6 +95,8 @@ def labelled(tokens: Sequence[str], times: Sequence[float], values: Float[np.nda
         return (), (), np.zeros((0, 0), np.float32)
     if len(values) == len(tokens) + 2:
         return (*tokens, WHOLE_TEXT), tuple(times), values[1:]
+    if len(tokens) and len(values) == len(tokens):
+        return tuple(tokens), tuple(times), values
     if len(values) == 1:
         return (WHOLE_TEXT,), tuple(times), values
     return (), (), np.zeros((0, 0), np.float32)

@@ -1,6 +1,7 @@
 """HBI as a whole: padding, company, blocks, precision and recomputation change nothing; levels are data."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +132,22 @@ def test_compiled_is_eager(params):
     batch = jax.tree.map(lambda x: jnp.asarray(x[:1]), BATCH)
     got, wanted = (jax.tree.map(np.asarray, apply(params, batch)) for apply in (jax.jit(model.apply), model.apply))
     assert_same(got, wanted, atol=1e-6)
+
+
+def test_ends_of_a_text_need_not_be_players(params, aligned):
+    """Nothing but their masks and the tokens made of them changes; a text of nothing but ends keeps them."""
+    model = HBI(dataclasses.replace(CONFIG, end_tokens=False))
+    mask = np.array(BATCH.text_mask)
+    mask[0] = np.arange(mask.shape[1]) < 2
+    encode = jax.jit(functools.partial(model.apply, method="encode_text"))
+    text, whole = encode(params, BATCH.token_ids, mask), aligned["entity"].text
+    entity = text.levels["entity"]
+    place, last = np.arange(mask.shape[1]), mask.sum(1, keepdims=True) - 1
+    np.testing.assert_array_equal(entity.mask[1:], (mask & (place > 0) & (place < last))[1:])
+    np.testing.assert_array_equal(entity.mask[0], mask[0])
+    np.testing.assert_allclose(entity.features[1:], whole.features[1:], atol=1e-6)
+    np.testing.assert_array_equal(text.members["entity"][1:], np.where(entity.mask, place, -1)[1:])
+    assert np.all(np.asarray(text.members["action"])[~np.asarray(entity.mask)] == -1)
 
 
 def test_uint8_frames_are_normalised_frames(align, aligned):

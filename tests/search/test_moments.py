@@ -31,6 +31,10 @@ def test_rows_are_words_and_the_whole_text():
     assert (words, frames) == (("red", "ball", WHOLE_TEXT), (0.0, 1.0, 2.0))
     np.testing.assert_array_equal(values, game[1:])
     assert labelled(("red", "ball"), (0.0, 1.0, 2.0), game[:1])[0] == (WHOLE_TEXT,)
+    # Of a model whose players are the words alone.
+    words, _, values = labelled(("red", "ball"), (0.0, 1.0, 2.0), game[1:3])
+    assert words == ("red", "ball")
+    np.testing.assert_array_equal(values, game[1:3])
 
 
 def test_a_moment_is_written_as_json():
