@@ -49,7 +49,7 @@ class Table(NamedTuple):
     retrieval: bool = False
 
 
-# Not what a configuration may have that the papers have not.
+# The papers' methods, without what the configuration adds to them.
 _PUBLISHED: Overrides = {"loss.motion_weight": 0.0, "model.end_tokens": True}
 V1: Overrides = {"model.reconstruction": False, **_PUBLISHED}
 V2: Overrides = {"model.reconstruction": True, **_PUBLISHED}
