@@ -29,6 +29,8 @@ def get_config(start: str = "shapes-clip"):
     # A frame that sees its neighbours alone stays one moment of its video, and means the same wherever it is.
     config.model.frame_window = 1
     config.model.frame_positions = "relative"
+    # The end token has seen the whole text; left as a player, it does what the words should do.
+    config.model.end_tokens = False
     # Of HBI V2 (config.model.reconstruction), whose gates otherwise run away.
     config.model.gate_bound = 0.5
     config.model.max_frames = 8

@@ -214,6 +214,7 @@ def _hierarchy(config: ConfigDict, names: tuple[str, ...], share: float = 1 / 4)
         "model.levels": tuple((name, *levels[name]) for name in names),
         "model.frame_layers": 0,
         "model.frame_positions": "absolute",
+        "model.end_tokens": True,
         "model.header": "none",
         "loss.distillation_paths": (),
         "data.sampling": "segments",
