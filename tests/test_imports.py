@@ -106,7 +106,9 @@ ROOMS = {
 }
 # Commands, which no room imports.
 PROGRAMS = {"data.__main__", "data.shapes.pretrain"}
-ROOMS["tasks"] = _room(*(set(ROOMS) - PROGRAMS - {"version", "commands"}), packages=ARRAYS | {"etils", "matplotlib"})
+ROOMS["tasks"] = _room(
+    *(set(ROOMS) - PROGRAMS - {"version", "commands"}), packages=ARRAYS | {"etils", "matplotlib", "sklearn"}
+)
 ROOMS["search.config"] = _room("fields")
 ROOMS["search"] = _room(
     *(set(MATHS) - {"clustering", "losses", "metrics"}),
@@ -291,6 +293,7 @@ def test_what_is_imported_is_required():
         "PIL": "pillow",
         "absl": "absl-py",
         "orbax": "orbax-checkpoint",
+        "sklearn": "scikit-learn",
         "tensorflow_datasets": "tensorflow-datasets",
     }
     lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
@@ -327,7 +330,7 @@ import importlib, sys
 import flax.linen, jax, jaxtyping, numpy, optax
 # flax and optax need some of these for themselves: a module that is loaded is taken away again.
 absent = {{"absl", "array_record", "av", "clu", "etils", "ftfy", "grain", "matplotlib", "ml_collections", "orbax",
-          "PIL", "safetensors", "tensorboardX", "tensorflow", "tensorflow_datasets", "tokenizers", "torch",
+          "PIL", "safetensors", "sklearn", "tensorboardX", "tensorflow", "tensorflow_datasets", "tokenizers", "torch",
           "transformers"}}
 for name in [name for name in sys.modules if name.split(".")[0] in absent]:
     del sys.modules[name]
