@@ -52,7 +52,8 @@ def project(embedded: Embedded) -> tuple[list[Float[np.ndarray, "w 2"]], list[Fl
         for all_tokens, masks in sides
         for tokens, mask in zip(all_tokens, masks, strict=True)
     ]
-    points = np.concatenate(parts)
+    # A model that has diverged still gets its report.
+    points = np.nan_to_num(np.concatenate(parts), posinf=0, neginf=0)
     if len(points) < 3:
         raise ValueError(f"{embedded.name}: got {len(points)} real tokens, wanted 3 or more; draw more pairs")
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)

@@ -53,6 +53,12 @@ def test_the_same_tokens_give_the_same_picture():
     np.testing.assert_array_equal(first, second)
 
 
+def test_tokens_of_a_diverged_model_are_drawn():
+    tokens = embedded()
+    words, _ = project(tokens._replace(frames=np.full_like(tokens.frames, np.nan)))
+    assert np.isfinite(np.concatenate(words)).all()
+
+
 def test_what_cannot_be_drawn_is_named():
     with pytest.raises(ValueError, match=r"stages: got sets of \[\] pairs"):
         embeddings_figure([], "title")
