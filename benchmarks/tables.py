@@ -96,8 +96,9 @@ def adamw() -> str:
     return _versions("versions_adamw")
 
 
-# Models by their names in tables; the tables of the methods and their data.
+# Names of models where a table's own are short.
 _MODELS = {"contrastive only": "contrastive loss only", "V1": "HBI", "V2": "HBI V2"}
+# Tables of the methods, by what their data have.
 _METHODS = {"methods": "Without label noise", "methods_noisy": "With 20 % label noise"}
 
 

@@ -38,10 +38,7 @@ def project(embedded: Embedded) -> tuple[list[Float[np.ndarray, "w 2"]], list[Fl
     """Returns the real words and the real frames of each pair as points in the plane, by t-SNE of their cosines.
 
     All tokens are projected together, so that near points are similar tokens, of whatever side and pair. The result is
-    a function of the tokens only.
-
-    Raises:
-      ValueError: If there are fewer than three real tokens.
+    a function of the tokens only. Tokens that do not differ, and fewer than three, are all at the origin.
     """
     # Importing it takes a second.
     from sklearn.manifold import TSNE
@@ -54,11 +51,12 @@ def project(embedded: Embedded) -> tuple[list[Float[np.ndarray, "w 2"]], list[Fl
     ]
     # A model that has diverged still gets its report.
     points = np.nan_to_num(np.concatenate(parts), posinf=0, neginf=0)
-    if len(points) < 3:
-        raise ValueError(f"{embedded.name}: got {len(points)} real tokens, wanted 3 or more; draw more pairs")
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
-    perplexity = min(_PERPLEXITY, (len(points) - 1) / 3)
-    plane = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(points)
+    plane = np.zeros((len(points), 2), np.float32)
+    # Of equal points, the library would divide by their spread and end the process.
+    if len(points) >= 3 and np.ptp(points, axis=0).max() > 1e-6:
+        perplexity = min(_PERPLEXITY, (len(points) - 1) / 3)
+        plane = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(points)
     found = np.split(plane, np.cumsum([len(part) for part in parts])[:-1])
     return found[: len(embedded.words)], found[len(embedded.words) :]
 

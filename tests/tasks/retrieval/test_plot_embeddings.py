@@ -55,8 +55,16 @@ def test_the_same_tokens_give_the_same_picture():
 
 def test_tokens_of_a_diverged_model_are_drawn():
     tokens = embedded()
-    words, _ = project(tokens._replace(frames=np.full_like(tokens.frames, np.nan)))
-    assert np.isfinite(np.concatenate(words)).all()
+    half = tokens._replace(frames=np.full_like(tokens.frames, np.nan))
+    assert np.isfinite(np.concatenate(project(half)[0])).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, 1.0])
+def test_tokens_that_do_not_differ_are_one_point(value):
+    tokens = embedded()
+    same = tokens._replace(words=np.full_like(tokens.words, value), frames=np.full_like(tokens.frames, value))
+    words, frames = project(same)
+    np.testing.assert_array_equal(np.concatenate([*words, *frames]), 0)
 
 
 def test_what_cannot_be_drawn_is_named():
@@ -66,6 +74,11 @@ def test_what_cannot_be_drawn_is_named():
         embeddings_figure([embedded(), embedded(pairs=2)], "title")
     with pytest.raises(ValueError, match=r"stages: got sets of \[21\] pairs, wanted .* 1 to 20"):
         embeddings_figure([embedded(pairs=21)], "title")
-    tokens = embedded(pairs=1)
-    with pytest.raises(ValueError, match="after: got 0 real tokens, wanted 3 or more"):
-        project(tokens._replace(word_mask=tokens.word_mask & False, frame_mask=tokens.frame_mask & False))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_tokens_for_a_projection_are_at_the_origin(count):
+    tokens, place = embedded(pairs=1), np.arange(WORDS)[None]
+    few = tokens._replace(word_mask=place < count, frame_mask=place[:, :FRAMES] < count)
+    words, frames = project(few)
+    np.testing.assert_array_equal(np.concatenate([*words, *frames]), np.zeros((2 * count, 2)))
