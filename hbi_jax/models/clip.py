@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from hbi_jax.choices import Activation, AttentionKernel, Pixels, Remat, Scan
@@ -240,6 +241,12 @@ class PatchEmbedding(nn.Module):
         return x.reshape(b, -1, self.num_features)
 
 
+def _reads(num_patches: int) -> Bool[np.ndarray, "n n"]:
+    """Returns which tokens attend to which: the class token and the patches to one another, copies to their patch."""
+    n, copies = num_patches, np.eye(num_patches)
+    return np.block([[np.ones((1 + n, 1 + n)), np.zeros((1 + n, n))], [np.zeros((n, 1)), copies, copies]]).astype(bool)
+
+
 class VisionTower(nn.Module):
     """A vision transformer that computes one embedding per image."""
 
@@ -249,7 +256,6 @@ class VisionTower(nn.Module):
     scan_layers: Scan = "auto"
     attention: AttentionKernel = "xla"
 
-    @nn.compact
     def __call__(self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Encodes RGB images.
 
@@ -259,6 +265,29 @@ class VisionTower(nn.Module):
         Raises:
           ValueError: If the image size differs from the configuration.
         """
+        # Only the class token is used after the tower, so only it is normalised and projected.
+        return self._encode(images, by_patch=False)
+
+    def patches(self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Float[Array, "b n d"]:
+        """Returns a token for every patch, row by row: the class token as it would be if it read this patch alone.
+
+        Each patch has a copy of the class token, which attends to itself and to the patch in every layer. The patches
+        still see the whole image. What leaves the tower at the patches themselves is not used: no loss has trained it,
+        and it tells more of the whole image than of the patch (docs/training.md).
+
+        Args:
+          images: As in `__call__`.
+
+        Raises:
+          ValueError: If the image size differs from the configuration.
+        """
+        return self._encode(images, by_patch=True)
+
+    @nn.compact
+    def _encode(
+        self, images: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], by_patch: bool
+    ) -> Float[Array, "b *n d"]:
+        """Returns the class token or, with `by_patch`, its copies for all patches, normalised and projected."""
         config = self.config
         b, h, w, _ = images.shape
         if (h, w) != (config.image_size, config.image_size):
@@ -272,6 +301,11 @@ class VisionTower(nn.Module):
         position = self.param("positional_embedding", nn.initializers.normal(scale), (x.shape[1] + 1, width))
         token = jnp.broadcast_to(token.astype(x.dtype), (b, 1, width))
         x = jnp.concatenate([token, x], axis=1) + position.astype(x.dtype)[None]
+        num_tokens, attention, mask = x.shape[1], self.attention, None
+        if by_patch:
+            # The kernels that the configuration may choose take no mask.
+            x, attention = jnp.concatenate([x, jnp.repeat(x[:, :1], num_tokens - 1, axis=1)], axis=1), "xla"
+            mask = jnp.broadcast_to(_reads(num_tokens - 1), (b, x.shape[1], x.shape[1]))
         x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_pre")(x)
         x = Transformer(
             config.vision_layers,
@@ -281,11 +315,10 @@ class VisionTower(nn.Module):
             config.activation,
             config.vision_mlp_features,
             self.scan_layers,
-            self.attention,
+            attention,
             name="transformer",
-        )(x)
-        # Only the class token is used after the tower, so only it is normalised and projected.
-        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_post")(x[:, 0])
+        )(x, mask)
+        x = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="ln_post")(x[:, num_tokens:] if by_patch else x[:, 0])
         return dense(x, config.embed_features, use_bias=False, dtype=self.dtype, name="proj")
 
 

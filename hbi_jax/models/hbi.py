@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.models.clip import TextTower, VisionTower, normalize_pixels
@@ -118,6 +118,16 @@ class HBI(nn.Module):
             real = mask[..., None].astype(jnp.float32)
             pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
             return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
+
+    def encode_patches(self, frames: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Encoded:
+        """Returns the patches of each frame, row by row, as tokens that are not merged at any level.
+
+        They do not pass the temporal transformer, which has only seen whole frames.
+        """
+        with jax.default_matmul_precision(self.config.matmul_precision):
+            patches = self.vision_tower.patches(frames)
+            tokens = Tokens(patches, jnp.ones(patches.shape[:2], bool))
+            return self._encoded(tokens, patches.mean(axis=1), {}, self.video_weight)
 
     def frame_features(self, frames: Frames, mask: Bool[Array, "b f"]) -> Float[Array, "b f d"]:
         """Returns the vision tower's features of every frame, computed in `frame_portions` sequential portions.

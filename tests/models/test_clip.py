@@ -142,6 +142,55 @@ def test_patches_are_cut_row_by_row(vision_params):
     np.testing.assert_allclose(embedded[0, 1], wanted, atol=1e-5)
 
 
+def numpy_projection(x, params):
+    """Normalises and projects tokens as the tower does after its transformer."""
+    p = params["params"]
+    h = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return (h * p["ln_post"]["scale"] + p["ln_post"]["bias"]) @ p["proj"]["kernel"]
+
+
+@pytest.mark.parametrize("scan_layers", ["off", "on"])
+def test_a_patch_is_what_the_class_token_reads_of_it_alone(vision_params, scan_layers):
+    """In a layer it is the class token of a sequence of two: itself and the patch."""
+    tower = VisionTower(CLIP, scan_layers=scan_layers)
+    got = jax.jit(lambda params, images: tower.apply(params, images, method="patches"))(vision_params, IMAGES)
+    num_patches = (CLIP.image_size // CLIP.patch_size) ** 2
+    assert got.shape == (len(IMAGES), num_patches, CLIP.embed_features)
+
+    apply = jax.jit(lambda params, images: VisionTower(CLIP).apply(params, images, capture_intermediates=True))
+    _, state = apply(vision_params, IMAGES)
+    x = state["intermediates"]["ln_pre"]["__call__"][0]
+    block = jax.jit(ResidualBlock(CLIP.vision_heads).apply)
+    layer = {"params": vision_params["params"]["transformer"]["resblocks_0"]}
+    for patch in range(num_patches):
+        pair = np.asarray(block(layer, x[:, jnp.array([0, 1 + patch])]))
+        np.testing.assert_allclose(got[:, patch], numpy_projection(pair[:, 0], vision_params), atol=1e-5)
+
+
+@pytest.mark.parametrize("scan_layers", ["off", "on"])
+def test_a_patch_has_seen_the_whole_image(scan_layers):
+    """In several layers: a patch's token depends on other patches, and on itself the most."""
+    tower = VisionTower(dataclasses.replace(CLIP, vision_layers=3), scan_layers=scan_layers)
+    params = random_params(tower, jnp.asarray(IMAGES))
+    apply = jax.jit(lambda params, images: tower.apply(params, images, method="patches"))
+    changed = IMAGES.copy()
+    changed[:, : CLIP.patch_size, : CLIP.patch_size] = 255 - changed[:, : CLIP.patch_size, : CLIP.patch_size]
+    moved = np.linalg.norm(apply(params, changed) - apply(params, IMAGES), axis=-1)
+    assert moved.min() > 1e-4
+    assert np.all(moved.argmax(axis=1) == 0)
+
+
+def test_the_ordinary_path_normalises_the_class_token_alone(vision_params):
+    apply = jax.jit(lambda params, images: VisionTower(CLIP).apply(params, images, capture_intermediates=True))
+    image, state = apply(vision_params, IMAGES)
+    inner = {name: state["intermediates"][name]["__call__"][0] for name in ("transformer", "ln_post")}
+    assert inner["transformer"].shape == (len(IMAGES), 1 + (CLIP.image_size // CLIP.patch_size) ** 2, CLIP.vision_width)
+    assert inner["ln_post"].shape == (len(IMAGES), CLIP.vision_width)
+    np.testing.assert_allclose(
+        image, numpy_projection(np.asarray(inner["transformer"])[:, 0], vision_params), atol=1e-5
+    )
+
+
 def test_uint8_is_normalised_float(vision_params):
     apply = jax.jit(VisionTower(CLIP).apply)
     got, wanted = apply(vision_params, IMAGES), apply(vision_params, normalize_pixels(jnp.asarray(IMAGES)))

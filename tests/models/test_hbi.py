@@ -10,7 +10,7 @@ import pytest
 from flax.errors import ScopeParamNotFoundError
 
 from hbi_jax.models import similarity
-from hbi_jax.models.clip import normalize_pixels
+from hbi_jax.models.clip import VisionTower, normalize_pixels
 from hbi_jax.models.config import Level
 from hbi_jax.models.hbi import HBI, TokenWeight
 from hbi_jax.types import Tokens, WeightedTokens
@@ -178,6 +178,19 @@ def test_each_side_alone_is_the_pair(encoded, aligned):
             np.testing.assert_array_equal(got.mask, mask)
             np.testing.assert_allclose(got.features[mask], wanted.features[mask], atol=1e-5)
             np.testing.assert_allclose(got.logits[mask], wanted.logits[mask], atol=1e-5)
+
+
+def test_patches_are_weighted_tokens_of_every_level(params):
+    model, frames = HBI(CONFIG), jnp.asarray(BATCH.frames[:, 0])
+    got = jax.jit(lambda p: model.apply(p, frames, method="encode_patches"))(params)
+    patches = VisionTower(CONFIG.clip).apply({"params": params["params"]["vision_tower"]}, frames, method="patches")
+    mask = jnp.ones(patches.shape[:2], bool)
+    assert list(got.levels) == LEVELS
+    for level, tokens in got.levels.items():
+        weight = {"params": params["params"][f"video_weight_{level}"]}
+        wanted = TokenWeight(CONFIG.weight_features).apply(weight, Tokens(patches, mask))
+        jax.tree.map(lambda mine, theirs: np.testing.assert_allclose(mine, theirs, atol=1e-5), tokens, wanted)
+        assert got.members[level].tolist() == len(frames) * [list(range(patches.shape[1]))]
 
 
 def test_members_are_composed_over_the_levels():
