@@ -44,6 +44,7 @@ TINY = {
     "train.checkpoint_every": 2,
     "eval.batch_size": 8,
     "eval.num_pictures": 1,
+    "eval.patch_texts": 0,
 }
 
 # The smallest model there is: what runs in a process of its own compiles it, and finds it compiled by another.

@@ -25,7 +25,7 @@ from hbi_jax.fields import flat
 _log = logging.getLogger(__name__)
 
 # Tables do not use the outputs of these fields, so they are turned off.
-_QUIET: Overrides = {"eval.baselines": False, "eval.num_pictures": 0}
+_QUIET: Overrides = {"eval.baselines": False, "eval.num_pictures": 0, "eval.patch_texts": 0}
 # Fields that do not affect the results of a run.
 _FREE_FIELDS = (
     "name",

@@ -98,7 +98,7 @@ def chance(report: Mapping) -> dict[str, float]:
 def _pointing(report: Mapping, column: str) -> dict[str, float]:
     """Returns a column of the first table on pointing, for the exact interaction, by role."""
     for table in report["tables"]:
-        if table["name"].startswith("pointing"):
+        if table["name"].startswith("pointing,"):
             place, own = table["columns"].index(column), "interaction: "
             rows = {name.removeprefix(own): values for name, values in table["rows"] if name.startswith(own)}
             return {f"{role} inside, %": values[place] for role, values in rows.items()}

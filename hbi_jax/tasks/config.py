@@ -70,6 +70,13 @@ class EvalConfig:
         "For task=retrieval: a JSON lines file of the times that words of captions refer to (docs/data.md). The report "
         "then says whether words point at them. The embedded world brings its own.",
     )
+    patch_texts: int = field(
+        64,
+        "For task=retrieval: number of texts of each gallery, spread evenly, whose words also play with the patches of "
+        "a frame. The report then says where in the picture they point; 0: none. It needs boxes, which the embedded "
+        "world brings.",
+        at_least=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Retrieval over encoded galleries: the similarity of every text to every video, in blocks."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 
 import jax
 import numpy as np
 from flax.core import FrozenDict
 from jax.sharding import Mesh
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Int, PyTree, UInt8
 
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.similarity import in_float32, normalize
@@ -71,16 +71,36 @@ class RetrievalEvaluator:
           rows: The texts, by their rows in the gallery.
           level: The name of the level.
         """
-        mesh, size = self.encoder.mesh, self.encoder.batch_size
         texts, videos = (
             Encoded(OrderedDict({level: side.levels[level]}), side.pooled) for side in (gallery.text, gallery.video)
         )
-        play, sharding, blocks = compiled(self.encoder.model, "match", mesh, level), batch_sharding(mesh), []
-        for places in equal_blocks(len(rows), size):
+        play = compiled(self.encoder.model, "match", self.encoder.mesh, level)
+
+        def matched(places: Int[np.ndarray, " b"]) -> Match:
             text = jax.tree.map(itemgetter(rows[places]), texts)
             video = jax.tree.map(itemgetter(gallery.text_to_video[rows[places]]), videos)
-            blocks.append(to_host(play(params, *put_everywhere((text, video), sharding))))
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *blocks)
+            return play(params, *self._put((text, video)))
+
+        return self._in_blocks(matched, len(rows))
+
+    def patches(self, params: PyTree, frames: UInt8[np.ndarray, "n h w 3"]) -> Encoded:
+        """Returns the patches of frames, each of which is encoded like a video, in numpy.
+
+        Args:
+          params: The model's variables.
+          frames: Pixels in 0..255.
+        """
+        encode = compiled(self.encoder.model, "encode_patches", self.encoder.mesh)
+        return self._in_blocks(lambda places: encode(params, self._put(frames[places])), len(frames))
+
+    def _put(self, rows: PyTree) -> PyTree:
+        """Returns rows, which all processes have, along the mesh's data axis."""
+        return put_everywhere(rows, batch_sharding(self.encoder.mesh))
+
+    def _in_blocks(self, compute: Callable[[Int[np.ndarray, " b"]], PyTree], count: int) -> PyTree:
+        """Returns what a function computes of the numbers below `count`, which it gets in blocks of one size."""
+        blocks = [to_host(compute(places)) for places in equal_blocks(count, self.encoder.batch_size)]
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *blocks)
 
     def similarity(self, params: PyTree, gallery: Gallery, pooled: bool = False) -> Float[np.ndarray, "a b"]:
         """Returns the similarity of every text to every video of a gallery.
@@ -90,11 +110,11 @@ class RetrievalEvaluator:
           gallery: A gallery encoded by `encoder`.
           pooled: Whether to return the cosine of sentence vector and mean frame instead of the levels' similarities.
         """
-        score, rows = self._pooled if pooled else self._levels, batch_sharding(self.encoder.mesh)
+        score = self._pooled if pooled else self._levels
         num_texts, num_videos = len(gallery.record_index), len(gallery.video.pooled)
 
         def put(side: Encoded, block: Int[np.ndarray, " n"]) -> Encoded:
-            return put_everywhere(jax.tree.map(itemgetter(block), side), rows)
+            return self._put(jax.tree.map(itemgetter(block), side))
 
         columns = [put(gallery.video, block) for block in equal_blocks(num_videos, self.num_columns)]
         blocks = []

@@ -1,4 +1,4 @@
-"""Pictures of matched pairs of a gallery: interactions of words with frames, and both as points."""
+"""Pictures of matched pairs of a gallery: interactions of words with frames and patches, and tokens as points."""
 
 import os
 import pathlib
@@ -9,10 +9,12 @@ import numpy as np
 from hbi_jax.data.source import Source
 from hbi_jax.report.report import Picture
 from hbi_jax.tasks.retrieval.games import INTERACTION, Game
+from hbi_jax.tasks.retrieval.patches import PatchGame
 from hbi_jax.tasks.retrieval.plot import plot_interaction
 from hbi_jax.tasks.retrieval.plot_embeddings import Embedded, plot_embeddings
 from hbi_jax.tasks.retrieval.plot_levels import LevelGrid, plot_levels
-from hbi_jax.tasks.retrieval.pointing import Truths
+from hbi_jax.tasks.retrieval.plot_patches import PatchGrid, plot_patches
+from hbi_jax.tasks.retrieval.pointing import Truths, by_word
 
 
 def draw_interactions(
@@ -41,6 +43,32 @@ def draw_interactions(
             path = pathlib.Path(folder) / f"levels_{record.video_id}.png"
             plot_levels(frames, [_grid(*level) for level in zip(games, played, strict=True)], path, record.text)
             pictures.append(Picture(str(path), f"Interaction of groups of words and frames at every level, {what}"))
+    return pictures
+
+
+def draw_patches(games: Sequence[PatchGame], source: Source, folder: str | os.PathLike[str]) -> list[Picture]:
+    """Draws where in their frames the words of captions point: a picture for each video, with a row for each frame.
+
+    Args:
+      games: The games.
+      source: The split that holds the captions.
+      folder: The folder of the pictures.
+    """
+    rows: dict[int, list[PatchGrid]] = {}
+    for game, frame, region in games:
+        values = by_word(game.values[INTERACTION], game.tokens, region.words)
+        numbers = [number for number in values if region.roles[number]]
+        if numbers:
+            words = [region.words[number] for number in numbers]
+            grid = PatchGrid(frame, words, np.stack([values[number] for number in numbers]), region.box)
+            rows.setdefault(game.record_index, []).append(grid)
+    pictures = []
+    for record_index, drawn in rows.items():
+        record = source.split.records[record_index]
+        path = pathlib.Path(folder) / f"patches_{record.video_id}.png"
+        plot_patches(drawn, path, record.text)
+        what = f"Interaction of words with the patches of a frame, video {record.video_id}: {record.text}"
+        pictures.append(Picture(str(path), what))
     return pictures
 
 

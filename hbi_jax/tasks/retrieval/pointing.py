@@ -1,27 +1,34 @@
-"""Pointing: whether the interaction of a word lies in the frames that show what the word refers to."""
+"""Pointing: whether a word's interaction lies in the frames, or patches of a frame, that show what it refers to."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hbi_jax.report.report import Column, Table, TableRow
 
+# Who the words play with.
+Players = Literal["frames", "patches"]
 # Resamples of the videos for an interval, and the percentiles that it covers.
 _RESAMPLES, _COVERED = 1000, (2.5, 97.5)
 _ALL = "all words"
+_MASS: Mapping[Players, str] = {
+    "frames": "Mass inside: the share of a word's positive values in the frames that show what it refers to, averaged "
+    "over words. A word without a positive value counts as uniform. Words whose every sampled frame is true, or none, "
+    "are left out, and so are actions of videos with one event.",
+    "patches": "Pointing in space: words play with the patches of one frame, the middle one of the sampled frames in "
+    "which their event happens and its object is visible. True patches have their centre in the object's box. Words "
+    "whose box holds no centre, or all, are left out.",
+}
 _COLUMNS = (
-    Column(
-        "mass inside, %",
-        "Mass inside: the share of a word's positive values in the frames that show what it refers to, averaged over "
-        "words. A word without a positive value counts as uniform. Words whose every sampled frame is true, or none, "
-        "are left out, and so are actions of videos with one event.",
-    ),
     Column("from", "From, to: 95 % interval of the mass inside, by resampling videos."),
     Column("to"),
-    Column("uniform, %", "Uniform: the share of true frames, which a word would reach that points nowhere."),
-    Column("AUC", "AUC: how often a true frame has a larger value than a false one; ties count half, chance is 0.5."),
+    Column("uniform, %", "Uniform: the share of true frames (patches), which a word would reach that points nowhere."),
+    Column(
+        "AUC",
+        "AUC: how often a true frame (patch) has a larger value than a false one; ties count half, chance is 0.5.",
+    ),
     Column("words"),
 )
 
@@ -32,7 +39,7 @@ class WordTruth(NamedTuple):
     Attributes:
       words: The caption's words, without punctuation.
       roles: What each word tells, such as "color"; empty for words that refer to nothing.
-      frames: True at the sampled frames that each word refers to.
+      frames: True at the sampled frames, or the patches of a frame, that each word refers to.
     """
 
     words: Sequence[str]
@@ -55,9 +62,9 @@ class Pointed(NamedTuple):
     Attributes:
       role: What the word tells.
       video: Identifies the video of the word.
-      mass: Share of its positive values inside the true frames.
-      uniform: Share of true frames.
-      auc: Probability that a true frame has a larger value than a false one.
+      mass: Share of its positive values inside the true frames or patches.
+      uniform: Share of true frames or patches.
+      auc: Probability that a true frame or patch has a larger value than a false one.
     """
 
     role: str
@@ -81,21 +88,29 @@ def word_of_tokens(tokens: Sequence[str], words: Sequence[str]) -> Int[np.ndarra
     return numbers
 
 
+def by_word(
+    values: Float[np.ndarray, "t f"], tokens: Sequence[str], words: Sequence[str]
+) -> dict[int, Float[np.ndarray, " f"]]:
+    """Returns the sum of the values of each word's tokens, by the number of the word; none for words cut off."""
+    numbers = word_of_tokens(tokens, words)
+    return {number: values[numbers == number].sum(0) for number in sorted(set(numbers.tolist()) - {-1})}
+
+
 def point(values: Float[np.ndarray, "t f"], tokens: Sequence[str], truth: WordTruth, video: int) -> list[Pointed]:
-    """Returns where the words of a caption point that refer to some of the frames, but not to all.
+    """Returns where the words of a caption point that refer to some of the frames or patches, but not to all.
 
     Args:
-      values: Interactions, or what is compared with them, of every token with every frame. Those of the tokens of a
-        word are added.
+      values: Interactions, or what is compared with them, of every token with every frame or patch. Those of the tokens
+        of a word are added.
       tokens: The tokens.
       truth: The ground truth of the words.
       video: Identifies the video.
     """
-    numbers, found = word_of_tokens(tokens, truth.words), []
+    rows, found = by_word(values, tokens, truth.words), []
     for number, (role, true) in enumerate(zip(truth.roles, truth.frames, strict=True)):
-        if not role or true.all() or not true.any() or number not in numbers:
+        if not role or true.all() or not true.any() or number not in rows:
             continue
-        row = values[numbers == number].sum(0)
+        row = rows[number]
         positive, uniform = np.maximum(row, 0), float(true.mean())
         mass = float(positive[true].sum() / positive.sum()) if positive.any() else uniform
         gaps = np.subtract.outer(row[true], row[~true])
@@ -103,13 +118,16 @@ def point(values: Float[np.ndarray, "t f"], tokens: Sequence[str], truth: WordTr
     return found
 
 
-def tables(name: str, methods: Mapping[str, Sequence[Pointed]], details: bool = False) -> list[Table]:
+def tables(
+    name: str, methods: Mapping[str, Sequence[Pointed]], details: bool = False, players: Players = "frames"
+) -> list[Table]:
     """Returns a table of the words of each method by role; no table if no word refers to a part of its video.
 
     Args:
       name: The heading.
       methods: The words of each method, the run's own first.
       details: Whether the table has no headline.
+      players: Who the words play with.
     """
     own, *_ = methods.values()
     roles = (*sorted({word.role for word in own}), _ALL)
@@ -121,14 +139,15 @@ def tables(name: str, methods: Mapping[str, Sequence[Pointed]], details: bool = 
     ]
     if not rows:
         return []
+    columns = (Column("mass inside, %", _MASS[players]), *_COLUMNS)
     if details:
-        return [Table(name, "", _COLUMNS, rows)]
+        return [Table(name, "", columns, rows)]
     shares = [
         f"{role} **{row.values[0]:.1f} %** (uniform {row.values[3]:.1f} %)"
         for role, row in zip(roles, rows[: len(roles)], strict=True)
     ]
-    headline = f"**{name}**: share of the interaction inside the true frames: {', '.join(shares)}."
-    return [Table(name, headline, _COLUMNS, rows)]
+    headline = f"**{name}**: share of the interaction inside the true {players}: {', '.join(shares)}."
+    return [Table(name, headline, columns, rows)]
 
 
 def _values(words: Sequence[Pointed]) -> tuple[float | int, ...]:

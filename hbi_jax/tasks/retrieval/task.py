@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, PyTree
 from hbi_jax.data import shapes
 from hbi_jax.data.datasets import Split
 from hbi_jax.data.source import Source
-from hbi_jax.data.video import middle
+from hbi_jax.data.video import middle, sample_indices
 from hbi_jax.fields import ConfigError
 from hbi_jax.metrics import Directed, chance_metrics, dual_softmax, group_chance, querybank
 from hbi_jax.models.hbi import HBI
@@ -25,14 +25,16 @@ from hbi_jax.models.methods import make_model
 from hbi_jax.report import report as reports
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.gallery import Gallery, Program
-from hbi_jax.tasks.retrieval import pointing, truths
+from hbi_jax.tasks.retrieval import patches, pointing, regions, truths
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.tasks.retrieval.games import HEADER, Estimate, Game, play
 from hbi_jax.tasks.retrieval.metrics import gallery_metrics
 from hbi_jax.tasks.retrieval.objective import retrieval_loss
-from hbi_jax.tasks.retrieval.pictures import draw_embeddings, draw_interactions
+from hbi_jax.tasks.retrieval.patches import PatchGame, play_patches
+from hbi_jax.tasks.retrieval.pictures import draw_embeddings, draw_interactions, draw_patches
 from hbi_jax.tasks.retrieval.plot_embeddings import Embedded
 from hbi_jax.tasks.retrieval.pointing import Pointed
+from hbi_jax.tasks.retrieval.regions import Regions
 from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.checkpoint import CheckpointError
@@ -148,6 +150,12 @@ class RetrievalTask(Task):
             if jax.process_index() == 0 and stages:
                 pictures += draw_embeddings(stages, config.model.levels[0].name, self.workdir / "pictures")
             tables += self._pointing(name, games, source, known)
+            in_space = self._patches(params, encoded, source, drawn)
+            tables += patches.tables(f"pointing in space, gallery {name!r}", in_space, source)
+            if jax.process_index() == 0:
+                shown = set(encoded.record_index[drawn].tolist())
+                few = [played for played in in_space if played.game.record_index in shown]
+                pictures += draw_patches(few, source, self.workdir / "pictures")
         return Results(dataset, unreadable, galleries, tables, pictures, PROTOCOL)
 
     def _games(
@@ -169,6 +177,19 @@ class RetrievalTask(Task):
             played = play(self.evaluator, params, gallery, rows, level, source, self.dataset.tokenizer, estimates)
             games[level] = dict(zip(rows.tolist(), played, strict=True))
         return games
+
+    def _patches(
+        self, params: PyTree, gallery: Gallery, source: Source, drawn: Int[np.ndarray, " n"]
+    ) -> list[PatchGame]:
+        """Returns the games of matched pairs with the patches of a frame: those to draw, and some with ground truth."""
+        level, count = self.config.model.levels[0].name, self.config.eval.patch_texts
+        if not count or self.config.model.pooled or level not in gallery.text.members:
+            return []
+        records = [source.split.records[index] for index in gallery.record_index]
+        known = np.flatnonzero([(record.video_id, record.text) in self._regions for record in records])
+        rows = np.union1d(np.intersect1d(drawn, known), known[_spread(len(known), count)])
+        tokenizer = self.dataset.tokenizer
+        return play_patches(self.evaluator, params, gallery, rows, self._regions, level, source, tokenizer)
 
     def _embedded(self, params: PyTree, gallery: Gallery, before: Gallery | None) -> list[Embedded]:
         """Returns the tokens of some matched pairs at the finest level: before training, after it, reconstructed."""
@@ -302,13 +323,27 @@ class RetrievalTask(Task):
             "training captions that describe another training video as well": ambiguous,
         }
 
+    @functools.cached_property
+    def _regions(self) -> Regions:
+        """The objects of the events that captions tell, in one frame of each event; none outside the embedded world."""
+        return regions.of_world(self._truths, self._sample) if self.config.data.render else {}
+
+    @property
+    def _sample(self) -> truths.Sample:
+        """How frames of the embedded world's videos are sampled."""
+        data = self.config.data
+        return functools.partial(
+            sample_indices,
+            fps=float(self.dataset.world.fps),
+            max_frames=data.num_frames,
+            frames_per_second=data.frames_per_second,
+            draws=middle(data.num_frames) if data.sampling == "segments" else None,
+        )
+
     def _word_truths(self, source: Source) -> pointing.Truths:
         """Returns the frames that words of captions refer to, as far as they are known."""
-        data = self.config.data
-        if data.render:
-            fps = float(self.dataset.world.fps)
-            draws = middle(data.num_frames) if data.sampling == "segments" else None
-            return truths.of_world(self._truths, fps, data.num_frames, data.frames_per_second, draws)
+        if self.config.data.render:
+            return truths.of_world(self._truths, self._sample)
         return truths.of_source(self._word_times, source)
 
 

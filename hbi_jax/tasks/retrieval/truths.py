@@ -1,25 +1,28 @@
 """Ground truth of pointing: the sampled frames that the words of captions refer to."""
 
-import functools
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from hbi_jax.data.datasets.readers import read_json_lines, shown
 from hbi_jax.data.datasets.records import DataError
 from hbi_jax.data.shapes import GroundTruth
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import clean
-from hbi_jax.data.video import Draws, VideoError, sample_indices
+from hbi_jax.data.video import VideoError
 from hbi_jax.tasks.retrieval.pointing import Truths, WordTruth
 
 _FORMAT = (
     '{"video_id": "v1", "caption": "A red square slides.", "words": [{"text": "red", "role": "color", '
     '"times": [[0.0, 2.5]]}]}'
 )
+
+# Returns which frames are sampled of a video of so many.
+Sample = Callable[[int], Int[np.ndarray, " n"]]
 
 
 class TimedWord(NamedTuple):
@@ -40,23 +43,13 @@ class TimedWord(NamedTuple):
 WordTimes = Mapping[tuple[str, str], Sequence[TimedWord]]
 
 
-def of_world(
-    world: Mapping[str, GroundTruth],
-    fps: float,
-    max_frames: int,
-    frames_per_second: float,
-    draws: Draws | None = None,
-) -> Truths:
+def of_world(world: Mapping[str, GroundTruth], sample: Sample) -> Truths:
     """Returns which sampled frames the words of the embedded world's first captions refer to.
 
     Args:
       world: The ground truth of its videos.
-      fps: Frames per second of its videos.
-      max_frames, frames_per_second, draws: How frames are sampled.
+      sample: How frames are sampled.
     """
-    sample = functools.partial(
-        sample_indices, fps=fps, max_frames=max_frames, frames_per_second=frames_per_second, draws=draws
-    )
     out = {}
     for video_id, truth in world.items():
         frames = truth.word_frames()

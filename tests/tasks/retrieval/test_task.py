@@ -151,8 +151,18 @@ def test_malformed_times_of_words_are_named_before_training(world, tmp_path):
         experiment.prepare(config, str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize(("changes", "played"), [({}, 6 * [8]), ({"data__render": ""}, 3 * [2])])
-def test_processes_that_do_not_draw_play_the_same_games(world, finished, tmp_path, monkeypatch, changes, played):
+@pytest.mark.parametrize(
+    ("changes", "pictures", "played"),
+    [
+        ({}, 5, 6 * [8]),
+        ({"data__render": ""}, 5, 3 * [2]),
+        # Each gallery plays with patches last.
+        ({"eval__patch_texts": 3}, 7, [8, 8, 8, 4, 8, 8, 8, 5]),
+    ],
+)
+def test_processes_that_do_not_draw_play_the_same_games(
+    world, finished, tmp_path, monkeypatch, changes, pictures, played
+):
     """Games are collective programs: a process that skipped one would leave the others waiting."""
     config = tiny_config(world, **changes, eval__baselines=False, eval__num_pictures=2)
     setup = experiment.prepare(config, str(tmp_path))
@@ -168,8 +178,9 @@ def test_processes_that_do_not_draw_play_the_same_games(world, finished, tmp_pat
         if not draws:
             monkeypatch.setattr(task_module, "draw_interactions", lambda *_: [])
             monkeypatch.setattr(task_module, "draw_embeddings", lambda *_: [])
+            monkeypatch.setattr(task_module, "draw_patches", lambda *_: [])
         rows.append([])
-        assert len(setup.task.evaluate(params, "x").pictures) == (5 if draws else 0)
+        assert len(setup.task.evaluate(params, "x").pictures) == (pictures if draws else 0)
     # Where there is ground truth, every pair of every gallery is played once a level; otherwise what is drawn.
     assert rows == [played, played]
 

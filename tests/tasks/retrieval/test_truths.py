@@ -1,5 +1,6 @@
 """Ground truth from word-to-time annotations."""
 
+import functools
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from hbi_jax.data.datasets.records import DataError, Record, Split
 from hbi_jax.data.shapes import WorldConfig, generate, load_ground_truth
 from hbi_jax.data.source import Source
 from hbi_jax.data.text import Tokenizer
+from hbi_jax.data.video import sample_indices
 from hbi_jax.tasks.retrieval import truths
 from hbi_jax.tasks.retrieval.truths import TimedWord
 
@@ -88,7 +90,8 @@ def test_times_are_those_of_the_sampled_frames(tmp_path):
     lines.append({"video_id": "gone", "caption": "a gone square", "words": []})
     source = Source(Split("test", tuple(records)), Tokenizer(32), 16, 6, frames_per_second=2.0)
     found = truths.of_source(truths.read_word_times(write(tmp_path / "words.jsonl", *lines)), source)
-    wanted = truths.of_world(known, float(config.fps), 6, 2.0)
+    sample = functools.partial(sample_indices, fps=float(config.fps), max_frames=6, frames_per_second=2.0)
+    wanted = truths.of_world(known, sample)
     assert set(found) == set(wanted)
     for key, truth in found.items():
         assert list(truth.words) == [word.lower() for word in wanted[key].words]
