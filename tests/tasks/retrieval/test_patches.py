@@ -37,7 +37,7 @@ def test_the_game_is_that_of_the_words_with_the_patches_of_the_chosen_frame(setu
         clips, _, _ = source.video_rows(source.split.video_index[gallery.record_index[rows]])
         frame = clips[row, region.frame]
         np.testing.assert_array_equal(played.frame, frame)
-        video = task.model.apply(params, frame[None], method="encode_patches").levels["entity"]
+        video = task.model.apply(params, jnp.asarray(frame[None]), method="encode_patches").levels["entity"]
         text = gallery.text.levels["entity"]
         words, mask, logits = (part[rows[row]] for part in text)
         similarity = normalize(jnp.asarray(words[mask])) @ normalize(video.features[0]).T
@@ -85,7 +85,6 @@ def test_nothing_is_played_where_no_text_is_asked_for_or_known(setup, monkeypatc
         monkeypatch.undo()
 
 
-@pytest.mark.parametrize("value", [-1, 2.5, "patches"])
-def test_a_wrong_number_of_texts_is_named(world, value):
-    with pytest.raises(ConfigError, match=r"config.eval.patch_texts=.*wanted"):
-        tiny_config(world, eval__patch_texts=value)
+def test_a_wrong_number_of_texts_is_named(world):
+    with pytest.raises(ConfigError, match=r"config.eval.patch_texts=-1: wanted 0 or more; raise it"):
+        tiny_config(world, eval__patch_texts=-1)

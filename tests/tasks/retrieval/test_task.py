@@ -157,7 +157,7 @@ def test_malformed_times_of_words_are_named_before_training(world, tmp_path):
         ({}, 5, 6 * [8]),
         ({"data__render": ""}, 5, 3 * [2]),
         # Each gallery plays with patches last.
-        ({"eval__patch_texts": 3}, 7, [8, 8, 8, 4, 8, 8, 8, 5]),
+        ({"eval__patch_texts": 3}, 7, [8, 8, 8, 3, 8, 8, 8, 4]),
     ],
 )
 def test_processes_that_do_not_draw_play_the_same_games(
