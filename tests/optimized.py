@@ -6,13 +6,13 @@ import jax
 import pytest
 from jax._src import compiler
 
-from tests.compilation import QUICK_FLAGS
+from tests.compilation import OF_0_10
 
 OPTIONS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
 # How users' programs are fused, which decides how they round.
-FUSED = {"xla_cpu_use_fusion_emitters": True} if QUICK_FLAGS else {}
+FUSED = {"xla_cpu_use_fusion_emitters": True} if OF_0_10 else {}
 
 
 @pytest.fixture

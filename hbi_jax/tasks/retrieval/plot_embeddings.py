@@ -56,7 +56,9 @@ def project(embedded: Embedded) -> tuple[list[Float[np.ndarray, "w 2"]], list[Fl
     # Of equal points, the library would divide by their spread and end the process.
     if len(points) >= 3 and np.ptp(points, axis=0).max() > 1e-6:
         perplexity = min(_PERPLEXITY, (len(points) - 1) / 3)
-        plane = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(points)
+        # The approximate method is for many points; of few, its threads take most of the time waiting for one another.
+        tsne = TSNE(metric="cosine", init="pca", perplexity=perplexity, random_state=0, method="exact")
+        plane = tsne.fit_transform(points)
     found = np.split(plane, np.cumsum([len(part) for part in parts])[:-1])
     return found[: len(embedded.words)], found[len(embedded.words) :]
 
