@@ -13,6 +13,7 @@ from hbi_jax.plan import account as account_module
 from hbi_jax.plan.account import Bounds, CompileError, account, needed_bytes
 from hbi_jax.plan.chips import CHIPS, Chip
 from hbi_jax.tasks.gallery import Program
+from tests.logs import told
 
 WIDTH = 64
 CHIP = Chip(
@@ -142,7 +143,7 @@ def test_other_refusals_are_told(message):
 def test_a_long_compilation_says_that_it_goes_on(caplog):
     with caplog.at_level("INFO", "hbi_jax.plan.account"), account_module._told("step", interval=0.01):
         time.sleep(0.1)
-    first, *between, last = [record.getMessage() for record in caplog.records]
+    first, *between, last = [record.getMessage() for record in told(caplog)]
     assert (first, last) == ("compiling step", "compiled step in 0:01")
     assert between
     assert set(between) == {"still compiling step, for 0:01"}

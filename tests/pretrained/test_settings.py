@@ -19,6 +19,7 @@ from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import from_arrays
 from hbi_jax.pretrained.translate import hf_config, translate
 from tests.golden import open_clip_tiny as golden
+from tests.logs import told
 from tests.pretrained import foreign
 from tests.pretrained.foreign import hf_names, tensor, write_archive, write_state
 
@@ -135,7 +136,7 @@ def test_a_bare_file_says_what_was_assumed(tmp_path, capsys, caplog):
 
     with caplog.at_level(logging.WARNING, "hbi_jax"):
         from_state_dict(to_state_dict(clip))
-    assert [record.getMessage().count("assumed") for record in caplog.records] == [1, 1, 1]
+    assert [record.getMessage().count("assumed") for record in told(caplog)] == [1, 1, 1]
     for wrong in ({"activation": "relu"}, {"head_width": 0}, {"text_head_width": True}, {"pixels": "grey"}):
         with pytest.raises(PretrainedError, match="wanted"):
             from_state_dict(to_state_dict(clip), **wrong)
@@ -270,9 +271,9 @@ def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
         caplog.clear()
         save(tmp_path / name, foreign.weights("hbi", config))
         export(tmp_path / name, tmp_path / f"{name} back")
-        assert len(caplog.records) == says
+        assert len(told(caplog)) == says
         if name == "local":
-            assert "limit it to the 2 before and after a frame" in caplog.records[0].getMessage()
+            assert "limit it to the 2 before and after a frame" in told(caplog)[0].getMessage()
     caplog.clear()
     relative = {**foreign.HBI, "frame_positions": "relative"}
     save(tmp_path / "relative", foreign.weights("hbi", relative))
@@ -282,5 +283,5 @@ def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
     assert sorted(path.name for path in (tmp_path / "relative back").glob("*.safetensors")) == ["model.safetensors"]
     caplog.clear()
     export(tmp_path / "gelu", tmp_path / "gelu again")
-    message = caplog.records[0].getMessage()
+    message = told(caplog)[0].getMessage()
     assert "trained with: activation gelu, vision heads 32 wide, text heads 64 wide" in message

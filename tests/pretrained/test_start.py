@@ -9,6 +9,7 @@ import pytest
 
 from hbi_jax.pretrained import Pretrained, PretrainedError, initialize
 from hbi_jax.pretrained.start import stretch
+from tests.logs import told
 from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, HCMI, weights
 
 
@@ -218,9 +219,9 @@ def test_settings_that_a_configuration_may_override(clip, hbi, caplog):
     with caplog.at_level(logging.WARNING, "hbi_jax"):
         for source, config in ((hbi, same), (clip, other)):
             initialize(hbi.params, source, config)
-        assert not caplog.records
+        assert not told(caplog)
         assert_same(initialize(shifted(hbi.params), hbi, other), hbi.params)
-    first, second, third = (record.getMessage() for record in caplog.records)
+    first, second, third = (record.getMessage() for record in told(caplog))
     assert "padding is 'published', wanted 'masked' by config.model" in first
     assert "('action', 6, 3), ('event', 3, 2)), wanted (('entity', 0, 0), ('action', 6, 4)" in second
     assert "frame_window is 0, wanted 1 by config.model" in third

@@ -12,6 +12,7 @@ from hbi_jax.config import default_config
 from hbi_jax.tasks.answers.inference import answer_questions
 from hbi_jax.tasks.inference import Run, open_run
 from hbi_jax.train.checkpoint import CheckpointError
+from tests.logs import told
 
 LONG = "what color is " + "the very " * 20 + "large shape that spins?"
 
@@ -81,7 +82,7 @@ def test_a_long_question_is_named_with_what_is_left_of_it(opened, evaluated, cap
     video = next(iter(evaluated))[0]
     with caplog.at_level("WARNING", logger="hbi_jax"):
         (answer,) = answer_questions(opened, video, LONG, top=3)
-    (message,) = [record.getMessage() for record in caplog.records]
+    (message,) = [record.getMessage() for record in told(caplog)]
     assert message.startswith(
         f"{LONG!r} has more than config.data.num_words=24 tokens and loses its end: the model rea"
     )

@@ -17,6 +17,7 @@ from hbi_jax.pretrained import Pretrained
 from hbi_jax.tasks.answers.task import AnswerTask
 from hbi_jax.tasks.answers.vocabulary import Vocabulary
 from hbi_jax.train.checkpoint import Checkpoints
+from tests.logs import told
 from tests.tiny_answers import RATES, STEPS, TOP, tiny_answers
 
 
@@ -269,7 +270,7 @@ def test_questions_that_are_cut_are_told_once(world, answered, caplog):
     texts = [record.text for record in source.split.records]
     cut = [text for text in texts if task.dataset.tokenizer.truncated([text])]
     assert 0 < len(cut) < len(texts)
-    (message,) = [record.getMessage() for record in caplog.records]
+    (message,) = [record.getMessage() for record in told(caplog)]
     assert message.startswith(f"{len(cut)} of {len(texts)} texts of 'test' (")
     assert "exceed config.data.num_words=9 tokens" in message
     assert repr(cut[0]) in message
