@@ -1,8 +1,8 @@
-"""The embedded data set, from towers that know single pictures, in about ten minutes on two CPU cores.
+"""The embedded data set, from towers that know single pictures, in about three minutes on two CPU cores.
 
 Command:  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
           From nothing: --config=configs/quickstart.py:scratch
-Hardware: two CPU cores, about ten minutes, rendering included
+Hardware: two CPU cores, about three minutes, rendering included
 Expected: one run had R@1 75 on the test videos, and chose the right one of four near-twins for 65 % of their captions
 """
 
