@@ -5,10 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from hbi_jax.models.answer import AnswerHBI, AnswerHead
 from hbi_jax.models.hbi import HBI
+from hbi_jax.parallel.mesh import path_name
 from hbi_jax.types import WeightedTokens
 from tests.tiny_hbi import CONFIG, make_batch, random_params
 
@@ -130,3 +132,20 @@ def test_reconstructed_tokens_are_what_is_answered_from():
     answers, both, plain = run(params, BATCH)
     np.testing.assert_allclose(both, 0.6 * answers["entity"] + 0.4 * answers["action"], atol=1e-5)
     assert np.abs(both - plain).max() > 1e-2
+
+
+def test_a_fresh_model_without_videos_has_gradients_of_usual_size():
+    """Frames without positions are equal tokens; of equal features, norms would multiply the gradient."""
+    relative = dataclasses.replace(SMALL, frame_layers=2, frame_positions="relative")
+    model = AnswerHBI(relative, num_answers=ANSWERS, question_only=True)
+
+    def loss(params):
+        alignments, answers = model.apply(params, BATCH)
+        return sum(jnp.sum(jnp.sin(part)) for part in (alignments["entity"].similarity, *answers.values()))
+
+    def fresh(path, leaf):
+        return jnp.zeros_like(leaf) if path_name(path).endswith("bias") else leaf
+
+    params = jax.tree_util.tree_map_with_path(fresh, random_params(model, BATCH))
+    norm = optax.tree.norm(jax.jit(jax.grad(loss))(params))
+    assert 0.1 < norm < 1e3

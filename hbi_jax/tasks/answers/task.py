@@ -42,10 +42,10 @@ PROTOCOL = (
     "questions are left out, as in the published code.",
 )
 # Sentences that explain the rows of the table.
-QUESTION_ONLY = "Question only: the features of all frames are zero, in training and in this evaluation."
+QUESTION_ONLY = "Question only: all frames have the same features, in training and in this evaluation."
 NO_VIDEO = (
-    "No video: the trained weights with the features of all frames set to zero, an input that they never saw in "
-    "training. A fairer baseline is a model trained with config.answers.question_only; config.eval.question_only_run "
+    "No video: the trained weights where all frames have the same features, an input that they never saw in training. "
+    "A fairer baseline is a model trained with config.answers.question_only; config.eval.question_only_run "
     "adds one to this table."
 )
 MOST_FREQUENT = (
