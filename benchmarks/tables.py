@@ -29,6 +29,7 @@ DOCUMENTS = (
     "docs/reliability.md",
     "docs/hcmi.md",
     "docs/search.md",
+    "docs/training.md",
     "docs/scaling.md",
 )
 SCALING = ROOT / "docs" / "images" / "scaling.png"
@@ -57,20 +58,25 @@ def _where(result: dict) -> str:
 
 def quickstarts() -> str:
     """Returns the results of the quickstarts."""
-    versions, tasks = _ablations()["versions"], _load("quickstart_tasks")
-    hbi = next(line.summary for line in versions.lines if line.name == "V1")
+    tasks = _load("quickstart_tasks")
+    retrieved, guessed = tasks["retrieval"]["summary"], tasks["retrieval"]["chance"]
     questions, captions = (tasks[task]["rows"] for task in ("questions", "captions"))
     answered, described = (next(iter(rows.values())) for rows in (questions, captions))
     blind = next(row for name, row in questions.items() if "question only" in name)
     frequent = captions["most frequent training caption"]
-    recall, group, overall, event = "t2v R@1", "in-group accuracy", "overall, %", "first event right, %"
-    minutes = {name: f"{tasks[name]['seconds'] / 60:.1f}" for name in ("questions", "captions")}
-    fresh = _load("fresh_quickstart")["runs"]
-    same = next((run for run in fresh if run["versions"]["python"] == tasks["versions"]["python"]), fresh[0])
-    retrieval_minutes = f"{same['run_s'] / 60:.1f}"
-    rows = [
-        ["retrieval, text to video R@1", spread(hbi[recall]), versions.chance[recall], retrieval_minutes],
-        ["retrieval, right among 4 near-twins", spread(hbi[group]), versions.chance[group], ""],
+    overall, event = "overall, %", "first event right, %"
+    minutes = {name: f"{tasks[name]['seconds'] / 60:.1f}" for name in ("retrieval", "questions", "captions")}
+    names = {
+        "t2v R@1": "retrieval, text to video R@1",
+        "in-group accuracy": "retrieval, right among 4 near-twins",
+        **{
+            f"{role} inside, %": f"interaction of words for {plural} inside the frames that show them"
+            for role, plural in (("color", "colours"), ("shape", "shapes"), ("size", "sizes"), ("action", "actions"))
+        },
+    }
+    rows = [[shown, spread(retrieved[name]), guessed[name], ""] for name, shown in names.items()]
+    rows[0][-1] = minutes["retrieval"]
+    rows += [
         ["questions, right answers", f"{answered[overall]:.1f}", blind[overall], minutes["questions"]],
         ["captions, first event right", f"{described[event]:.1f}", frequent[event], minutes["captions"]],
     ]
@@ -79,11 +85,34 @@ def quickstarts() -> str:
         [[name, reached, f"{guess:.1f}", time] for name, reached, guess, time in rows],
     )
     return (
-        f"{table}\n\nRetrieval: {len(versions.seeds)} seeds, mean (smallest to largest); the others: one seed. "
-        f"{_where(tasks)}; minutes from the command to the report, including rendering. The baselines are chance for "
-        "retrieval, a model trained on the questions without the videos, and the most frequent training caption. "
-        "Near-twins have the same entities and differ in action or order."
+        f"{table}\n\nRetrieval: {len(tasks['retrieval']['runs'])} seeds, mean (smallest to largest); the others: one "
+        f"seed. {_where(tasks)}; minutes from the command to the report, including rendering. The baselines are chance "
+        "for retrieval, an even spread for interactions, a model trained on the questions without the videos, and the "
+        "most frequent training caption. Near-twins have the same entities and differ in action or order. Words whose "
+        "frames are all or none of a video's are left out, and so are actions that fill their video."
     )
+
+
+def pointing() -> str:
+    """Returns where the words of the quickstart's captions point, in time and in space, by role."""
+    tasks = _load("quickstart_tasks")
+    blocks = []
+    for (_, table), what in zip(tasks["retrieval"]["pointing"].items(), ("frames", "patches"), strict=True):
+        place = {name: number for number, name in enumerate(table["columns"])}
+        rows = [
+            [
+                name,
+                f"{row[place['mass inside, %']]:.1f} ({row[place['from']]:.1f} to {row[place['to']]:.1f})",
+                f"{row[place['uniform, %']]:.1f}",
+                f"{row[place['AUC']]:.2f}",
+                str(row[place["words"]]),
+            ]
+            for name, row in table["rows"].items()
+            if name.startswith(("interaction: ", "similarity: "))
+        ]
+        blocks.append(_table([what, "mass inside, % (95 % interval)", "uniform, %", "AUC", "words"], rows))
+    blocks.append(f"The quickstart's test gallery, one seed; {_where(tasks)}.")
+    return "\n\n".join(blocks)
 
 
 def quickstart() -> str:
@@ -676,6 +705,7 @@ FIGURES = {
     "search_moments": search_moments,
     "ablations": ablations,
     "quickstarts": quickstarts,
+    "pointing": pointing,
     "quickstart": quickstart,
     "adamw": adamw,
     "methods": methods,
