@@ -3,7 +3,8 @@
 Command:  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
           From nothing: --config=configs/quickstart.py:scratch
 Hardware: two CPU cores, about four minutes, rendering included
-Expected: R@1 76 on the test videos, and the right one of four near-twins for 62 % of their captions (mean of three seeds)
+Expected: R@1 76 on the test videos, and the right one of four near-twins for 62 % of their captions, in the mean of
+          three seeds
 """
 
 from hbi_jax.config import default_config
