@@ -97,7 +97,7 @@ def pointing() -> str:
     """Returns where the words of the quickstart's captions point, in time and in space, by role."""
     tasks = _load("quickstart_tasks")
     blocks = []
-    for (_, table), what in zip(tasks["retrieval"]["pointing"].items(), ("frames", "patches"), strict=True):
+    for table, what in zip(tasks["retrieval"]["pointing"].values(), ("frames", "patches"), strict=True):
         place = {name: number for number, name in enumerate(table["columns"])}
         rows = [
             [

@@ -272,8 +272,8 @@ class VisionTower(nn.Module):
         """Returns a token for every patch, row by row: the class token as it would be if it read this patch alone.
 
         Each patch has a copy of the class token, which attends to itself and to the patch in every layer. The patches
-        still see the whole image. What leaves the tower at the patches themselves is not used: no loss has trained it,
-        and it tells more of the whole image than of the patch (docs/training.md).
+        still see the whole image. What leaves the tower at the patches themselves is not used, because no loss has
+        trained it.
 
         Args:
           images: As in `__call__`.

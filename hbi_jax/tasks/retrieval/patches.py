@@ -58,8 +58,10 @@ def play_patches(
     if not asked:
         return []
     record_index, places = gallery.record_index[texts], np.arange(len(asked))
-    clips, _, _ = source.video_rows(source.split.video_index[record_index])
-    frames = clips[places, [region.frame for region in asked]]
+    # A video with several regions is decoded once.
+    videos, clip_of = np.unique(source.split.video_index[record_index], return_inverse=True)
+    clips, _, _ = source.video_rows(videos)
+    frames = clips[clip_of, [region.frame for region in asked]]
     # A frame plays like a video whose frames are its patches.
     pictures = Gallery(
         text=jax.tree.map(itemgetter(texts), gallery.text),
