@@ -22,12 +22,6 @@ def not_finite(tree: PyTree[Array]) -> str:
     return next((name for name, finite in _named(_all_finite(tree)).items() if not finite), "")
 
 
-def is_finite(tree: PyTree[Array]) -> Array:
-    """Returns whether all elements of all floating-point leaves are finite."""
-    found = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.stack(found).all() if found else jnp.array(True)
-
-
 def unlike(found: Mapping[str, int], saved: Mapping[str, int]) -> str:
     """Returns the names of up to three leaves whose digests differ; empty if there is none."""
     names = [name for name in found if found[name] != saved.get(name)]
@@ -46,7 +40,7 @@ def _digest_all(tree: PyTree[Array]) -> PyTree[UInt32[Array, ""]]:
 
 @jax.jit
 def _all_finite(tree: PyTree[Array]) -> PyTree[Array]:
-    return jax.tree.map(is_finite, tree)
+    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
 
 
 def _digest(leaf: Shaped[Array, "..."]) -> UInt32[Array, ""]:

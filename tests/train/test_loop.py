@@ -300,8 +300,8 @@ def test_a_gradient_that_is_no_number_stops_the_run_at_its_step(world, tmp_path,
     assert np.all(np.isfinite(state.params["params"]["weight"]))
 
 
-def test_an_update_that_is_no_number_stops_the_run(world, tmp_path, saves):
-    """The gradient is finite, and too large for the optimizer's second moment."""
+def test_a_gradient_whose_square_is_no_number_stops_the_run(world, tmp_path, saves):
+    """It is finite, and too large for the optimizer's second moment."""
 
     def large(batch):
         return batch._replace(video_index=np.full(ROWS, 2**31 - 1, np.int32))
@@ -312,8 +312,26 @@ def test_an_update_that_is_no_number_stops_the_run(world, tmp_path, saves):
         return factor * loss, scalars | {"loss/total": factor * loss}
 
     step_fn = make_train_step(overflowing, TX, world.mesh, state_shardings(world.abstract))
-    with pytest.raises(NonFiniteError, match=r"(gradient_norm is inf|the updated state is not finite) at step 4"):
+    with pytest.raises(NonFiniteError, match="gradient_norm is inf at step 4"):
         world.run(tmp_path, CONFIG, at={4: large}, step_fn=step_fn)
+    assert max(step for step, _ in saves) == 3
+
+
+@pytest.mark.parametrize("broken", ["weight", "bias"])
+def test_an_update_that_is_no_number_stops_the_run(world, tmp_path, saves, broken):
+    """Loss and gradient are finite; one element of one parameter is not."""
+
+    def update(gradients, state, params):
+        updates, new = TX.update(gradients, state, params)
+        one = updates["params"][broken]
+        place = (1,) if one.ndim else ()
+        one = one.at[place].set(jnp.where(new[0].count == 4, jnp.inf, one[place]))
+        return {"params": updates["params"] | {broken: one}}, new
+
+    tx = optax.GradientTransformation(TX.init, update)
+    step_fn = make_train_step(loss_fn, tx, world.mesh, state_shardings(world.abstract))
+    with pytest.raises(NonFiniteError, match="an updated parameter is not finite at step 4; its batch held"):
+        world.run(tmp_path, CONFIG, step_fn=step_fn)
     assert max(step for step, _ in saves) == 3
 
 
