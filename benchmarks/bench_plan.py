@@ -2,6 +2,7 @@
 
     python -m benchmarks.bench_plan                                     # everything: hours on two cores
     python -m benchmarks.bench_plan --topologies v5e:2x4 --versions V1  # a part
+    python -m benchmarks.bench_plan --others                            # larger towers, and configs/activitynet.py
 
 Weak scaling (8 and 16 rows a chip), and the paper's batch of 128. Results are added to those in bench_plan.json, and
 written after every compilation, so the benchmark can be interrupted. It needs libtpu (`pip install '.[plan]'`).
@@ -21,8 +22,8 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 import jax
 
 from benchmarks.harness import environment, write
-from configs.msrvtt import get_config
 from hbi_jax.commands.cli import start_logging
+from hbi_jax.commands.config_files import load
 from hbi_jax.config import Config, parse
 from hbi_jax.plan.account import Account
 from hbi_jax.plan.plan import TRAIN_STEP, make_plan
@@ -32,14 +33,36 @@ NAME = "bench_plan"
 VERSIONS = {"V1": False, "V2": True}
 TOPOLOGIES = ("v5e:2x4", "v5p:2x2x2", "v5e:8x8", "v5e:16x16")
 ROWS_A_CHIP, PAPER_BATCH = (8, 16), 128
+# Fields of config.model.clip that differ from those of ViT-B/32.
+TOWERS = {
+    "ViT-B/32": {},
+    "ViT-B/16": {"patch_size": 16},
+    "ViT-L/14": {
+        "patch_size": 14,
+        "vision_width": 1024,
+        "vision_layers": 24,
+        "text_width": 768,
+        "embed_features": 768,
+    },
+}
 
 
 class Case(NamedTuple):
-    """One step to compile."""
+    """One step to compile: a version, on a slice, with a batch, of a configuration, with towers."""
 
     version: str
     topology: str
     batch: int
+    config: str = "msrvtt"
+    towers: str = "ViT-B/32"
+
+
+OTHERS = (
+    Case("V2", "v5e:4x4", PAPER_BATCH, "activitynet"),
+    Case("V1", "v5e:2x4", PAPER_BATCH, towers="ViT-B/16"),
+    Case("V1", "v5e:2x4", PAPER_BATCH, towers="ViT-L/14"),
+    Case("V2", "v5e:8x8", PAPER_BATCH, "activitynet", "ViT-L/14"),
+)
 
 
 def cases(versions: list[str], topologies: list[str]) -> Iterator[Case]:
@@ -53,8 +76,9 @@ def cases(versions: list[str], topologies: list[str]) -> Iterator[Case]:
 
 def configuration(case: Case) -> Config:
     """Returns the configuration of a case."""
-    config = get_config()
+    config = load(case.config)
     config.model.dtype = "bfloat16"
+    config.model.clip.update(TOWERS[case.towers])
     config.model.reconstruction = VERSIONS[case.version]
     config.train.batch_size = case.batch
     return parse(config)
@@ -108,24 +132,31 @@ def told(step: Account) -> dict:
     }
 
 
+def _place(row: dict) -> tuple:
+    """Returns what the rows are sorted by: those of the first claims first."""
+    other = Case(*(row[name] for name in Case._fields)) in OTHERS
+    return other, row["version"], row["topology"][:3], row["chips"], row["batch"]
+
+
 def main() -> None:
     """Compiles the cases that the flags name, and adds them to bench_plan.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
     parser.add_argument("--topologies", nargs="+", default=list(TOPOLOGIES), help=f"default: {' '.join(TOPOLOGIES)}")
+    parser.add_argument("--others", action="store_true", help="only the other towers and configurations")
     flags = parser.parse_args()
     # Says what is being compiled, and for how long.
     start_logging(verbose=False)
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    for case in cases(flags.versions, flags.topologies):
-        print(f"compiling {case.version} for {case.topology}, batch {case.batch}", flush=True)
+    for case in OTHERS if flags.others else cases(flags.versions, flags.topologies):
+        print(f"compiling {', '.join(map(str, case))}", flush=True)
         row = measure(case, open_topology(case.topology))
         print(json.dumps(row), flush=True)
         rows = [other for other in rows if Case(*(other[name] for name in Case._fields)) != case] + [row]
-        rows.sort(key=lambda row: (row["version"], row["topology"][:3], row["chips"], row["batch"]))
+        rows.sort(key=_place)
         write(flags.out, NAME, {"rows": rows})
 
 

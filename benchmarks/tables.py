@@ -11,7 +11,7 @@ import argparse
 import json
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.plot_plan import plot_plan
 from hbi_jax.ablations.pictures import plot_ablation
@@ -445,62 +445,72 @@ def draw_ablations() -> None:
         plot_ablation(table.title, models, table.chance, ROOT / "docs" / "images" / f"ablation_{name}.png")
 
 
+# Columns of a compiled step, and how they are made from its row.
+PLAN_COLUMNS = {
+    "rows a chip": lambda row: f"{row['rows_a_chip']:g}",
+    "compile, s": lambda row: f"{row['compile_s']:.0f}",
+    "memory, GiB": lambda row: f"{row['peak_bytes'] / 2**30:.1f} of {row['usable_bytes'] / 2**30:.1f}",
+    "TFLOP": lambda row: f"{row['flops'] / 1e12:.2f}",
+    "HBM, GB": lambda row: f"{row['hbm_bytes'] / 1e9:.1f}",
+    "sent, MB": lambda row: f"{row['sent_bytes'] / 1e6:.0f}",
+    "collectives run in loops": lambda row: f"{row['in_loop_runs']:,}",
+    "compute, ms": lambda row: f"{row['compute_ms']:.1f}",
+    "HBM, ms": lambda row: f"{row['hbm_ms']:.1f}",
+    "links, ms": lambda row: f"{row['ici_ms']:.1f}",
+    "MFU at most, %": lambda row: f"{100 * row['mfu_bound']:.0f}",
+}
+
+
+def _planned(row: Mapping) -> list[str]:
+    """Returns the cells of a compiled step; of one that does not fit, only what it needs is known."""
+    if "peak_bytes" in row:
+        return [cell(row) for cell in PLAN_COLUMNS.values()]
+    needed = f"{row['needed_bytes'] / 2**30:.1f}, does not fit" if row["needed_bytes"] else "does not fit"
+    known = [PLAN_COLUMNS[name](row) for name in ("rows a chip", "compile, s")]
+    return [*known, needed, *[""] * (len(PLAN_COLUMNS) - 3)]
+
+
 def plan() -> str:
     """Returns the steps that were compiled for TPUs that are not here, and a picture if there are several sizes."""
     if not (RESULTS / "bench_plan.json").exists():
         return "Not measured yet."
     result = _load("bench_plan")
-    rows = []
-    for row in result["rows"]:
-        name = [f"{row['version']}, {row['topology']}", f"{row['rows_a_chip']:g}", f"{row['compile_s']:.0f}"]
-        if "peak_bytes" not in row:
-            needed = f"{row['needed_bytes'] / 2**30:.1f}, does not fit" if row["needed_bytes"] else "does not fit"
-            rows.append([*name, needed, *[""] * 8])
-            continue
-        rows.append(
-            [
-                *name,
-                f"{row['peak_bytes'] / 2**30:.1f} of {row['usable_bytes'] / 2**30:.1f}",
-                f"{row['flops'] / 1e12:.2f}",
-                f"{row['hbm_bytes'] / 1e9:.1f}",
-                f"{row['sent_bytes'] / 1e6:.0f}",
-                f"{row['in_loop_runs']:,}",
-                f"{row['compute_ms']:.1f}",
-                f"{row['hbm_ms']:.1f}",
-                f"{row['ici_ms']:.1f}",
-                f"{100 * row['mfu_bound']:.0f}",
-            ]
-        )
-    header = [
-        "model, slice",
-        "rows a chip",
-        "compile, s",
-        "memory, GiB",
-        "TFLOP",
-        "HBM, GB",
-        "sent, MB",
-        "collectives run in loops",
-        "compute, ms",
-        "HBM, ms",
-        "links, ms",
-        "MFU at most, %",
-    ]
+    main, others = _split(result["rows"])
+    steps = _table(
+        ["model, slice", *PLAN_COLUMNS], [[f"{row['version']}, {row['topology']}", *_planned(row)] for row in main]
+    )
+    larger = _table(
+        ["configuration, towers", "model, slice", *PLAN_COLUMNS],
+        [
+            [f"{row['config']}, {row['towers']}", f"{row['version']}, {row['topology']}", *_planned(row)]
+            for row in others
+        ],
+    )
     commits = sorted({row["commit"] for row in result["rows"]})
     busy = max(row["load_average"][0] for row in result["rows"])
     cores = result["device"]["cpu_cores"]
-    note = f"; the machine was busy (load average up to {busy:.0f})" if busy > 2 * cores else ""
+    note = f"; the machine was busy for some (load average up to {busy:.0f})" if busy > 1.5 * cores else ""
     about = (
-        f"One chip, one training step, ViT-B/32 in bfloat16, by the compiler of TPUs on {_where(result)}{note}. Commit "
-        f"{', '.join(commit[:8] + commit[40:] for commit in commits)}."
+        f"One chip, one training step in bfloat16, ViT-B/32 where nothing else is said, by the compiler of TPUs on "
+        f"{_where(result)}{note}. Commit {', '.join(commit[:8] + commit[40:] for commit in commits)}."
     )
     picture = "![Bounds of a step by the number of chips](images/scaling.png)\n\n" if SCALING.exists() else ""
-    return f"{picture}{_table(header, rows)}\n\n{about}"
+    more = f"\n\nLarger towers and longer videos, batches of 128:\n\n{larger}" if others else ""
+    return f"{picture}{steps}{more}\n\n{about}"
+
+
+def _split(rows: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
+    """Returns the steps of configs/msrvtt.py with ViT-B/32, and the others."""
+    plain = [row["config"] == "msrvtt" and row["towers"] == "ViT-B/32" for row in rows]
+    return [row for row, yes in zip(rows, plain, strict=True) if yes], [
+        row for row, yes in zip(rows, plain, strict=True) if not yes
+    ]
 
 
 def draw_plan() -> None:
     """Draws the picture of `plan`, if there are several sizes."""
     if (RESULTS / "bench_plan.json").exists():
-        plot_plan(_load("bench_plan")["rows"], SCALING)
+        plot_plan(_split(_load("bench_plan")["rows"])[0], SCALING)
 
 
 def data() -> str:

@@ -17,7 +17,7 @@ import jax
 import pytest
 from absl import flags
 
-from tests import compilation
+from tests import compilation, typechecks
 from tests.optimized import fused as fused
 
 # Workers of pytest-xdist inherit the environment of the process that starts them.
@@ -26,6 +26,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
     compilation.set_environment(programs)
 compilation.keep_programs()
+typechecks.check_trees_quickly()
 jax.config.update("jax_num_cpu_devices", 8)
 # Tracing makes many objects and little garbage: looking for it as often as usual takes an eighth of a run.
 gc.set_threshold(200_000, 20, 100)
@@ -119,7 +120,7 @@ def finished(world, tmp_path_factory) -> pathlib.Path:
     from tests.tiny_run import run, tiny_config
 
     workdir = tmp_path_factory.mktemp("finished")
-    run(tiny_config(world), workdir)
+    run(tiny_config(world, eval__num_pictures=1), workdir)
     return workdir
 
 

@@ -297,7 +297,7 @@ def test_the_mean_pooling_baseline_trains_and_reports(world, tmp_path):
     levels, steps = (("entity", 0, 0),), 2
     config = tiny_config(
         world, model__pooled=True, model__levels=levels, eval__level_rates=(1.0,), loss__interaction_weight=0.0,
-        train__num_steps=steps,
+        train__num_steps=steps, eval__num_pictures=1,
     )  # fmt: skip
     run(config, tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())

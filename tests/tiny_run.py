@@ -43,7 +43,7 @@ TINY = {
     "train.eval_every": 3,
     "train.checkpoint_every": 2,
     "eval.batch_size": 8,
-    "eval.num_pictures": 1,
+    "eval.num_pictures": 0,
     "eval.patch_texts": 0,
 }
 

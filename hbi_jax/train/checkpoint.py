@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 
 # The item beside parameters and optimizer state: their digests, the metrics, and what the loop wants to remember.
 _RECORD = "record"
+# Processes and devices share the writing of a replicated array of at least as many bytes. By default they share every
+# array, and cutting hundreds of small ones up holds training for seconds.
+_SHARED_BYTES = 2**20
 
 
 class CheckpointError(ValueError):
@@ -77,8 +80,8 @@ class Checkpoints:
                 self._path,
                 item_names=("params", "opt_state", _RECORD),
                 item_handlers={
-                    "params": ocp.StandardCheckpointHandler(),
-                    "opt_state": ocp.StandardCheckpointHandler(),
+                    "params": _handler(),
+                    "opt_state": _handler(),
                     _RECORD: ocp.JsonCheckpointHandler(),
                 },
                 options=ocp.CheckpointManagerOptions(preservation_policy=kept, best_fn=metric, best_mode="max"),
@@ -136,8 +139,8 @@ class Checkpoints:
             "progress": dict(progress or {}),
         }
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            opt_state=ocp.args.StandardSave(state.opt_state),
+            params=ocp.args.PyTreeSave(state.params),
+            opt_state=ocp.args.PyTreeSave(state.opt_state),
             **{_RECORD: ocp.args.JsonSave({"crc32": _crc32(record), **record})},
         )
         with self._explained("save"):
@@ -220,11 +223,7 @@ class Checkpoints:
 
     def _read(self, abstract: PyTree, step: int, item: str) -> PyTree:
         """Reads an item and compares it with its digests. Processes need not read at the same time."""
-        with self._explained("read"):
-            # Not by the manager, whose barrier would keep the others waiting for a process that cannot read.
-            handler = ocp.StandardCheckpointHandler()
-            tree = handler.restore(self._path / str(step) / item, args=ocp.args.StandardRestore(abstract))
-            handler.close()
+        tree = self._read_unverified(abstract, step, item)
         if record := self._record(step):
             different = unlike(digests(tree), record["digests"][item])
             if different:
@@ -233,6 +232,14 @@ class Checkpoints:
                     f"{different}; move its folder away to use another one"
                 )
         return tree
+
+    def _read_unverified(self, abstract: PyTree, step: int, item: str) -> PyTree:
+        with self._explained("read"):
+            # Not by the manager, whose barrier would keep the others waiting for a process that cannot read.
+            handler = ocp.StandardCheckpointHandler()
+            tree = handler.restore(self._path / str(step) / item, args=ocp.args.StandardRestore(abstract))
+            handler.close()
+            return tree
 
     def _record(self, step: int) -> Mapping[str, Any]:
         """Returns the third item of a checkpoint; empty for checkpoints of versions that did not write it."""
@@ -271,9 +278,7 @@ class Checkpoints:
         with self._explained("read"):
             saved = self._manager.item_metadata(step)["params"].tree
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), saved)
-            return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)))[
-                "params"
-            ]
+        return self._read_unverified(abstract, step, "params")
 
     @contextlib.contextmanager
     def _explained(self, action: str) -> Iterator[None]:
@@ -292,6 +297,14 @@ class Checkpoints:
             raise CheckpointError(
                 f"could not {action} a checkpoint in {self.folder}: {reason}; {remedy[action]}"
             ) from error
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    """Returns what writes a tree of arrays."""
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SHARED_BYTES)
+    return ocp.PyTreeCheckpointHandler(
+        type_handler_registry=ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    )
 
 
 def _crc32(record: Mapping[str, Any]) -> int:

@@ -30,7 +30,7 @@ def hcmi_config(world, **changes):
 @pytest.fixture(scope="module")
 def workdir(world, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("hcmi")
-    run(hcmi_config(world), workdir)
+    run(hcmi_config(world, eval__num_pictures=1), workdir)
     return workdir
 
 
