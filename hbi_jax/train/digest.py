@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree, Shaped, UInt32
+from jaxtyping import Array, Bool, PyTree, Shaped, UInt32
 
 from hbi_jax.parallel.mesh import path_name
 
@@ -14,12 +14,12 @@ def digests(tree: PyTree[Array]) -> dict[str, int]:
 
     It does not depend on how the leaves are sharded, and any change of a single element changes it.
     """
-    return _named(_digest_all(tree))
+    return _named(jax.tree.map(_digest, tree))
 
 
 def not_finite(tree: PyTree[Array]) -> str:
     """Returns the path of the first leaf that holds NaN or infinity; empty if there is none."""
-    return next((name for name, finite in _named(_all_finite(tree)).items() if not finite), "")
+    return next((name for name, finite in _named(jax.tree.map(_is_finite, tree)).items() if not finite), "")
 
 
 def unlike(found: Mapping[str, int], saved: Mapping[str, int]) -> str:
@@ -33,16 +33,13 @@ def _named(tree: PyTree[Array]) -> dict[str, int]:
     return {path_name(path): int(value) for path, value in leaves}
 
 
+# One program a shape: a program for a whole tree would compile the same computation for each of hundreds of leaves.
 @jax.jit
-def _digest_all(tree: PyTree[Array]) -> PyTree[UInt32[Array, ""]]:
-    return jax.tree.map(_digest, tree)
+def _is_finite(leaf: Shaped[Array, "..."]) -> Bool[Array, ""]:
+    return jnp.isfinite(leaf).all()
 
 
 @jax.jit
-def _all_finite(tree: PyTree[Array]) -> PyTree[Array]:
-    return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
-
-
 def _digest(leaf: Shaped[Array, "..."]) -> UInt32[Array, ""]:
     """Returns the sum of an array's bits times odd numbers that count its elements, modulo 2**32."""
     if leaf.dtype == bool:
