@@ -111,6 +111,9 @@ def write(
         stream = container.add_stream(kind.codec, rate=25, options=dict(_OPTIONS.get(kind.codec, {})))
         stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, _PIX_FMT.get(kind.codec, "yuv420p")
         stream.gop_size, stream.codec_context.time_base = 12, base
+        # Encoders that divide the work among the cores write other times on other machines; SVT-AV1 fails with one thread.
+        if kind.codec != "libsvtav1":
+            stream.codec_context.thread_count = 1
         if kind.codec not in _OPTIONS and kind.codec != "gif":
             stream.bit_rate, stream.options = 2_000_000, {"qmin": "2", "qmax": "4"}
         if aspect is not None:
@@ -197,7 +200,7 @@ def _long_sound(folder: pathlib.Path, kind: Kind) -> None:
     path = write(folder / f"sound{kind.ending}", kind, _CONSTANT, sound=8.0)
     whole, clip = read(path, (None, None), (1, 2))
     # AVI gets an empty picture, which shifts the others by one, and makes it last until after the fourth second.
-    assert len(whole) == (5 if str(kind) in (".avi mpeg4", ".avi mjpeg", ".mpg mpeg1video") else 4), whole
+    assert len(whole) == (5 if str(kind) in (".avi mpeg4", ".avi mjpeg") else 4), whole
     _near(whole[:4], [0, 100, 200, 300], 8)
     _near(clip, [100, 200], 8)
 
