@@ -111,7 +111,7 @@ def write(
         stream = container.add_stream(kind.codec, rate=25, options=dict(_OPTIONS.get(kind.codec, {})))
         stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, _PIX_FMT.get(kind.codec, "yuv420p")
         stream.gop_size, stream.codec_context.time_base = 12, base
-        # Encoders that divide the work among the cores write other times on other machines; SVT-AV1 fails with one thread.
+        # Encoders that divide the work among the cores write other times on other machines. SVT-AV1 needs several.
         if kind.codec != "libsvtav1":
             stream.codec_context.thread_count = 1
         if kind.codec not in _OPTIONS and kind.codec != "gif":
