@@ -86,8 +86,8 @@ def guarded(command: Callable[[], int | None], show_traceback: bool = False) -> 
             end("see above", stop.code if isinstance(stop.code, int) else 1)
         code = None
     except Exception as error:
-        # JAX reports a peer that is gone as a RuntimeError.
-        if _member is not None and any(isinstance(cause, RuntimeError) for cause in _causes(error)):
+        # JAX reports a peer that is gone as a RuntimeError, and storage that waits for it as whatever it likes.
+        if _member is not None and (isinstance(error, RuntimeError) or error.__cause__ or error.__context__):
             _member.wait_for_news()
         expected = isinstance(error, ValueError | OSError)
         if show_traceback or not expected:
@@ -103,13 +103,6 @@ def end(reason: str, code: int) -> NoReturn:
     if _member is not None:
         _member.fail(reason, code)
     _exit(f"error: {reason}", code)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error, the one that caused it, and so on."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _exit(message: str, code: int) -> NoReturn:
@@ -157,7 +150,9 @@ class _Member:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._left, failure = True, Failure(self._index, self._where, reason[:_LONGEST_REASON], code)
         if self._hub is not None:
-            code = self._hub.announce(failure).code
+            if self._hub.announce(failure) is not failure:
+                # The thread that heard of the first failure is about to end this process.
+                time.sleep(_JOIN_SECONDS + 2 * _FAREWELL_SECONDS)
             self._hub.wait_until_alone()
         else:
             self._link.send({"failure": failure})

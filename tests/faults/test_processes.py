@@ -128,14 +128,14 @@ def test_a_limit_is_that_of_all_processes_together(world, tmp_path):
 
 def test_a_stop_a_kill_and_a_second_job(world, tmp_path):
     """A run of two processes is stopped, resumed, killed and resumed; it ends where an uninterrupted one ends."""
-    fields = {"data__max_unreadable_rate": 0.2, "train__num_steps": 40, "train__checkpoint_every": 10}
-    fields |= {"train__eval_every": 20}
+    fields = {"data__max_unreadable_rate": 0.2, "train__num_steps": 24, "train__checkpoint_every": 6}
+    fields |= {"train__eval_every": 12}
     whole, parts = (flags(world, tmp_path / name, **fields) for name in ("whole", "parts"))
     with job(tmp_path / "logs" / "whole", 2, whole) as started:
         assert started.wait() == [0, 0], started.output(0)
 
     with job(tmp_path / "logs" / "stopped", 2, parts) as started:
-        started.wait_for("step  4/40")
+        started.wait_for("step  4/24")
         # The same folder once more, by a job of one process: it is refused, and the first loses nothing.
         with job(tmp_path / "logs" / "second", 1, parts) as second:
             assert second.wait() == [1]
@@ -147,7 +147,7 @@ def test_a_stop_a_kill_and_a_second_job(world, tmp_path):
         assert stopped[0] in started.output(1)
 
     with job(tmp_path / "logs" / "killed", 2, parts) as started:
-        started.wait_for("step 30/40")
+        started.wait_for("step 18/24")
         begun = time.monotonic()
         started.processes[1].kill()
         codes = started.wait(60)

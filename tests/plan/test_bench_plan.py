@@ -29,8 +29,9 @@ STEP = Account(
 TOO_LARGE = Account("train_step", fits=False, needed=40.0 * GIB, compile_seconds=12.0)
 
 
-def row(version, chips, rows, step=STEP):
-    about = {"version": version, "topology": f"v5e:{chips}", "batch": rows * chips, "chips": chips}
+def row(version, chips, rows, step=STEP, config="msrvtt", towers="ViT-B/32"):
+    case = bench_plan.Case(version, f"v5e:{chips}", rows * chips, config, towers)
+    about = {**case._asdict(), "chips": chips}
     more = {"rows_a_chip": float(rows), "usable_bytes": 15.75 * GIB, "load_average": [1.0, 1.0, 1.0]}
     return about | more | {"commit": "0123456789" * 4} | bench_plan.told(step)
 
@@ -55,6 +56,17 @@ def test_a_table_of_what_was_compiled(results):
     assert second.startswith("| V2, v5e:8 | 16 | 12 | 40.0, does not fit |  |")
     assert "Commit 01234567." in tables.plan()
     assert "scaling.png" not in tables.plan()
+
+
+def test_larger_towers_have_a_table_of_their_own(results):
+    folder = results([row("V1", 8, 16), row("V1", 64, 16, towers="ViT-L/14"), row("V2", 16, 8, config="activitynet")])
+    steps, _, others, _ = tables.plan().split("\n\n")
+    assert steps.count("\n| V") == 1
+    first, second = others.splitlines()[2:]
+    assert first.startswith("| msrvtt, ViT-L/14 | V1, v5e:64 | 16 | 61 |")
+    assert second.startswith("| activitynet, ViT-B/32 | V2, v5e:16 | 8 | 61 |")
+    tables.draw_plan()
+    assert not (folder / "scaling.png").exists()
 
 
 def test_nothing_is_claimed_before_it_is_measured(tmp_path, monkeypatch):
