@@ -27,23 +27,25 @@ def plot_plan(rows: Sequence[Mapping], path: pathlib.Path, kind: str = "v5e", ro
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     styles = dict(zip(sorted({row["version"] for row in known}), ("-", "--"), strict=False))
     for version, style in styles.items():
-        own = [row for row in known if row["version"] == version]
-        drawn = sorted((row for row in own if row["rows_a_chip"] == rows_a_chip), key=lambda row: row["chips"])
+        own = [row for row in known if (row["version"], row["rows_a_chip"]) == (version, rows_a_chip)]
+        drawn = sorted(own, key=lambda row: row["chips"])
         for field, name in BOUNDS.items():
             values = [row[field] for row in drawn]
             left.loglog(
                 [row["chips"] for row in drawn], values, f"o{style}", color=COLOURS[field], label=f"{version}, {name}"
             )
-        own.sort(key=lambda row: row["batch"])
-        right.loglog(
-            [row["batch"] for row in own], [row["sent_bytes"] / 1e6 for row in own], f"o{style}", label=version
+        right.plot(
+            [row["batch"] for row in drawn], [row["sent_bytes"] / 1e6 for row in drawn], f"o{style}", label=version
         )
     chips = sorted({row["chips"] for row in known})
     left.set_xticks(chips, [str(count) for count in chips])
+    left.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
     left.minorticks_off()
-    left.set(xlabel=f"{kind} chips", ylabel="milliseconds a step, at the peaks", title=f"{rows_a_chip} rows a chip")
-    right.set(xlabel="rows of the global batch", ylabel="MB sent by a chip in a step", title="communication")
-    left.legend(fontsize=8)
+    right.set_ylim(bottom=0)
+    left.set(xlabel=f"{kind} chips", ylabel="milliseconds a step, at the peaks")
+    right.set(xlabel="rows of the global batch", ylabel="MB sent by a chip in a step")
+    figure.suptitle(f"{rows_a_chip} rows a chip")
+    left.legend(fontsize=8, ncols=2, loc=(0.02, 0.46))
     right.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
