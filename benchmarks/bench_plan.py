@@ -28,23 +28,12 @@ from hbi_jax.config import Config, parse
 from hbi_jax.plan.account import Account
 from hbi_jax.plan.plan import TRAIN_STEP, make_plan
 from hbi_jax.plan.topology import Topology, open_topology
+from hbi_jax.pretrained.sizes import ARCHITECTURES, SIZE_FIELDS
 
 NAME = "bench_plan"
 VERSIONS = {"V1": False, "V2": True}
 TOPOLOGIES = ("v5e:2x4", "v5p:2x2x2", "v5e:8x8", "v5e:16x16")
 ROWS_A_CHIP, PAPER_BATCH = (8, 16), 128
-# Fields of config.model.clip that differ from those of ViT-B/32.
-TOWERS = {
-    "ViT-B/32": {},
-    "ViT-B/16": {"patch_size": 16},
-    "ViT-L/14": {
-        "patch_size": 14,
-        "vision_width": 1024,
-        "vision_layers": 24,
-        "text_width": 768,
-        "embed_features": 768,
-    },
-}
 
 
 class Case(NamedTuple):
@@ -78,7 +67,7 @@ def configuration(case: Case) -> Config:
     """Returns the configuration of a case."""
     config = load(case.config)
     config.model.dtype = "bfloat16"
-    config.model.clip.update(TOWERS[case.towers])
+    config.model.clip.update(dict(zip(SIZE_FIELDS, ARCHITECTURES[case.towers], strict=True)))
     config.model.reconstruction = VERSIONS[case.version]
     config.train.batch_size = case.batch
     return parse(config)
@@ -134,7 +123,7 @@ def told(step: Account) -> dict:
 
 def _place(row: dict) -> tuple:
     """Returns what the rows are sorted by: those of the first claims first."""
-    other = Case(*(row[name] for name in Case._fields)) in OTHERS
+    other = any(row[name] != usual for name, usual in Case._field_defaults.items())
     return other, row["version"], row["topology"][:3], row["chips"], row["batch"]
 
 

@@ -501,10 +501,10 @@ def plan() -> str:
 
 def _split(rows: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
     """Returns the steps of configs/msrvtt.py with ViT-B/32, and the others."""
-    plain = [row["config"] == "msrvtt" and row["towers"] == "ViT-B/32" for row in rows]
-    return [row for row, yes in zip(rows, plain, strict=True) if yes], [
-        row for row, yes in zip(rows, plain, strict=True) if not yes
-    ]
+    parts: tuple[list[Mapping], list[Mapping]] = [], []
+    for row in rows:
+        parts[(row["config"], row["towers"]) != ("msrvtt", "ViT-B/32")].append(row)
+    return parts
 
 
 def draw_plan() -> None:

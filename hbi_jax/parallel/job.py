@@ -8,6 +8,7 @@ the others are gone, so that it is the last line of the job's output.
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -86,8 +87,7 @@ def guarded(command: Callable[[], int | None], show_traceback: bool = False) -> 
             end("see above", stop.code if isinstance(stop.code, int) else 1)
         code = None
     except Exception as error:
-        # JAX reports a peer that is gone as a RuntimeError, and storage that waits for it as whatever it likes.
-        if _member is not None and (isinstance(error, RuntimeError) or error.__cause__ or error.__context__):
+        if _member is not None and any(map(_is_of_runtime, _causes(error))):
             _member.wait_for_news()
         expected = isinstance(error, ValueError | OSError)
         if show_traceback or not expected:
@@ -103,6 +103,21 @@ def end(reason: str, code: int) -> NoReturn:
     if _member is not None:
         _member.fail(reason, code)
     _exit(f"error: {reason}", code)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, the one that caused it, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_runtime(error: BaseException) -> bool:
+    """Tells errors of XLA's runtime, by which JAX reports that a peer is gone, from those that are this process's own.
+
+    They are RuntimeErrors, or plain ValueErrors that begin with the name of a status, such as `UNKNOWN: `.
+    """
+    return isinstance(error, RuntimeError) or re.match(r"[A-Z_]{3,}: ", str(error)) is not None
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -47,16 +47,25 @@ TASK_FIELDS = frozenset(name for _, names in _MODULES.values() for name in names
 # Number of heads of a published token merge; shapes do not reveal it.
 MERGE_HEADS = 8
 
-# Names of architectures by size: image, patch, vision width and layers, text width and layers, joint width.
-_NAMES = {
-    (224, 32, 768, 12, 512, 12, 512): "ViT-B/32",
-    (224, 16, 768, 12, 512, 12, 512): "ViT-B/16",
-    (224, 14, 1024, 24, 768, 12, 768): "ViT-L/14",
-    (336, 14, 1024, 24, 768, 12, 768): "ViT-L/14@336px",
-    (224, 14, 1280, 32, 1024, 24, 1024): "ViT-H/14",
-    (378, 14, 1280, 32, 1024, 24, 1024): "ViT-H/14@378px",
-    (224, 14, 1408, 40, 1024, 24, 1024): "ViT-g/14",
-    (224, 14, 1664, 48, 1280, 32, 1280): "ViT-bigG/14",
+# Published architectures: the values of SIZE_FIELDS, which are fields of `CLIPConfig`.
+SIZE_FIELDS = (
+    "image_size",
+    "patch_size",
+    "vision_width",
+    "vision_layers",
+    "text_width",
+    "text_layers",
+    "embed_features",
+)
+ARCHITECTURES = {
+    "ViT-B/32": (224, 32, 768, 12, 512, 12, 512),
+    "ViT-B/16": (224, 16, 768, 12, 512, 12, 512),
+    "ViT-L/14": (224, 14, 1024, 24, 768, 12, 768),
+    "ViT-L/14@336px": (336, 14, 1024, 24, 768, 12, 768),
+    "ViT-H/14": (224, 14, 1280, 32, 1024, 24, 1024),
+    "ViT-H/14@378px": (378, 14, 1280, 32, 1024, 24, 1024),
+    "ViT-g/14": (224, 14, 1408, 40, 1024, 24, 1024),
+    "ViT-bigG/14": (224, 14, 1664, 48, 1280, 32, 1280),
 }
 # Shares of the previous level's words and frames that remain after a merge in the published models.
 _RATES = {
@@ -294,10 +303,10 @@ def describe(kind: str, config: Mapping) -> list[str]:
     if kind == "estimator":
         return [f"network {model.kind}, {model.num_features} features"]
     clip: CLIPConfig = model.config if kind == "clip" else model.config.clip
-    vision, text = (clip.vision_width, clip.vision_layers), (clip.text_width, clip.text_layers)
-    sizes = (clip.image_size, clip.patch_size, *vision, *text, clip.embed_features)
+    sizes = tuple(getattr(clip, field) for field in SIZE_FIELDS)
+    name = next((name for name, known in ARCHITECTURES.items() if known == sizes), f"ViT/{clip.patch_size}")
     lines = [
-        f"towers {_NAMES.get(sizes, f'ViT/{clip.patch_size}')}: images of {clip.image_size} px in patches of "
+        f"towers {name}: images of {clip.image_size} px in patches of "
         f"{clip.patch_size}, vision {clip.vision_layers} layers of {clip.vision_width}, text {clip.text_layers} layers "
         f"of {clip.text_width}, joint width {clip.embed_features}",
         f"texts of at most {clip.context_length} tokens out of {clip.vocab_size}",

@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 
 # The item beside parameters and optimizer state: their digests, the metrics, and what the loop wants to remember.
 _RECORD = "record"
-# Processes and devices share the writing of a replicated array of at least as many bytes. By default they share every
-# array, and cutting hundreds of small ones up holds training for seconds.
+# Processes and devices share the writing of a replicated array of at least as many bytes. Cutting up hundreds of small
+# ones holds training for longer than writing them whole.
 _SHARED_BYTES = 2**20
 
 

@@ -105,6 +105,7 @@ def write(
     thumbnail: bool = False,
 ) -> pathlib.Path:
     """Writes pictures that are shown at some times, in seconds, and so many seconds of sound."""
+    scheduling = (os.sched_getscheduler(0), os.sched_getparam(0)) if hasattr(os, "sched_getscheduler") else None
     with av.open(str(path), "w", format="mpegts" if kind.ending in _TS else None) as container:
         if thumbnail:
             small = container.add_stream("mjpeg", rate=1)
@@ -135,9 +136,9 @@ def write(
         container.mux(stream.encode())
         if audio is not None:
             _write_sound(container, audio, sound)
-    if hasattr(os, "sched_setscheduler"):
+    if scheduling:
         # For the superuser, SVT-AV1 has given this thread, and what it will start, precedence over all else that runs.
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setscheduler(0, *scheduling)
     return path
 
 

@@ -52,11 +52,11 @@ def scenario(name, index):
             raise ValueError("the cause")
         # What a process sees that waits for one that fails; the news comes later.
         raise RuntimeError("connection closed by peer")
-    if name == "a save breaks first":
+    if name == "a collective of several devices breaks first":
         if index == 1:
             time.sleep(0.5)
             raise ValueError("the cause")
-        raise ValueError("could not save") from OSError("connection reset by peer")
+        raise ValueError("UNKNOWN: AllGather failed: connection reset by peer")
     if name == "all fail":
         raise ValueError("the same for all")
     if name == "a bug":
@@ -124,7 +124,7 @@ SCENARIOS = (
     "process 0 fails",
     "process 0 fails early",
     "a collective breaks first",
-    "a save breaks first",
+    "a collective of several devices breaks first",
     "all fail",
     "a bug",
     "killed",
@@ -155,7 +155,7 @@ def ended(tmp_path_factory) -> dict[str, dict[str, Any]]:
         ("process 0 fails", [1, 1, 1], "error: process 0 of the job failed: disk full"),
         ("process 0 fails early", [1, 1, 1], "error: process 0 of the job failed: disk full"),
         ("a collective breaks first", [1, 1, 1], "error: process 1 of the job failed: the cause"),
-        ("a save breaks first", [1, 1, 1], "error: process 1 of the job failed: the cause"),
+        ("a collective of several devices breaks first", [1, 1, 1], "error: process 1 of the job failed: the cause"),
         ("a bug", [1, 1, 1], "error: process 2 of the job failed: KeyError: 'missing'"),
         ("a code of its own", [143, 143, 143], "error: process 1 of the job failed: stopped on request"),
         ("interrupted", [130, 130, 130], "error: process 1 of the job failed: interrupted"),

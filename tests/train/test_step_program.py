@@ -68,7 +68,7 @@ def test_what_the_step_moves_does_not_depend_on_its_blocks(reconstruction, monke
 
 
 def test_parameters_of_one_shape_are_checked_by_one_reduction():
-    """Hundreds of reductions took compilers a third of their time."""
+    """Models have hundreds of parameters, and compilers take long for a reduction."""
     mesh = make_mesh(1, 1, jax.devices()[:1])
     params = {"params": {f"layer_{number}": {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(4)} for number in range(9)}}
     tx = make_optimizer(OPTIMIZER, params, 10)
