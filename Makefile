@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-gpu quickstart test test-all test-here test-fast test-faults smoke lint clean
+.PHONY: help bench-gpu quickstart test test-all test-here test-fast test-faults test-gpu smoke lint clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,10 @@ test-faults: $(VENV)/dev.stamp  ## jobs of real processes, killed, stopped and c
 
 smoke: $(VENV)/smoke.stamp  ## everything once, from the wheel: train, resume, evaluate, ask, caption, convert, export
 	$(PY) -m pytest tests/smoke.py tests/models/test_golden.py
+
+test-gpu: $(VENV)/dev.stamp  ## on the GPU that JAX sees: the tests of the interaction, the models, the losses and the metrics
+	JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n 4 tests/banzhaf tests/metrics tests/models \
+		tests/test_clustering.py tests/test_losses.py
 
 bench-gpu: $(VENV)/run.stamp  ## the step and the interaction on the accelerator that JAX sees: time, memory, MFU, profile
 	$(PY) -m benchmarks.bench_gpu --out benchmarks/results --profile runs/profile

@@ -3,9 +3,10 @@
     python -m benchmarks.bench_gpu --out benchmarks/results [--profile FOLDER]
 
 The step of `configs/msrvtt.py` in bfloat16 with 128 pairs of 12 frames and 32 words, without reconstruction (V1) and
-with it (V2), each with the compiler's attention and with cuDNN's: time, memory, and the share of the device's peak
-that its products reach (MFU). Then the exact interaction of 4,096 pairs of 32 words and 12 frames. Data and weights
-are random. With `--profile`, two steps of each model are traced for TensorBoard or Perfetto. Writes bench_gpu.json
+with it (V2), each with the compiler's attention and with cuDNN's: time, memory, the share of the device's peak that its
+products reach (MFU), and whether three steps from one state give the same state twice, bit by bit. Then the exact
+interaction of 4,096 pairs of 32 words and 12 frames. Data and weights are random. With `--profile`, two steps of each
+model are traced for TensorBoard or Perfetto. Writes bench_gpu.json
 with the name of the card. `--quick` tries the script with a small model on any device.
 """
 
@@ -72,8 +73,10 @@ def random_batch(config: Config) -> Batch:
     return jax.tree.map(fill, abstract_batch(config))._replace(video_index=rows, record_index=rows)
 
 
-def product_flops(config: Config) -> float:
+@functools.cache
+def product_flops(reconstruction: bool, quick: bool) -> float:
     """Returns the operations of one step as written, with each layer counted and nothing recomputed."""
+    config = configuration({"reconstruction": reconstruction}, quick)
     plain = dataclasses.replace(config.model, scan_layers="off", remat="none", attention="xla", frame_portions=1)
     step, state, batch = _program(config, plain)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (state, batch))
@@ -90,12 +93,19 @@ def _program(config: Config, model_config: object) -> tuple[jax.stages.Wrapped, 
     return make_train_step(loss, tx, mesh, state_shardings(state)), state, put_batch(random_batch(config), mesh)
 
 
-def measure_step(config: Config, calls: int, profile: pathlib.Path | None) -> dict:
+def measure_step(method: dict, quick: bool, profile: pathlib.Path | None) -> dict:
     """Compiles and times whole steps, one after the other, with a donated state."""
+    config, calls = configuration(method, quick), 3 if quick else CALLS
     step, state, batch = _program(config, config.model)
     begun = time.perf_counter()
     compiled = step.lower(state, batch).compile()
-    compile_s, seconds = time.perf_counter() - begun, []
+    compile_s, seconds, ends = time.perf_counter() - begun, [], []
+    for _ in range(2):
+        end = jax.tree.map(jnp.copy, state)
+        for _ in range(3):
+            end, _ = compiled(end, batch)
+        ends.append(jax.device_get(end))
+    del end
     for call in range(3 + calls):
         begun = time.perf_counter()
         state, _ = jax.block_until_ready(compiled(state, batch))
@@ -105,7 +115,7 @@ def measure_step(config: Config, calls: int, profile: pathlib.Path | None) -> di
         for _ in range(2 if profile else 0):
             state, _ = jax.block_until_ready(compiled(state, batch))
     memory, device, rows = compiled.memory_analysis(), jax.devices()[0], config.train.batch_size
-    flops, median = product_flops(config), float(np.median(seconds))
+    flops, median = product_flops(config.model.reconstruction, quick), float(np.median(seconds))
     peak = next((value for name, value in PEAKS.items() if name in device.device_kind), None)
     return {
         "compile_s": round(compile_s, 1),
@@ -114,6 +124,7 @@ def measure_step(config: Config, calls: int, profile: pathlib.Path | None) -> di
         "p90_ms": round(1e3 * float(np.percentile(seconds, 90)), 2),
         "calls": calls,
         "pairs_per_second": round(rows / median, 1),
+        "repeats_bitwise": jax.tree.all(jax.tree.map(np.array_equal, *ends)),
         "tflop": round(flops / 1e12, 3),
         "mfu": None if peak is None else round(flops / median / peak, 3),
         "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),
@@ -133,27 +144,28 @@ def main() -> None:
     options = parser.parse_args()
     if jax.default_backend() == "cpu" and not options.quick:
         parser.error("JAX sees no accelerator; install jax[cuda13] or jax[cuda12], or try the script with --quick")
-    calls, games, steps = (3, 64, {}) if options.quick else (CALLS, GAMES, {})
-    for name, method in METHODS.items():
-        profile = options.profile and options.profile / name
-        try:
-            steps[name] = measure_step(configuration(method, options.quick), calls, profile)
-        except Exception as error:
-            # A card may lack memory or a kernel for one of them; the others are still measured.
-            steps[name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
-        print(name, steps[name], flush=True)
+    calls, games = (3, 64) if options.quick else (CALLS, GAMES)
     rng = np.random.default_rng(0)
     words, frames = 32, 12
     shapes = (games, words, frames), (games, words), (games, frames)
     game = [jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for shape in shapes]
-    interaction = time_jitted(banzhaf.interaction, *game, calls=calls)._asdict()
     found = {
         "shapes": {"pairs": configuration({}, options.quick).train.batch_size, "games": [games, words, frames]},
-        "step": steps,
-        "interaction": interaction,
+        "interaction": time_jitted(banzhaf.interaction, *game, calls=calls)._asdict(),
+        "step": {},
     }
+    print("interaction", found["interaction"], flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    print(write(options.out, "bench_gpu", found))
+    for name, method in METHODS.items():
+        profile = options.profile and options.profile / name
+        try:
+            found["step"][name] = measure_step(method, options.quick, profile)
+        except Exception as error:
+            # A card may lack memory or a kernel for one of them; the others are still measured.
+            found["step"][name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
+        print(name, found["step"][name], flush=True)
+        written = write(options.out, "bench_gpu", found)
+    print(written)
 
 
 if __name__ == "__main__":

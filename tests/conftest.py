@@ -1,4 +1,7 @@
-"""Eight simulated CPU devices, strict rank promotion, quick compilation, and how the tests are shared out."""
+"""Eight simulated CPU devices, strict rank promotion, quick compilation, and how the tests are shared out.
+
+With JAX_PLATFORMS of an accelerator, the tests of `make test-gpu` run on its devices.
+"""
 
 import atexit
 import collections
@@ -58,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return (*RUNS, file).index(_group(file)), -slow[file]
 
     items.sort(key=place)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips on an accelerator what needs more devices than it has."""
+    if item.get_closest_marker("eight_devices") and jax.device_count() < 8:
+        pytest.skip("this machine has fewer than eight devices")
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

@@ -407,6 +407,7 @@ def test_runs_without_jit():
     np.testing.assert_allclose(eager, interaction(*inputs), atol=1e-6)
 
 
+@pytest.mark.eight_devices
 def test_one_device_is_eight_devices():
     inputs = batch(16)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))

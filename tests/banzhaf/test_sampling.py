@@ -137,6 +137,7 @@ def test_a_batch_of_similarity_games_is_sampled_row_by_row():
         assert bool(jnp.all(jnp.any(got[row] != 0, axis=1) == words))
 
 
+@pytest.mark.eight_devices
 def test_one_device_is_eight_devices(fused):
     game = similarity_game(6, 5)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -149,6 +150,7 @@ def test_one_device_is_eight_devices(fused):
     jax.tree.map(np.testing.assert_array_equal, jax.vmap(many)(keys), jax.vmap(one)(keys))
 
 
+@pytest.mark.eight_devices
 def test_payoffs_are_spread_over_the_devices():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     width = 37  # of something that only the payoff has
@@ -256,6 +258,7 @@ def test_masks_that_do_not_fit_are_refused(mask):
         sampling._mask.__wrapped__("text_mask", jnp.asarray(mask), 2)
 
 
+@pytest.mark.eight_devices
 def test_a_mesh_that_does_not_divide_the_chunk_is_refused():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     with pytest.raises(ValueError, match=r"8 devices, which do not divide the 10 pairs.*use chunk_size=32"):

@@ -204,6 +204,7 @@ def test_compiled_is_eager(run, params):
         np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
+@pytest.mark.eight_devices
 def test_eight_devices_are_one(run, params):
     mesh = make_mesh(8, 1)
     video = jax.tree.map(lambda x: jnp.concatenate([x, x]), VIDEO)
