@@ -76,6 +76,26 @@ def test_attention_is_its_formula():
     assert not np.allclose(jax.jit(layer.apply)(params, x), wanted, atol=1e-3)
 
 
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="this machine has no GPU")
+def test_cudnn_rounds_attention_and_its_gradients_no_more_than_the_compiler_does():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 50, 128)), jnp.bfloat16)
+    params = Attention(2).init(jax.random.key(0), x.astype(jnp.float32))
+
+    def outputs(attention, x):
+        def loss(params, x):
+            return jnp.sum(jnp.square(attention.apply(params, x).astype(jnp.float32)))
+
+        with jax.default_matmul_precision("highest"):
+            return attention.apply(params, x), *jax.tree.leaves(jax.jit(jax.grad(loss, (0, 1)))(params, x))
+
+    exact = outputs(Attention(2), x.astype(jnp.float32))
+    compiled = outputs(Attention(2, jnp.bfloat16), x)
+    fused = outputs(Attention(2, jnp.bfloat16, implementation="cudnn"), x)
+    for wanted, one, other in zip(exact, compiled, fused, strict=True):
+        one, other = (float(jnp.linalg.norm(wanted - found.astype(jnp.float32))) for found in (one, other))
+        assert other <= 2 * one + 1e-3 * float(jnp.linalg.norm(wanted))
+
+
 def test_a_block_is_residual():
     """Zero output projections leave the input as it is."""
     x = jax.random.normal(jax.random.key(0), (1, 3, 8))
