@@ -62,7 +62,7 @@ smoke: $(VENV)/smoke.stamp  ## everything once, from the wheel: train, resume, e
 	$(PY) -m pytest tests/smoke.py tests/models/test_golden.py
 
 test-gpu: $(VENV)/dev.stamp  ## on the GPU that JAX sees: the tests of the interaction, the models, the losses and the metrics
-	JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n 4 tests/banzhaf tests/metrics tests/models \
+	JAX_PLATFORMS=cuda,cpu JAX_DEFAULT_MATMUL_PRECISION=highest XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n 4 tests/banzhaf tests/metrics tests/models \
 		tests/test_clustering.py tests/test_losses.py
 
 bench-gpu: $(VENV)/run.stamp  ## the step and the interaction on the accelerator that JAX sees: time, memory, MFU, profile

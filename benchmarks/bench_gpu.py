@@ -1,20 +1,24 @@
 """The step and the interaction on one accelerator, in one command: `make bench-gpu`.
 
-    python -m benchmarks.bench_gpu --out benchmarks/results [--profile FOLDER]
+    python -m benchmarks.bench_gpu --out benchmarks/results --profile runs/profile
 
 The step of `configs/msrvtt.py` in bfloat16 with 128 pairs of 12 frames and 32 words, without reconstruction (V1) and
-with it (V2), each with the compiler's attention and with cuDNN's: time, memory, the share of the device's peak that its
-products reach (MFU), and whether three steps from one state give the same state twice, bit by bit. Then the exact
-interaction of 4,096 pairs of 32 words and 12 frames. Data and weights are random. With `--profile`, two steps of each
-model are traced for TensorBoard or Perfetto. Writes bench_gpu.json
-with the name of the card. `--quick` tries the script with a small model on any device.
+with it (V2), each with the compiler's attention, with cuDNN's, and with layers in a loop: time, memory, the share of
+the device's peak that the products reach (MFU), the time of the kernels alone, and whether three steps from one state
+give the same state twice, bit by bit. And the exact interaction of 4,096 pairs of 32 words and 12 frames. Data and
+weights are random. Two steps of each model are traced, for TensorBoard or Perfetto. Writes bench_gpu_CARD.json after
+each model; `--methods` chooses some, and keeps what the file says of the others. `--quick` tries the script with a
+small model on any device.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
+import json
+import os
 import pathlib
+import re
+import shutil
 import time
 from collections.abc import Callable
 
@@ -38,12 +42,11 @@ from hbi_jax.train.teacher import exact_teacher
 from hbi_jax.types import Batch
 
 METHODS = {
-    "V1": {},
-    "V1_cudnn": {"attention": "cudnn"},
-    "V2": {"reconstruction": True},
-    "V2_cudnn": {"reconstruction": True, "attention": "cudnn"},
+    f"{version}{kind}": {"reconstruction": version == "V2"} | changes
+    for kind, changes in {"": {}, "_cudnn": {"attention": "cudnn"}, "_loop": {"scan_layers": "on"}}.items()
+    for version in ("V1", "V2")
 }
-PAIRS, GAMES, CALLS = 128, 4096, 20
+PAIRS, GAMES, CALLS, TRACED = 128, 4096, 20, 2
 # Dense bfloat16 operations a second, of the makers' data sheets; the first name that the card's holds.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 
@@ -51,7 +54,7 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 1
 def configuration(method: dict, quick: bool) -> Config:
     """Returns the published configuration in bfloat16 with one batch on one device."""
     config = get_config()
-    config.model.reconstruction, config.model.dtype = False, "bfloat16"
+    config.model.dtype = "bfloat16"
     config.model.update(method)
     config.train.batch_size, config.mesh.data = PAIRS, 1
     if quick:
@@ -97,7 +100,15 @@ def _program(
     return step, state, abstract_batch(config), functools.partial(init_state, init_params, tx, mesh)
 
 
-def measure_step(method: dict, quick: bool, profile: pathlib.Path | None) -> dict:
+def kernels_ms(profile: pathlib.Path) -> float | None:
+    """Returns the time that the kernels of a traced step took, without the gaps between them; None without a GPU."""
+    (trace,) = profile.rglob("*.xplane.pb")
+    planes = [plane for plane in jax.profiler.ProfileData.from_file(str(trace)).planes if "GPU" in plane.name]
+    spent = sum(event.duration_ns for plane in planes for line in plane.lines for event in line.events)
+    return round(spent / 1e6 / TRACED, 2) if planes else None
+
+
+def measure_step(method: dict, quick: bool, profile: pathlib.Path) -> dict:
     """Compiles and times whole steps, one after the other, with a donated state."""
     config, calls, device = configuration(method, quick), 3 if quick else CALLS, jax.devices()[0]
     step, *abstract, first_state = _program(config, config.model, device)
@@ -117,8 +128,9 @@ def measure_step(method: dict, quick: bool, profile: pathlib.Path | None) -> dic
         state, _ = jax.block_until_ready(compiled(state, batch))
         if call >= 3:
             seconds.append(time.perf_counter() - begun)
-    with jax.profiler.trace(str(profile)) if profile else contextlib.nullcontext():
-        for _ in range(2 if profile else 0):
+    shutil.rmtree(profile, ignore_errors=True)
+    with jax.profiler.trace(str(profile)):
+        for _ in range(TRACED):
             state, _ = jax.block_until_ready(compiled(state, batch))
     memory, rows = compiled.memory_analysis(), config.train.batch_size
     flops, median = product_flops(config.model.reconstruction, quick), float(np.median(seconds))
@@ -130,6 +142,7 @@ def measure_step(method: dict, quick: bool, profile: pathlib.Path | None) -> dic
         "p10_ms": round(1e3 * float(np.percentile(seconds, 10)), 2),
         "p90_ms": round(1e3 * float(np.percentile(seconds, 90)), 2),
         "calls": calls,
+        "kernels_ms": kernels_ms(profile),
         "pairs_per_second": round(rows / median, 1),
         "repeats_bitwise": jax.tree.all(jax.tree.map(np.array_equal, *ends)),
         "tflop": round(flops / 1e12, 3),
@@ -146,7 +159,10 @@ def main() -> None:
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"), help="folder of the JSON"
     )
-    parser.add_argument("--profile", type=pathlib.Path, help="folder for the traces")
+    parser.add_argument(
+        "--profile", type=pathlib.Path, default=pathlib.Path("runs/profile"), help="folder of the traces"
+    )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="the steps to measure")
     parser.add_argument("--quick", action="store_true", help="a small model, to try the script")
     options = parser.parse_args()
     if jax.default_backend() == "cpu" and not options.quick:
@@ -156,22 +172,25 @@ def main() -> None:
     words, frames = 32, 12
     shapes = (games, words, frames), (games, words), (games, frames)
     game = [jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for shape in shapes]
+    card = re.sub(r"\W+", "_", jax.devices()[0].device_kind).strip("_").lower()
+    name_of_file = f"bench_gpu_{card}"
+    known = options.out / f"{name_of_file}.json"
     found = {
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "shapes": {"pairs": configuration({}, options.quick).train.batch_size, "games": [games, words, frames]},
         "interaction": time_jitted(banzhaf.interaction, *game, calls=calls)._asdict(),
-        "step": {},
+        "step": json.loads(known.read_text())["step"] if known.exists() else {},
     }
     print("interaction", found["interaction"], flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, method in METHODS.items():
-        profile = options.profile and options.profile / name
+    for name in options.methods:
         try:
-            found["step"][name] = measure_step(method, options.quick, profile)
+            found["step"][name] = measure_step(METHODS[name], options.quick, options.profile / name)
         except Exception as error:
             # A card may lack memory or a kernel for one of them; the others are still measured.
             found["step"][name] = {"failed": f"{type(error).__name__}: {error}"[:500]}
         print(name, found["step"][name], flush=True)
-        written = write(options.out, "bench_gpu", found)
+        written = write(options.out, name_of_file, found)
     print(written)
 
 

@@ -251,6 +251,40 @@ def train_step() -> str:
     )
 
 
+# Columns of a step on a GPU: the field of its row, and how it is written.
+_GPU_COLUMNS = {
+    "step, ms": ("median_ms", "{:.0f}"),
+    "its kernels, ms": ("kernels_ms", "{:.0f}"),
+    "pairs/s": ("pairs_per_second", "{:.0f}"),
+    "MFU, %": ("mfu", "{:.0%}"),
+    "memory, GiB": ("peak_gib", "{:.1f}"),
+    "compile, s": ("compile_s", "{:.0f}"),
+}
+
+
+def gpu() -> str:
+    """Returns what `bench_gpu` measured, card by card."""
+    found = []
+    for path in sorted(RESULTS.glob("bench_gpu_*.json")):
+        result = json.loads(path.read_text())
+        shapes, versions, calls = result["shapes"], result["versions"], result.get("interaction")
+        rows = [
+            [name, *("" if row.get(field) is None else form.format(row[field]) for field, form in _GPU_COLUMNS.values())]
+            for name, row in result["step"].items()
+        ]
+        games, words, frames = shapes["games"]
+        exact = f" The exact interaction of {games:,} pairs of {words} words and {frames} frames takes "
+        found.append(
+            f"**{result['device']['kind']}**, {shapes['pairs']} pairs, jax {versions['jax']}"
+            + (f", `XLA_FLAGS={result['xla_flags']}`" if result["xla_flags"] else "")
+            + f". {result.get('conditions', '')}"
+            + (f"{exact}{calls['median_ms']:.2f} ms." if calls else "")
+            + "\n\n"
+            + _table(["step", *_GPU_COLUMNS], rows)
+        )
+    return "\n\n".join(found)
+
+
 def interaction() -> str:
     """Returns the time and error of the exact interaction of a batch."""
     result = _load("bench_banzhaf")
@@ -723,6 +757,7 @@ FIGURES = {
     "hcmi_parts": hcmi_parts,
     "fresh_quickstart": fresh_quickstart,
     "train_step": train_step,
+    "gpu": gpu,
     "interaction": interaction,
     "published_differences": published_differences,
     "bfloat16": bfloat16,

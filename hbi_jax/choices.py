@@ -20,7 +20,7 @@ Divergence = Literal["paper", "published"]
 # What the backward pass recomputes to save memory. elementwise: all but the products with kernels. blocks: everything,
 # at the cost of one more forward pass. auto: elementwise if the layers are a loop, else none.
 Remat = Literal["auto", "none", "elementwise", "blocks"]
-# Whether the layers of a transformer are one loop, which is compiled once. auto: everywhere but on CPU.
+# Whether the layers of a transformer are one loop, which is compiled once. auto: on TPUs.
 Scan = Literal["auto", "on", "off"]
 # What computes the attention of the vision tower on GPUs: the compiler, or the fused kernels of NVIDIA's cuDNN.
 AttentionKernel = Literal["xla", "cudnn"]

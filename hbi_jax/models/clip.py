@@ -134,7 +134,7 @@ class Transformer(nn.Module):
         `none`. On CPU, nothing saves memory.
       mlp_features: As in `ResidualBlock`.
       scan_layers: Whether the layers are one loop, which is compiled once, rather than one after the other. Parameters
-        are the same. `auto`: everywhere but on CPU.
+        are the same. `auto`: on TPUs.
       attention: As `implementation` of `Attention`.
     """
 
@@ -162,7 +162,7 @@ class Transformer(nn.Module):
     ) -> Float[Array, "b n d"]:
         """Applies all layers in order; `mask` and `bias` are as in `Attention`."""
         names = [f"resblocks_{layer}" for layer in range(self.num_layers)]
-        scan = platform() != "cpu" if self.scan_layers == "auto" else self.scan_layers == "on"
+        scan = platform() == "tpu" if self.scan_layers == "auto" else self.scan_layers == "on"
         if names and scan and not self.is_initializing():
             return self._scan(x, mask, bias, names)
         block = nn.remat(ResidualBlock, policy=POLICIES[self.remat]) if self.remat in POLICIES else ResidualBlock

@@ -177,18 +177,19 @@ class HBIConfig:
     )
     matmul_precision: Literal["default", "high", "highest"] = field(
         "default",
-        "Precision of the encoders' products where dtype is float32. default: accelerators round the factors, TPUs to "
-        "bfloat16; highest: exact to float32. Similarities and interactions always are.",
+        "Precision of the encoders' products where dtype is float32. default: that of JAX, with which accelerators "
+        "round the factors, TPUs to bfloat16 and GPUs to 10 bits; highest: exact to float32. Similarities and "
+        "interactions always are.",
     )
     scan_layers: Scan = field(
         "auto",
         "Whether the layers of a transformer are one loop, which is compiled once. Checkpoints do not depend on it. "
-        "auto: on accelerators.",
+        "auto: on TPUs; on GPUs the loop compiles no sooner, and spends time on stacking what the backward pass needs.",
     )
     attention: AttentionKernel = field(
         "xla",
         "What computes the attention of the vision tower on GPUs. xla: the compiler. cudnn: NVIDIA's fused kernels, "
-        "which store no attention weights and need dtype=bfloat16. Other devices use xla in either case.",
+        "which are faster, store no attention weights and need dtype=bfloat16. Other devices use xla in either case.",
     )
     frame_portions: int = field(
         1,

@@ -1,5 +1,6 @@
 """HBI: two towers, tokens merged from level to level, and the alignment of text and video at every level."""
 
+import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -97,9 +98,14 @@ class HBI(nn.Module):
         del count
         return TokenWeight(self.config.weight_features, dtype=self.config.dtype)
 
+    def _precision(self) -> contextlib.AbstractContextManager:
+        """Returns a context in which products have the configured precision."""
+        precision = self.config.matmul_precision
+        return contextlib.nullcontext() if precision == "default" else jax.default_matmul_precision(precision)
+
     def encode_text(self, token_ids: Int[Array, "b t"], mask: Bool[Array, "b t"]) -> Encoded:
         """Returns the words of each text at every level, and its sentence vector."""
-        with jax.default_matmul_precision(self.config.matmul_precision):
+        with self._precision():
             words, sentence = self.text_tower(token_ids, mask)
             if not self.config.end_tokens:
                 words = words._replace(mask=_inner(words.mask))
@@ -113,7 +119,7 @@ class HBI(nn.Module):
           mask: True at real frames.
           alone: Whether frames do not see one another in the temporal transformer.
         """
-        with jax.default_matmul_precision(self.config.matmul_precision):
+        with self._precision():
             tokens = self.frame_transformer(Tokens(self.frame_features(frames, mask), mask), alone)
             real = mask[..., None].astype(jnp.float32)
             pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
@@ -124,7 +130,7 @@ class HBI(nn.Module):
 
         They do not pass the temporal transformer, which has only seen whole frames.
         """
-        with jax.default_matmul_precision(self.config.matmul_precision):
+        with self._precision():
             patches = self.vision_tower.patches(frames)
             tokens = Tokens(patches, jnp.ones(patches.shape[:2], bool))
             return self._encoded(tokens, patches.mean(axis=1), {}, self.video_weight)
@@ -136,7 +142,7 @@ class HBI(nn.Module):
         """
         if frames.ndim == 3:
             return frames
-        with jax.default_matmul_precision(self.config.matmul_precision):
+        with self._precision():
             return self._embed(frames, mask)
 
     def _embed(self, frames: Frames, mask: Bool[Array, "b f"]) -> Float[Array, "b f d"]:

@@ -214,13 +214,15 @@ def _describe_tower(config: Config, params: PyTree) -> dict[str, Any]:
         weights.update(jax.tree_util.keystr(path).encode())
         weights.update(np.ascontiguousarray(jax.device_get(leaf)).data)
     model = config.model
+    own = None if model.matmul_precision == "default" else model.matmul_precision
+    precision = own or jax.config.jax_default_matmul_precision or "default"
     return {
         "weights": weights.hexdigest(),
         "clip": fields.plain(model.clip),
         "numbers": [
             model.padding,
             str(model.dtype),
-            str(model.matmul_precision),
+            precision,
             model.attention,
             jax.default_backend(),
         ],

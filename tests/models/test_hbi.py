@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -333,6 +334,30 @@ def test_fused_attention_is_that_of_the_vision_tower_on_gpus(params, platform, w
     model = HBI(dataclasses.replace(CONFIG, attention="cudnn", dtype="bfloat16", scan_layers="off"))
     jax.eval_shape(model.apply, params, on_device(BATCH))
     assert len(fused) == (CONFIG.clip.vision_layers if wanted == "cudnn" else 0)
+
+
+@pytest.mark.parametrize(
+    ("configured", "of_jax", "wanted"),
+    [("default", "default", "DEFAULT"), ("default", "highest", "HIGHEST"), ("highest", "default", "HIGHEST")],
+)
+def test_the_encoders_have_the_configured_precision_or_that_of_jax(params, configured, of_jax, wanted):
+    model = HBI(dataclasses.replace(CONFIG, matmul_precision=configured))
+    with jax.default_matmul_precision(of_jax):
+        program = jax.jit(model.apply, static_argnames="method").lower(
+            params, BATCH.token_ids, BATCH.text_mask, method="encode_text"
+        )
+    products = re.findall(r"dot_general.*", program.as_text())
+    assert products
+    assert all(f"precision = [{wanted}, {wanted}]" in product for product in products)
+
+
+@pytest.mark.parametrize(("platform", "loops"), [("tpu", True), ("gpu", False), ("cpu", False)])
+def test_layers_are_a_loop_on_tpus(params, platform, loops, monkeypatch):
+    monkeypatch.setattr("hbi_jax.models.clip.platform", lambda: platform)
+    program = jax.make_jaxpr(functools.partial(HBI(CONFIG).apply, method="encode_text"))(
+        params, BATCH.token_ids, BATCH.text_mask
+    )
+    assert ("scan" in str(program)) == loops
 
 
 def test_frames_in_portions_give_the_same_values_and_gradients(params):
