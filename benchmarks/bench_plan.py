@@ -37,20 +37,23 @@ ROWS_A_CHIP, PAPER_BATCH = (8, 16), 128
 
 
 class Case(NamedTuple):
-    """One step to compile: a version, on a slice, with a batch, of a configuration, with towers."""
+    """One step to compile: a version, on a slice, with a batch, of a configuration, with towers and recomputation."""
 
     version: str
     topology: str
     batch: int
     config: str = "msrvtt"
     towers: str = "ViT-B/32"
+    remat: str = "auto"
 
 
 OTHERS = (
     Case("V2", "v5e:4x4", PAPER_BATCH, "activitynet"),
     Case("V1", "v5e:2x4", PAPER_BATCH, towers="ViT-B/16"),
     Case("V1", "v5e:2x4", PAPER_BATCH, towers="ViT-L/14"),
+    Case("V1", "v5e:2x4", PAPER_BATCH, towers="ViT-L/14", remat="blocks"),
     Case("V2", "v5e:8x8", PAPER_BATCH, "activitynet", "ViT-L/14"),
+    Case("V2", "v5e:8x8", PAPER_BATCH, "activitynet", "ViT-L/14", "blocks"),
 )
 
 
@@ -66,7 +69,7 @@ def cases(versions: list[str], topologies: list[str]) -> Iterator[Case]:
 def configuration(case: Case) -> Config:
     """Returns the configuration of a case."""
     config = load(case.config)
-    config.model.dtype = "bfloat16"
+    config.model.dtype, config.model.remat = "bfloat16", case.remat
     config.model.clip.update(dict(zip(SIZE_FIELDS, ARCHITECTURES[case.towers], strict=True)))
     config.model.reconstruction = VERSIONS[case.version]
     config.train.batch_size = case.batch

@@ -269,7 +269,10 @@ def gpu() -> str:
         result = json.loads(path.read_text())
         shapes, versions, calls = result["shapes"], result["versions"], result.get("interaction")
         rows = [
-            [name, *("" if row.get(field) is None else form.format(row[field]) for field, form in _GPU_COLUMNS.values())]
+            [
+                name,
+                *("" if row.get(field) is None else form.format(row[field]) for field, form in _GPU_COLUMNS.values()),
+            ]
             for name, row in result["step"].items()
         ]
         games, words, frames = shapes["games"]
@@ -514,9 +517,13 @@ def plan() -> str:
         ["model, slice", *PLAN_COLUMNS], [[f"{row['version']}, {row['topology']}", *_planned(row)] for row in main]
     )
     larger = _table(
-        ["configuration, towers", "model, slice", *PLAN_COLUMNS],
+        ["configuration, towers, remat", "model, slice", *PLAN_COLUMNS],
         [
-            [f"{row['config']}, {row['towers']}", f"{row['version']}, {row['topology']}", *_planned(row)]
+            [
+                f"{row['config']}, {row['towers']}, {row['remat']}",
+                f"{row['version']}, {row['topology']}",
+                *_planned(row),
+            ]
             for row in others
         ],
     )
