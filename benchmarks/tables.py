@@ -264,14 +264,14 @@ _GPU_COLUMNS = {
 
 def gpu() -> str:
     """Returns what `bench_gpu` measured, card by card."""
-    found = []
+    found, columns = [], _GPU_COLUMNS.values()
     for path in sorted(RESULTS.glob("bench_gpu_*.json")):
         result = json.loads(path.read_text())
         shapes, versions, calls = result["shapes"], result["versions"], result.get("interaction")
         rows = [
             [
                 name,
-                *("" if row.get(field) is None else form.format(row[field]) for field, form in _GPU_COLUMNS.values()),
+                *("" if row.get(field) is None else form.format(row[field]) for field, form in columns),
             ]
             for name, row in result["step"].items()
         ]
