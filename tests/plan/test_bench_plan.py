@@ -63,8 +63,8 @@ def test_larger_towers_have_a_table_of_their_own(results):
     steps, _, others, _ = tables.plan().split("\n\n")
     assert steps.count("\n| V") == 1
     first, second = others.splitlines()[2:]
-    assert first.startswith("| msrvtt, ViT-L/14 | V1, v5e:64 | 16 | 61 |")
-    assert second.startswith("| activitynet, ViT-B/32 | V2, v5e:16 | 8 | 61 |")
+    assert first.startswith("| msrvtt, ViT-L/14, auto | V1, v5e:64 | 16 | 61 |")
+    assert second.startswith("| activitynet, ViT-B/32, auto | V2, v5e:16 | 8 | 61 |")
     tables.draw_plan()
     assert not (folder / "scaling.png").exists()
 
