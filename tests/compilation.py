@@ -4,15 +4,18 @@ Programs are compiled with few optimizations (`tests/optimized.py` compiles as u
 what it has compiled, and shares programs of one device with the other processes of the run through a folder. Programs
 of several devices are not shared: read back, they can deadlock in their collectives.
 
-A program takes several mappings of memory, of which Linux gives a process 65,530. The compiler ends a process that has
-no more of them with a segmentation fault, so programs are forgotten before.
+Programs are forgotten before they take too much. Each takes several mappings of memory, of which Linux gives a process
+65,530; the compiler ends a process that has no more of them with a segmentation fault. And all of a run's programs
+would take 10 GB.
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib.metadata
 import os
 import pathlib
+import resource
 
 import jax
 
@@ -66,15 +69,23 @@ def keep_programs() -> None:
     cache.get_executable_and_time, cache.put_executable_and_time = get_executable_and_time, put_executable_and_time
 
 
-def make_room(share: float = 0.5) -> None:
-    """Forgets every program of this process if more than this share of its mappings is taken."""
+def make_room(share: float = 0.5, gib: float = 4) -> None:
+    """Forgets every program of this process if it has more than this share of mappings, or this much memory."""
     with contextlib.suppress(OSError):
         most = int(pathlib.Path("/proc/sys/vm/max_map_count").read_text())
         with pathlib.Path("/proc/self/maps").open() as maps:
             taken = sum(1 for _ in maps)
-        if taken > share * most:
+        if taken > share * most or _resident_gib() > gib:
             _kept.clear()
             jax.clear_caches()
             # Programs in reference cycles are found among what was put aside (see `tests/conftest.py`).
             gc.unfreeze()
             gc.collect()
+            # The allocator of glibc keeps what is freed.
+            with contextlib.suppress(AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident_gib() -> float:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**30
