@@ -486,7 +486,10 @@ def draw_ablations() -> None:
 PLAN_COLUMNS = {
     "rows a chip": lambda row: f"{row['rows_a_chip']:g}",
     "compile, s": lambda row: f"{row['compile_s']:.0f}",
-    "memory, GiB": lambda row: f"{row['peak_bytes'] / 2**30:.1f} of {row['usable_bytes'] / 2**30:.1f}",
+    "memory, GiB": lambda row: (
+        f"{row['peak_bytes'] / 2**30:.1f} of {row['usable_bytes'] / 2**30:.1f}"
+        + ("" if row["fits"] else ", does not fit")
+    ),
     "TFLOP": lambda row: f"{row['flops'] / 1e12:.2f}",
     "HBM, GB": lambda row: f"{row['hbm_bytes'] / 1e9:.1f}",
     "sent, MB": lambda row: f"{row['sent_bytes'] / 1e6:.0f}",

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from hbi_jax.tasks.lock import LOCK
 from tests.faults.jobs import flags, job, only_when_asked, rows
 
 pytestmark = pytest.mark.slow
@@ -155,10 +156,12 @@ def test_a_stop_a_kill_and_a_second_job(world, tmp_path):
         assert codes == [1, -9]
         assert "process 1 of the job failed" in started.output(0).splitlines()[-2]
         assert "it was killed" in started.output(0).splitlines()[-2]
+    # Its owner hears of the kill from a failed collective, and ends as after any error, or from its watch, at once.
+    left_its_lock = (tmp_path / "parts" / LOCK).exists()
 
     with job(tmp_path / "logs" / "resumed", 2, parts) as started:
         assert started.wait() == [0, 0], started.output(0)
-        assert "was owned by process" in started.output(0)
+        assert ("was owned by process" in started.output(0)) == left_its_lock
         assert "resuming from step" in started.output(0)
     assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
     ours, theirs = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("parts", "whole"))
