@@ -117,8 +117,9 @@ def measure_step(method: dict, quick: bool, profile: pathlib.Path) -> dict:
     compiled = lowered.compile()
     compile_s, seconds, ends = time.perf_counter() - begun, [], []
     batch = jax.device_put(random_batch(config), device)
+    start = jax.device_get(first_state())
     for _ in range(2):
-        state = first_state()
+        state = jax.device_put(start, device)
         for _ in range(3):
             state, _ = compiled(state, batch)
         ends.append(jax.device_get(state))
@@ -177,7 +178,7 @@ def main() -> None:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "shapes": {"pairs": configuration({}, options.quick).train.batch_size, "games": [games, words, frames]},
         "interaction": time_jitted(banzhaf.interaction, *game, calls=calls)._asdict(),
-        "step": json.loads(known.read_text())["step"] if known.exists() else {},
+        "step": json.loads(known.read_text())["step"] if known.exists() and not options.quick else {},
     }
     print("interaction", found["interaction"], flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
