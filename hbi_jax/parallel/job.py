@@ -69,6 +69,8 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
             f"({error}): wanted hosts that accept connections from each other on all ports; open them",
             1,
         )
+    if state.service is not None:
+        state.service = _LastToEnd(state.service, _member)
 
 
 def guarded(command: Callable[[], int | None], show_traceback: bool = False) -> int | None:
@@ -153,6 +155,11 @@ class _Member:
         if self._hub is None:
             self._link.send({"left": True})
 
+    def wait_until_alone(self) -> None:
+        """Waits until the other processes are gone, if this is process 0; for a while at most."""
+        if self._hub is not None:
+            self._hub.wait_until_alone()
+
     def wait_for_news(self) -> None:
         """Gives another process's failure, which ends this process, the time to become known."""
         if self._other_failed.wait(_NEWS_SECONDS):
@@ -192,6 +199,20 @@ class _Member:
             f"process {self._index} ends because of this",
             failure.code,
         )
+
+
+class _LastToEnd:
+    """JAX's coordination service, which process 0 shuts down as it ends: here after the other processes are gone.
+
+    gRPC aborts the process if it shuts a server down to which a request of another process is just coming.
+    """
+
+    def __init__(self, service: Any, member: _Member):
+        self._service, self._member = service, member
+
+    def shutdown(self) -> None:
+        self._member.wait_until_alone()
+        self._service.shutdown()
 
 
 _SILENT = "it ended without a word: it was killed, it ran out of memory, or its machine is gone"

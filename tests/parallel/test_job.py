@@ -1,7 +1,9 @@
 """A job that fails: who says what, in which order, and with which exit code. Real processes, without devices."""
 
 import json
+import os
 import pathlib
+import socket
 import subprocess
 import sys
 import textwrap
@@ -201,3 +203,38 @@ def test_a_job_that_ends_well(ended):
 
 def test_a_process_that_waits_for_the_others_at_the_end_ends_with_them(ended):
     assert ended["one ends early"]["codes"] == [1, 1, 1]
+
+
+# Handlers run in reverse order: these two run after JAX's own, with which process 0 ends the coordination service.
+MEMBER = """
+import atexit, os, sys, time
+index, port, file = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+def gone():
+    if index:
+        time.sleep(2)
+        open(file, "w").close()
+    else:
+        print("the other is gone:", os.path.exists(file), flush=True)
+atexit.register(gone)
+from hbi_jax.parallel import job
+job.join(f"127.0.0.1:{port}", 2, index)
+sys.exit(job.guarded(lambda: 7))
+"""
+
+
+def test_the_coordination_service_is_the_last_to_end(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEMBER, str(index), str(port), str(tmp_path / "gone")],
+            cwd=pathlib.Path(__file__).parents[2],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [7, 7]
+    assert "the other is gone: True" in outputs[0]
