@@ -9,9 +9,13 @@ import pytest
 
 from hbi_jax import banzhaf
 
-shapiq = pytest.importorskip("shapiq")
-
 WORDS, FRAMES = 4, 3
+
+
+@pytest.fixture(scope="module")
+def shapiq():
+    """The library. Loading it takes seconds, which the workers that do not run this file need not spend."""
+    return pytest.importorskip("shapiq")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def game():
 @pytest.mark.parametrize(
     ("index", "name_of_interaction", "name_of_value"), [("banzhaf", "BII", "BV"), ("shapley", "SII", "SV")]
 )
-def test_interactions_and_values_agree(game, index, name_of_interaction, name_of_value):
+def test_interactions_and_values_agree(shapiq, game, index, name_of_interaction, name_of_value):
     inputs, values = game
     n = WORDS + FRAMES
     computer = shapiq.ExactComputer(n_players=n, game=values)

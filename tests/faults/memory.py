@@ -57,8 +57,11 @@ class _Sampler:
     def write_scalars(self, step: int, scalars: object) -> None:
         if step % self._every:
             return
-        # What tracing left behind is freed at a moment of Python's choice, which would look like a fall.
+        # What tracing left behind is freed at a moment of Python's choice, which would look like a fall. What outlives
+        # the first look, such as the libraries' own objects, is not looked through again.
         gc.collect()
+        if not self.mib:
+            gc.freeze()
         # Without pages of files, such as libraries, which the kernel drops and reads again as it likes.
         resident = re.search(r"RssAnon:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text())
         self.mib.append((step, int(resident[1]) / 1024))

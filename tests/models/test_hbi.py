@@ -244,7 +244,7 @@ def test_gallery_similarity_sums_the_levels(params, encoded, aligned):
 
 def test_a_level_of_rate_zero_is_not_computed(params, encoded, monkeypatch):
     # Each level has its loop over blocks.
-    monkeypatch.setattr(similarity, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(similarity, "_WHOLE_BYTES", {"other": 0})
 
     def loops(rates):
         return str(jax.make_jaxpr(lambda t, v: gallery_similarity(params, t, v, rates, 2))(*encoded)).count("scan[")

@@ -93,7 +93,7 @@ def test_wti_by_hand():
 def test_blocks_are_the_dense_equation(text, video, video_block, monkeypatch):
     """Values and gradients; block sizes that do not divide the five videos, and everything at once (0), included."""
     if video_block:
-        monkeypatch.setattr(similarity_module, "_WHOLE_BYTES", 0)
+        monkeypatch.setattr(similarity_module, "_WHOLE_BYTES", {"other": 0})
     weight = jax.random.normal(jax.random.key(0), (4, 5))
 
     def value_and_grad(function):
@@ -152,7 +152,7 @@ def largest_array(jaxpr) -> int:
 
 def test_a_large_pairwise_tensor_is_never_whole(monkeypatch):
     """Forward and backward: at most the products of one block of videos."""
-    monkeypatch.setattr(similarity_module, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(similarity_module, "_WHOLE_BYTES", {"other": 0})
     a, b, t, v, block = 8, 32, 10, 12, 4
     rng = np.random.default_rng(0)
     text, video = random_tokens(rng, [t] * a, t), random_tokens(rng, [v] * b, v)

@@ -109,7 +109,7 @@ def reconstructed(params, text, video, sentence):
 
 @pytest.mark.parametrize("similarity", [plain, reconstructed])
 def test_similarities_move_each_side_once_and_nothing_in_their_loops(similarity, monkeypatch):
-    monkeypatch.setattr(similarities, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(similarities, "_WHOLE_BYTES", {"other": 0})
     mesh = make_mesh(4, 2)
     arguments = ((mlps(0), mlps(7)), tokens(20, 16, 5), tokens(30, 16, 3), normal(40, 16, WIDTH))
 

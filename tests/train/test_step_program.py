@@ -54,7 +54,7 @@ def moved(found, kind):
 def test_what_the_step_moves_does_not_depend_on_its_blocks(reconstruction, monkeypatch):
     """Left to the compiler, loops over blocks gather or reduce in every iteration."""
     # Otherwise the pairs of so small a batch are held at once.
-    monkeypatch.setattr(similarity, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(similarity, "_WHOLE_BYTES", {"other": 0})
     config = dataclasses.replace(CONFIG, reconstruction=reconstruction)
     one, two = step_of(config, 128), step_of(config, 256)
     for found in (one, two):
