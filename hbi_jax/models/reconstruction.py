@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from hbi_jax.models.similarity import in_float32, masked_max, token_weights
 from hbi_jax.models.token_mlp import MLP, mlp_hidden, mlp_output
-from hbi_jax.parallel.pairs import all_pairs, num_shards, platform
+from hbi_jax.parallel.pairs import all_pairs, for_platform, num_shards
 from hbi_jax.types import WeightedTokens
 
 # Features of an MLP whose ReLUs are summed at once. A loop over single features is fast on CPU only.
@@ -242,7 +242,7 @@ def _output(
     mean: Float[Array, " h"],
 ) -> Float[Array, " n"]:
     """Returns the output of an MLP from the tokens' hidden values, each combined with their mean by `combine`."""
-    together = math.gcd(len(hidden), _FEATURES.get(platform(), _FEATURES["other"]))
+    together = math.gcd(len(hidden), for_platform(_FEATURES))
     features = (hidden, mean, mlp.kernel[:, 0])
 
     def term(hidden: Float[Array, " n"], mean: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, " n"]:

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hbi_jax.choices import Padding
-from hbi_jax.parallel.pairs import all_pairs, num_shards, platform
+from hbi_jax.parallel.pairs import all_pairs, for_platform, num_shards
 from hbi_jax.types import WeightedTokens
 
 # Bytes of the products of all tokens with all tokens up to which a device holds them at once: no loop over blocks, and
 # nothing is computed twice. What a CPU's cache does not hold is faster in blocks.
-_WHOLE_BYTES = {"cpu": 2**20, "other": 2**25}
+_WHOLE_BYTES = {"cpu": 2**22, "other": 2**25}
 
 
 def in_float32() -> contextlib.AbstractContextManager:
@@ -95,7 +95,6 @@ def wti(
         _Side(normalize(side.features), token_weights(side.logits, side.mask), side.mask) for side in (text, video)
     )
     block = video_block * num_shards(len(text.mask))
-    whole_bytes = _WHOLE_BYTES.get(platform(), _WHOLE_BYTES["other"])
 
     def similarity(texts: _Side, videos: _Side) -> Float[Array, "m b"]:
         def similarity_of_video(video: _Side) -> Float[Array, " m"]:
@@ -104,7 +103,7 @@ def wti(
             best_word = masked_max(cosine, texts.mask[:, :, None], -2, padding)
             return 0.5 * (jnp.einsum("at,at->a", best_frame, texts.weights) + best_word @ video.weights)
 
-        if 4 * texts.mask.size * videos.mask.size <= whole_bytes:
+        if 4 * texts.mask.size * videos.mask.size <= for_platform(_WHOLE_BYTES):
             return jax.vmap(similarity_of_video)(videos).T
         return jax.lax.map(jax.checkpoint(similarity_of_video), videos, batch_size=block).T
 

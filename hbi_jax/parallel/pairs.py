@@ -5,7 +5,7 @@ that it cannot divide, such as `top_k`.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
@@ -23,6 +23,11 @@ def platform() -> str:
     """Returns the platform to trace for, such as `tpu`: that of the mesh or, outside `on_mesh`, of this machine."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def for_platform(values: Mapping[str, int]) -> int:
+    """Returns the value for the platform to trace for, or that of `other`."""
+    return values.get(platform(), values["other"])
 
 
 def num_shards(rows: int) -> int:
