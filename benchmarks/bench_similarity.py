@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import harness
 from hbi_jax.models.config import CLIPConfig, HBIConfig
 from hbi_jax.models.hbi import HBI
-from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, video_query
+from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, reconstruction_side, video_query
 from hbi_jax.models.similarity import wti
 from hbi_jax.models.token_mlp import MLP
 from hbi_jax.parallel.mesh import make_mesh
@@ -166,7 +166,8 @@ def against_dense() -> dict:
     sentence = jnp.asarray(gallery.text.pooled)
 
     def blocks(text, video, sentence):
-        return reconstructed_wti(text, video, sentence, text_mlps, video_mlps, VIDEO_BLOCK)
+        sides = reconstruction_side(text, text_mlps, sentence), reconstruction_side(video, video_mlps)
+        return reconstructed_wti(*sides, text_mlps, video_mlps, VIDEO_BLOCK)
 
     def dense(text, video, sentence):
         def pair(words, frames, sentence):

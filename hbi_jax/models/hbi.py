@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -14,8 +14,9 @@ from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.models.clip import TextTower, VisionTower, normalize_pixels
 from hbi_jax.models.config import HBIConfig
 from hbi_jax.models.frames import FrameTransformer
-from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, video_query
-from hbi_jax.models.similarity import in_float32, pair_similarity, wti
+from hbi_jax.models.reconstruction import SideMLPs, reconstruct, reconstructed_wti, reconstruction_side, video_query
+from hbi_jax.models.scorer import Scorer, Side
+from hbi_jax.models.similarity import in_float32, pair_similarity, wti_of_sides
 from hbi_jax.models.token_merge import TokenMerge
 from hbi_jax.models.token_mlp import TokenMLP, mlp_hidden, mlp_output
 from hbi_jax.types import Alignment, Batch, Encoded, Frames, Match, Pair, Tokens, WeightedTokens
@@ -42,7 +43,7 @@ def _inner(mask: Bool[Array, "b t"]) -> Bool[Array, "b t"]:
     return jnp.where(inner.any(axis=1, keepdims=True), inner, mask)
 
 
-class HBI(nn.Module):
+class HBI(Scorer):
     """A model that encodes each text and video once and aligns them at every level (HBI, CVPR 2023).
 
     Galleries use `encode_text` and `encode_video`; training uses `__call__`.
@@ -197,10 +198,12 @@ class HBI(nn.Module):
 
     def align(self, text: Encoded, video: Encoded) -> OrderedDict[str, Alignment]:
         """Returns the alignment of matched texts and videos at every level: row `i` of both belongs together."""
-        similarities = self._similarities(text, video, text.levels)
-        return OrderedDict(
-            (name, Alignment(similarities[name], *self.match(text, video, name))) for name in text.levels
-        )
+
+        def aligned(level: str) -> Alignment:
+            sides = self.text_side(text, level), self.video_side(video, level)
+            return Alignment(self.level_similarity(*sides, level), *self.match(text, video, level))
+
+        return OrderedDict((level, aligned(level)) for level in text.levels)
 
     def match(self, text: Encoded, video: Encoded, level: str) -> Match:
         """Returns the game of matched texts and videos at a level: row `i` of both belongs together."""
@@ -221,33 +224,27 @@ class HBI(nn.Module):
         new_frames = reconstruct(frames, text.pooled, video_mlps, *how)
         return Pair(new_words.tokens, new_frames.tokens, new_words.gate, new_frames.gate)
 
-    def gallery_similarity(
-        self, text: Encoded, video: Encoded, level_rates: Mapping[str, float], video_block: int = 16
+    def text_side(self, text: Encoded, level: str) -> Side:  # noqa: D102
+        words = text.levels[level]
+        if not self.config.reconstruction:
+            return super().text_side(text, level)
+        mlps, _ = self._side_mlps(level, words.features.shape[-1])
+        return reconstruction_side(words, mlps, text.pooled, self.config.dtype)
+
+    def video_side(self, video: Encoded, level: str) -> Side:  # noqa: D102
+        frames = video.levels[level]
+        if not self.config.reconstruction:
+            return super().video_side(video, level)
+        _, mlps = self._side_mlps(level, frames.features.shape[-1])
+        return reconstruction_side(frames, mlps, dtype=self.config.dtype)
+
+    def level_similarity(  # noqa: D102
+        self, texts: Side, videos: Side, level: str, video_block: int = 16
     ) -> Float[Array, "a b"]:
-        """Returns the similarity of every text with every video: the sum over levels, weighted by the given rates.
-
-        Levels with rate 0 are skipped. The interaction is not computed.
-        """
-        wanted = [name for name, rate in level_rates.items() if rate]
-        similarities = self._similarities(text, video, wanted, video_block)
-        parts = [level_rates[name] * part for name, part in similarities.items()]
-        return sum(parts[1:], parts[0])
-
-    def _similarities(
-        self, text: Encoded, video: Encoded, levels: Iterable[str], video_block: int = 16
-    ) -> dict[str, Float[Array, "a b"]]:
-        """Returns the similarity of every text with every video at each of the named levels."""
-        config, out = self.config, {}
-        for name in levels:
-            words, frames = text.levels[name], video.levels[name]
-            if config.reconstruction:
-                mlps = self._side_mlps(name, words.features.shape[-1])
-                out[name] = reconstructed_wti(
-                    words, frames, text.pooled, *mlps, video_block, config.dtype, config.gate_bound
-                )
-            else:
-                out[name] = wti(words, frames, video_block, config.padding)
-        return out
+        if not self.config.reconstruction:
+            return wti_of_sides(texts, videos, video_block, self.config.padding)
+        mlps = self._side_mlps(level, texts.features.shape[-1])
+        return reconstructed_wti(texts, videos, *mlps, video_block, self.config.gate_bound)
 
     def _side_mlps(self, level: str, num_inputs: int) -> tuple[SideMLPs, SideMLPs]:
         """Returns the MLPs of the gates and token weights at a level, for texts and for videos."""

@@ -1,22 +1,21 @@
 """CLIP as a zero-shot video retriever: the cosine of the sentence vector and the mean of the frame vectors."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.models.clip import TextTower, VisionTower
 from hbi_jax.models.config import CLIPConfig
-from hbi_jax.models.similarity import normalize, pair_similarity, wti
+from hbi_jax.models.scorer import Scorer
+from hbi_jax.models.similarity import normalize, pair_similarity
 from hbi_jax.types import Encoded, Match, WeightedTokens
 
 # The frames, for pictures, and their mean, which is what scores.
 FRAMES, MEAN = "frames", "mean"
 
 
-class MeanPooledCLIP(nn.Module):
+class MeanPooledCLIP(Scorer):
     """A CLIP with the interface of `HBI` that retrieval uses; its parameters are those of `CLIP`.
 
     A video is the mean of its normalised frame vectors (CLIP4Clip's meanP). The level `frames` has the sentence as its
@@ -45,14 +44,6 @@ class MeanPooledCLIP(nn.Module):
         mean = (features * real).sum(1) / jnp.maximum(real.sum(1), 1)
         whole = _weighted(mean[:, None], mask.any(axis=1, keepdims=True))
         return Encoded(OrderedDict({FRAMES: _weighted(features, mask), MEAN: whole}), mean)
-
-    def gallery_similarity(
-        self, text: Encoded, video: Encoded, level_rates: Mapping[str, float], video_block: int = 16
-    ) -> Float[Array, "a b"]:
-        """Returns the similarity of every text with every video: the sum over levels, weighted by the given rates."""
-        rates = {name: rate for name, rate in level_rates.items() if rate}
-        parts = [rate * wti(text.levels[name], video.levels[name], video_block) for name, rate in rates.items()]
-        return sum(parts[1:], parts[0])
 
     def match(self, text: Encoded, video: Encoded, level: str) -> Match:
         """Returns the game of matched texts and videos at a level: row `i` of both belongs together."""

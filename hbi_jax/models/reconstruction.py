@@ -48,14 +48,22 @@ class Reconstructed(NamedTuple):
     gate: Float[Array, "b n"]
 
 
-class _Side(NamedTuple):
-    """The inputs of the similarity that depend on one text or one video, computed once for all pairs it is in."""
+class ReconstructionSide(NamedTuple):
+    """What the similarity needs of one side, whatever the other, computed once for all pairs that a row is in.
+
+    Attributes:
+      features, mask: The single-modal tokens; padding is zero.
+      gram: Inner products of the tokens of a row.
+      gate_hidden, weight_hidden: Values of the tokens in the first layers of the MLPs; None without such an MLP.
+      sentence: The sentence vector of a text, the query for the frames; None for videos.
+    """
 
     features: Float[Array, "*b n d"]
     mask: Bool[Array, "*b n"]
     gram: Float[Array, "*b n n"]
     gate_hidden: Float[Array, "*b h n"]
     weight_hidden: Float[Array, "*b w n"] | None
+    sentence: Float[Array, "*b d"] | None = None
 
 
 class _Mixture(NamedTuple):
@@ -107,14 +115,43 @@ def reconstruct(
     return Reconstructed(WeightedTokens(mixed, mask, logits), gate)
 
 
+def reconstruction_side(
+    tokens: WeightedTokens,
+    mlps: SideMLPs,
+    sentence: Float[Array, "b d"] | None = None,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> ReconstructionSide:
+    """Returns what `reconstructed_wti` needs of each text or video, whatever the other side.
+
+    Args:
+      tokens: Single-modal tokens of one side.
+      mlps: The MLPs of this side and level.
+      sentence: The sentence vector of each text; None for videos.
+      dtype: Dtype of the MLPs' first layers.
+    """
+    features = jnp.where(tokens.mask[..., None], tokens.features, 0).astype(jnp.float32)
+
+    def hidden(mlp: MLP) -> Float[Array, "b h n"]:
+        return jnp.swapaxes(mlp_hidden(mlp, features, dtype).astype(jnp.float32), 1, 2)
+
+    # Lengths are differences of products, so the products need full precision.
+    with in_float32():
+        return ReconstructionSide(
+            features,
+            tokens.mask,
+            jnp.einsum("bnd,bkd->bnk", features, features),
+            hidden(mlps.gate),
+            None if mlps.weight is None else hidden(mlps.weight),
+            None if sentence is None else sentence.astype(jnp.float32),
+        )
+
+
 def reconstructed_wti(
-    text: WeightedTokens,
-    video: WeightedTokens,
-    sentence: Float[Array, "a d"],
+    texts: ReconstructionSide,
+    videos: ReconstructionSide,
     text_mlps: SideMLPs,
     video_mlps: SideMLPs,
     video_block: int = 16,
-    dtype: jax.typing.DTypeLike = jnp.float32,
     gate_bound: float = 0.0,
 ) -> Float[Array, "a b"]:
     """Returns the similarity of every text with every video after reconstruction (HBI V2, Eq. 2 to 5 and 12).
@@ -126,11 +163,10 @@ def reconstructed_wti(
     On a mesh, each device computes its texts with all videos (`all_pairs`).
 
     Args:
-      text, video: Single-modal tokens of `a` texts and `b` videos.
-      sentence: The sentence vector of each text, the query for the frames.
-      text_mlps, video_mlps: The MLPs of this level.
+      texts: What `reconstruction_side` returns for `a` texts and their sentence vectors.
+      videos: What `reconstruction_side` returns for `b` videos.
+      text_mlps, video_mlps: The MLPs of this level, those that the sides were computed with.
       video_block: Number of videos per block; of a device that has a share of the texts, as many times more.
-      dtype: Dtype of the MLPs' first layers.
       gate_bound: Largest distance of a gate from 1, see `bounded`.
 
     Raises:
@@ -138,45 +174,27 @@ def reconstructed_wti(
     """
     if video_block < 1:
         raise ValueError(f"video_block={video_block}; use a positive number of videos")
-    block = video_block * num_shards(len(text.mask))
+    block = video_block * num_shards(len(texts.mask))
 
     def similarity(
-        texts: tuple[_Side, Float[Array, "m d"]], videos: _Side, text_mlps: SideMLPs, video_mlps: SideMLPs
+        texts: ReconstructionSide, videos: ReconstructionSide, text_mlps: SideMLPs, video_mlps: SideMLPs
     ) -> Float[Array, "m b"]:
-        def of_pair(words: _Side, sentence: Float[Array, " d"], frames: _Side) -> Float[Array, ""]:
-            return _pair(words, frames, sentence, text_mlps, video_mlps, gate_bound)
+        def of_pair(words: ReconstructionSide, frames: ReconstructionSide) -> Float[Array, ""]:
+            return _pair(words, frames, text_mlps, video_mlps, gate_bound)
 
         @jax.checkpoint
-        def similarity_of_video(frames: _Side) -> Float[Array, " m"]:
-            return jax.vmap(of_pair, in_axes=(0, 0, None))(*texts, frames)
+        def similarity_of_video(frames: ReconstructionSide) -> Float[Array, " m"]:
+            return jax.vmap(of_pair, in_axes=(0, None))(texts, frames)
 
         return jax.lax.map(similarity_of_video, videos, batch_size=block).T
 
-    # Lengths are differences of products, so the products need full precision.
     with in_float32():
-        texts, videos = _side(text, text_mlps, dtype), _side(video, video_mlps, dtype)
-        return all_pairs(similarity, (texts, sentence.astype(jnp.float32)), videos, text_mlps, video_mlps)
-
-
-def _side(tokens: WeightedTokens, mlps: SideMLPs, dtype: jax.typing.DTypeLike) -> _Side:
-    features = jnp.where(tokens.mask[..., None], tokens.features, 0).astype(jnp.float32)
-
-    def hidden(mlp: MLP) -> Float[Array, "b h n"]:
-        return jnp.swapaxes(mlp_hidden(mlp, features, dtype).astype(jnp.float32), 1, 2)
-
-    return _Side(
-        features,
-        tokens.mask,
-        jnp.einsum("bnd,bkd->bnk", features, features),
-        hidden(mlps.gate),
-        None if mlps.weight is None else hidden(mlps.weight),
-    )
+        return all_pairs(similarity, texts, videos, text_mlps, video_mlps)
 
 
 def _pair(
-    words: _Side,
-    frames: _Side,
-    sentence: Float[Array, " d"],
+    words: ReconstructionSide,
+    frames: ReconstructionSide,
     text_mlps: SideMLPs,
     video_mlps: SideMLPs,
     gate_bound: float,
@@ -186,7 +204,7 @@ def _pair(
     # The query for the words is the mean frame; its products with the words are the mean of the frames' products.
     asked = jnp.sum(products, axis=1) / jnp.maximum(jnp.sum(frames.mask), 1)
     text = _mixture(words, asked, text_mlps, gate_bound)
-    video = _mixture(frames, frames.features @ sentence, video_mlps, gate_bound)
+    video = _mixture(frames, frames.features @ words.sentence, video_mlps, gate_bound)
 
     # The products x_j . y_i of the mixtures x = d T_j + (1 - d) t and y = g V_i + (1 - g) v; words are rows, frames
     # are columns.
@@ -204,7 +222,7 @@ def _pair(
     return 0.5 * (jnp.sum(word_weights * best_frame) + jnp.sum(frame_weights * best_word))
 
 
-def _mixture(side: _Side, asked: Float[Array, " n"], mlps: SideMLPs, gate_bound: float) -> _Mixture:
+def _mixture(side: ReconstructionSide, asked: Float[Array, " n"], mlps: SideMLPs, gate_bound: float) -> _Mixture:
     attention = token_weights(asked, side.mask)
     # The input of the gate's MLP is a difference of two tokens, in which the bias of the affine first layer cancels.
     mean = side.gate_hidden @ attention - mlps.gate.hidden_bias
@@ -212,7 +230,7 @@ def _mixture(side: _Side, asked: Float[Array, " n"], mlps: SideMLPs, gate_bound:
     return _Mixture(bounded(gate, gate_bound), attention)
 
 
-def _inverse_length(mixture: _Mixture, side: _Side) -> Float[Array, " n"]:
+def _inverse_length(mixture: _Mixture, side: ReconstructionSide) -> Float[Array, " n"]:
     """Returns the inverse lengths of the reconstructed tokens."""
     gate, products = mixture.gate, side.gram @ mixture.attention
     mean_square = jnp.sum(mixture.attention * products)
@@ -222,7 +240,7 @@ def _inverse_length(mixture: _Mixture, side: _Side) -> Float[Array, " n"]:
     return jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
-def _weights(mixture: _Mixture, side: _Side, mlps: SideMLPs) -> Float[Array, " n"]:
+def _weights(mixture: _Mixture, side: ReconstructionSide, mlps: SideMLPs) -> Float[Array, " n"]:
     """Returns the softmax, over the real tokens, of the MLP's logits for the reconstructed tokens."""
     logits = jnp.zeros_like(mixture.gate)
     if mlps.weight is not None:

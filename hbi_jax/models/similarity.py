@@ -59,16 +59,28 @@ def matched_wti(
     return 0.5 * (jnp.sum(best_frame * words, axis=-1) + jnp.sum(best_word * frames, axis=-1))
 
 
-class _Side(NamedTuple):
-    """Tokens of length 1, and their weights."""
+class WTISide(NamedTuple):
+    """What WTI needs of one side, whatever the other: tokens of length 1, and their weights."""
 
     features: Float[Array, "*b n d"]
     weights: Float[Array, "*b n"]
     mask: Bool[Array, "*b n"]
 
 
+def wti_side(tokens: WeightedTokens) -> WTISide:
+    """Returns what WTI needs of each text or video, whatever the other side."""
+    return WTISide(normalize(tokens.features), token_weights(tokens.logits, tokens.mask), tokens.mask)
+
+
 def wti(
     text: WeightedTokens, video: WeightedTokens, video_block: int = 16, padding: Padding = "masked"
+) -> Float[Array, "a b"]:
+    """Returns the similarity of every text with every video (HBI V2, Eq. 12); see `wti_of_sides`."""
+    return wti_of_sides(wti_side(text), wti_side(video), video_block, padding)
+
+
+def wti_of_sides(
+    texts: WTISide, videos: WTISide, video_block: int = 16, padding: Padding = "masked"
 ) -> Float[Array, "a b"]:
     """Returns the similarity of every text with every video (HBI V2, Eq. 12).
 
@@ -79,7 +91,7 @@ def wti(
     On a mesh, each device computes its texts with all videos (`all_pairs`).
 
     Args:
-      text, video: Tokens of `a` texts and `b` videos. A row without real tokens has similarity 0.
+      texts, videos: Tokens of `a` texts and `b` videos. A row without real tokens has similarity 0.
       video_block: Number of videos per block; of a device that has a share of the texts, as many times more.
       padding: With `published`, padded tokens enter the maxima with similarity 0.
 
@@ -91,13 +103,10 @@ def wti(
     """
     if video_block < 1:
         raise ValueError(f"video_block={video_block}; use a positive number of videos")
-    texts, videos = (
-        _Side(normalize(side.features), token_weights(side.logits, side.mask), side.mask) for side in (text, video)
-    )
-    block = video_block * num_shards(len(text.mask))
+    block = video_block * num_shards(len(texts.mask))
 
-    def similarity(texts: _Side, videos: _Side) -> Float[Array, "m b"]:
-        def similarity_of_video(video: _Side) -> Float[Array, " m"]:
+    def similarity(texts: WTISide, videos: WTISide) -> Float[Array, "m b"]:
+        def similarity_of_video(video: WTISide) -> Float[Array, " m"]:
             cosine = jnp.einsum("atd,vd->atv", texts.features, video.features)
             best_frame = masked_max(cosine, video.mask, -1, padding)
             best_word = masked_max(cosine, texts.mask[:, :, None], -2, padding)

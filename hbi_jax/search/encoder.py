@@ -20,6 +20,7 @@ from hbi_jax import banzhaf, fields, pretrained
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.mean_pooled import FRAMES, MEAN, MeanPooledCLIP
+from hbi_jax.models.scorer import scored
 from hbi_jax.models.similarity import pair_similarity
 from hbi_jax.parallel.mesh import batch_sharding, make_mesh, param_shardings, path_name
 from hbi_jax.pretrained.sizes import TOKENS
@@ -68,7 +69,7 @@ class Encoder:
         config = model.config
         self._published = getattr(config, "padding", "masked") == "published"
         # Models that score differently say so by a method of their own.
-        known = type(model).gallery_similarity in (HBI.gallery_similarity, MeanPooledCLIP.gallery_similarity)
+        known = type(model).level_similarity in (HBI.level_similarity, MeanPooledCLIP.level_similarity)
         self.scans_exactly = known and not getattr(config, "reconstruction", False)
         data = mesh.shape[mesh.axis_names[0]]
         self._batch = -(-BATCH // data) * data
@@ -77,7 +78,7 @@ class Encoder:
     @property
     def scored(self) -> tuple[str, ...]:
         """The names of the levels that score."""
-        return tuple(name for name, rate in self.level_rates.items() if rate)
+        return scored(self.level_rates)
 
     def texts(self, texts: Sequence[str]) -> Encoded:
         """Returns the encoded texts, in numpy, without the levels that nothing needs.

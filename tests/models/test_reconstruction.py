@@ -10,7 +10,14 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from hbi_jax.models.hbi import HBI
-from hbi_jax.models.reconstruction import SideMLPs, bounded, reconstruct, reconstructed_wti, video_query
+from hbi_jax.models.reconstruction import (
+    SideMLPs,
+    bounded,
+    reconstruct,
+    reconstructed_wti,
+    reconstruction_side,
+    video_query,
+)
 from hbi_jax.models.similarity import normalize
 from hbi_jax.models.token_mlp import MLP
 from hbi_jax.parallel.mesh import batch_sharding, make_mesh, replicated
@@ -86,6 +93,12 @@ def by_hand(text, video, sentence, text_mlps, video_mlps):
     )
 
 
+@functools.partial(jax.jit, static_argnames=("video_block", "gate_bound"))
+def in_blocks(text, video, sentence, text_mlps, video_mlps, video_block=16, gate_bound=0.0):
+    sides = reconstruction_side(text, text_mlps, sentence), reconstruction_side(video, video_mlps)
+    return reconstructed_wti(*sides, text_mlps, video_mlps, video_block, gate_bound)
+
+
 @functools.partial(jax.jit, static_argnames="gate_bound")
 def dense(text, video, sentence, text_mlps, video_mlps, gate_bound=0.0):
     """The same with every reconstructed token of every pair in memory."""
@@ -110,14 +123,14 @@ def dense(text, video, sentence, text_mlps, video_mlps, gate_bound=0.0):
 )
 def test_it_is_the_formula_of_the_paper(texts, videos, words, frames, block):
     inputs = make_inputs(texts, videos, words, frames, seed=words)
-    got = jax.jit(reconstructed_wti, static_argnums=5)(*inputs, block)
+    got = in_blocks(*inputs, block)
     np.testing.assert_allclose(got, by_hand(*inputs), atol=1e-5)
 
 
 def test_without_token_weights_all_real_tokens_weigh_the_same():
     text, video, sentence, *mlps = make_inputs(3, 4, 5, 4)
     plain = (*(side._replace(weight=None) for side in mlps),)
-    got = jax.jit(reconstructed_wti)(text, video, sentence, *plain)
+    got = in_blocks(text, video, sentence, *plain)
     np.testing.assert_allclose(got, by_hand(text, video, sentence, *plain), atol=1e-5)
 
 
@@ -130,7 +143,7 @@ def test_bounded_gates_stay_near_one_and_start_like_the_others():
     np.testing.assert_allclose(near, 1 + 0.5 * np.tanh((np.asarray(gates) - 1) / 0.5), rtol=1e-5)
     value, slope = jax.value_and_grad(bounded)(1.0, 0.5)
     assert (value, slope) == (1.0, 1.0)
-    got = jax.jit(reconstructed_wti, static_argnames="gate_bound")(text, video, sentence, *mlps, gate_bound=0.5)
+    got = in_blocks(text, video, sentence, *mlps, gate_bound=0.5)
     np.testing.assert_allclose(got, dense(text, video, sentence, *mlps, gate_bound=0.5), atol=1e-5)
     assert np.abs(got - dense(text, video, sentence, *mlps)).max() > 1e-3
 
@@ -146,7 +159,7 @@ def test_gradients_are_those_of_the_dense_formula():
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(tuple(side.features for side in inputs[:2]), *inputs[2:])
 
-    got, wanted = gradient(lambda *x: reconstructed_wti(*x, 3)), gradient(dense)
+    got, wanted = gradient(lambda *x: in_blocks(*x, 3)), gradient(dense)
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5 * max(1, np.abs(y).max()))
         # A softmax does not feel the last bias of its logits.
@@ -161,19 +174,19 @@ def test_neither_direction_holds_what_all_pairs_have_in_tokens():
     all_pairs = 4 * texts * videos * frames * min(d, h)
 
     def loss(*x):
-        return jnp.sum(reconstructed_wti(*x, 4) ** 2)
+        return jnp.sum(in_blocks(*x, 4) ** 2)
 
     def size(function):
         return compile_optimized(jax.jit(function).lower(*inputs)).memory_analysis().temp_size_in_bytes
 
-    assert size(lambda *x: reconstructed_wti(*x, 4)) < all_pairs / 2
+    assert size(lambda *x: in_blocks(*x, 4)) < all_pairs / 2
     assert size(jax.grad(loss, argnums=(2, 3, 4))) < all_pairs
     assert size(dense) > all_pairs
 
 
 def test_a_block_has_a_video():
     with pytest.raises(ValueError, match="video_block=0; use a positive number"):
-        reconstructed_wti(*make_inputs(2, 2, 3, 3), 0)
+        in_blocks(*make_inputs(2, 2, 3, 3), 0)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hbi_jax.models import similarity as similarities
-from hbi_jax.models.reconstruction import SideMLPs, reconstructed_wti
+from hbi_jax.models.reconstruction import SideMLPs, reconstructed_wti, reconstruction_side
 from hbi_jax.models.similarity import wti
 from hbi_jax.models.token_mlp import MLP
 from hbi_jax.parallel.mesh import batch_sharding, make_mesh, replicated
@@ -104,7 +104,9 @@ def plain(params, text, video, sentence):
 
 
 def reconstructed(params, text, video, sentence):
-    return reconstructed_wti(text, video, sentence, *params, video_block=1)
+    text_mlps, video_mlps = params
+    sides = reconstruction_side(text, text_mlps, sentence), reconstruction_side(video, video_mlps)
+    return reconstructed_wti(*sides, *params, video_block=1)
 
 
 @pytest.mark.parametrize("similarity", [plain, reconstructed])

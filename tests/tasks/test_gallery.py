@@ -15,7 +15,8 @@ from hbi_jax.data.source import FILLING, Source
 from hbi_jax.data.text import Tokenizer
 from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel.mesh import make_mesh
-from hbi_jax.tasks.gallery import GalleryEncoder, compiled, equal_blocks
+from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, compiled, equal_blocks
+from hbi_jax.tasks.retrieval import evaluator as evaluation
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.tasks.retrieval.metrics import gallery_metrics
 from hbi_jax.types import Batch
@@ -69,6 +70,41 @@ def test_each_video_is_encoded_once_and_every_caption_is_a_query(gallery, monkey
     assert metrics["t2v"]["R@1"] == pytest.approx(100 * np.mean(np.equal(texts, 1)))
     assert metrics["v2t"]["R@1"] == pytest.approx(100 * np.mean(np.equal(videos, 1)))
     assert jax.tree.all(jax.tree.map(np.isfinite, metrics))
+
+
+@pytest.mark.parametrize("reconstruction", [False, True], ids=["HBI", "HBI V2"])
+def test_blocks_of_a_gallery_score_like_all_of_it_and_prepare_each_side_once(reconstruction, monkeypatch):
+    monkeypatch.setattr(evaluation, "_COLUMNS", 4)
+    model = HBI(dataclasses.replace(CONFIG, reconstruction=reconstruction))
+    batch, rates = jax.tree.map(jnp.asarray, make_batch(11)), {"entity": 1.0, "action": 0.5}
+    params = random_params(model, batch)
+
+    @jax.jit
+    def whole(params):
+        text = model.apply(params, batch.token_ids, batch.text_mask, method="encode_text")
+        video = model.apply(params, batch.frames, batch.frame_mask, method="encode_video")
+        return text, video, model.apply(params, text, video, rates, method="gallery_similarity")
+
+    text, video, wanted = whole(params)
+    evaluator = RetrievalEvaluator(model, make_mesh(), batch_size=8, video_block=3, level_rates=rates)
+    assert (evaluator.num_columns, evaluator.encoder.batch_size) == (8, 8)
+    prepared = []
+
+    def counted(name):
+        function = getattr(evaluator, name)
+
+        def prepare(*arguments):
+            prepared.append(name)
+            return function(*arguments)
+
+        return prepare
+
+    for name in ("_text_sides", "_video_sides"):
+        monkeypatch.setattr(evaluator, name, counted(name))
+    rows = np.arange(11)
+    encoded = Gallery(*jax.tree.map(np.asarray, (text, video)), rows, rows, None)
+    np.testing.assert_allclose(evaluator.similarity(params, encoded), wanted, atol=2e-6)
+    assert sorted(prepared) == ["_text_sides"] * 2 + ["_video_sides"] * 2
 
 
 @pytest.mark.parametrize("padding", ["masked", "published"])

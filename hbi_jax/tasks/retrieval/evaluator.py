@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, PyTree, UInt8
 
 from hbi_jax.models.hbi import HBI
+from hbi_jax.models.scorer import scored
 from hbi_jax.models.similarity import in_float32, normalize
 from hbi_jax.parallel.mesh import DATA_AXIS, batch_sharding, put_everywhere
 from hbi_jax.tasks.gallery import Gallery, GalleryEncoder, Program, compiled, equal_blocks, to_host, with_sharding
@@ -41,7 +42,11 @@ class RetrievalEvaluator:
         self.encoder = GalleryEncoder(model, mesh, batch_size)
         data = mesh.shape[DATA_AXIS]
         self.num_columns = -(-_COLUMNS // data) * data
-        self._levels = compiled(model, "gallery_similarity", mesh, FrozenDict(level_rates), video_block)
+        # What depends on one side alone is computed once for a gallery, not for every block of the other side.
+        self._text_sides, self._video_sides = (
+            compiled(model, name, mesh, scored(level_rates)) for name in ("text_sides", "video_sides")
+        )
+        self._levels = compiled(model, "sides_similarity", mesh, FrozenDict(level_rates), video_block)
 
         def pooled(params: PyTree, text: Encoded, video: Encoded) -> Float[jax.Array, "a b"]:
             del params
@@ -60,7 +65,8 @@ class RetrievalEvaluator:
         mesh, encoding = self.encoder.mesh, self.encoder.programs(params, rows)
         text, video = (jax.eval_shape(program.function, *program.arguments) for program in encoding.values())
         video = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((self.num_columns, *leaf.shape[1:]), leaf.dtype), video)
-        return Program(self._levels, (params, *with_sharding((text, video), batch_sharding(mesh))))
+        sides = jax.eval_shape(self._text_sides, params, text), jax.eval_shape(self._video_sides, params, video)
+        return Program(self._levels, (params, *with_sharding(sides, batch_sharding(mesh))))
 
     def match(self, params: PyTree, gallery: Gallery, rows: Int[np.ndarray, " n"], level: str) -> Match:
         """Returns the games of some texts of a gallery with their videos, in numpy.
@@ -110,17 +116,26 @@ class RetrievalEvaluator:
           gallery: A gallery encoded by `encoder`.
           pooled: Whether to return the cosine of sentence vector and mean frame instead of the levels' similarities.
         """
-        score = self._pooled if pooled else self._levels
         num_texts, num_videos = len(gallery.record_index), len(gallery.video.pooled)
+        if pooled:
+            score, text_sides, video_sides = self._pooled, _unchanged, _unchanged
+        else:
+            score, text_sides, video_sides = self._levels, self._text_sides, self._video_sides
 
         def put(side: Encoded, block: Int[np.ndarray, " n"]) -> Encoded:
             return self._put(jax.tree.map(itemgetter(block), side))
 
-        columns = [put(gallery.video, block) for block in equal_blocks(num_videos, self.num_columns)]
-        blocks = []
+        blocks = equal_blocks(num_videos, self.num_columns)
+        columns = [video_sides(params, put(gallery.video, block)) for block in blocks]
+        scores = []
         for block in equal_blocks(num_texts, self.encoder.batch_size):
-            text = put(gallery.text, block)
+            texts = text_sides(params, put(gallery.text, block))
             # All columns are computed while the first is fetched.
-            scores = [score(params, text, video) for video in columns]
-            blocks.append(np.concatenate([to_host(part) for part in scores], axis=1)[:, :num_videos])
-        return np.concatenate(blocks)[:num_texts]
+            parts = [score(params, texts, videos) for videos in columns]
+            scores.append(np.concatenate([to_host(part) for part in parts], axis=1)[:, :num_videos])
+        return np.concatenate(scores)[:num_texts]
+
+
+def _unchanged(params: PyTree, encoded: Encoded) -> Encoded:
+    del params
+    return encoded
