@@ -38,7 +38,7 @@ NAMES = ("entity", "action", "event")
 COUNTS = ((32, 12), (16, 6), (4, 2))
 LEVELS = {"entity level": (1.0, 0.0, 0.0), "three levels": (1.0, 1.0, 1.0)}
 METHODS = {"HBI": False, "HBI V2": True}
-TEXT_BLOCK, VIDEO_BLOCK = 128, 16
+TEXT_BLOCK, VIDEO_BLOCK = 128, 32
 DENSE = 96  # texts and videos in the comparison with the dense formula
 
 

@@ -36,7 +36,7 @@ class EvalConfig:
     """How checkpoints are evaluated and selected."""
 
     batch_size: int = field(128, "Texts or videos per encoding batch.", at_least=1)
-    video_block: int = field(16, "Videos per block when similarities are computed.", at_least=1)
+    video_block: int = field(32, "Videos per block when similarities are computed.", at_least=1)
     level_rates: tuple[float, ...] = field(
         (1.0, 0.0, 0.0), "Weight of each level's similarity in the evaluation; 0 skips the level."
     )
