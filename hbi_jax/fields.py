@@ -12,6 +12,7 @@ relations between its fields defines `validate(self, path)`, which `check` calls
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -243,7 +244,8 @@ def _explained(config: Any, path: str) -> Iterator[tuple[str, str]]:
         yield name, f"{text}\n    {meaning}" + (f" [{', '.join(limits)}]" if limits else "")
 
 
-def _declared(config_class: type) -> Iterator[tuple[dataclasses.Field, Any]]:
+@functools.cache
+def _declared(config_class: type) -> tuple[tuple[dataclasses.Field, Any], ...]:
     """Returns every field of a dataclass with its type."""
     hints = typing.get_type_hints(config_class)
-    return ((declared, hints[declared.name]) for declared in dataclasses.fields(config_class))
+    return tuple((declared, hints[declared.name]) for declared in dataclasses.fields(config_class))

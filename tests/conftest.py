@@ -29,7 +29,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
     compilation.set_environment(programs)
 compilation.keep_programs()
-typechecks.check_trees_quickly()
+typechecks.check_quickly()
 jax.config.update("jax_num_cpu_devices", 8)
 # Tracing makes many objects and little garbage: looking for it as often as usual takes an eighth of a run.
 gc.set_threshold(200_000, 20, 100)

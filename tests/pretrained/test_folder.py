@@ -31,7 +31,10 @@ from hbi_jax.pretrained.tensors import Entry, read_safetensors, write_safetensor
 from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, weights
 from tests.tiny_hbi import CONFIG, make_batch, random_params
 
-HBI_SHAPES = shapes_of(abstract_params("hbi", HBI))
+
+@pytest.fixture(scope="module")
+def hbi_shapes():
+    return shapes_of(abstract_params("hbi", HBI))
 
 
 @pytest.fixture
@@ -317,9 +320,9 @@ def test_damage_ends_in_one_error(folder, estimator):
         {"unheard": 1},
     ],
 )
-def test_any_configuration_ends_in_one_error(change):
+def test_any_configuration_ends_in_one_error(change, hbi_shapes):
     with pytest.raises(PretrainedError):
-        verify("hbi", {**HBI, **change}, HBI_SHAPES, "here")
+        verify("hbi", {**HBI, **change}, hbi_shapes, "here")
 
 
 def test_a_tensor_of_no_kind_is_noticed(folder):
