@@ -2,7 +2,8 @@
 
     python -m benchmarks.bench_plan                                     # everything: hours on two cores
     python -m benchmarks.bench_plan --topologies v5e:2x4 --versions V1  # a part
-    python -m benchmarks.bench_plan --others                            # larger towers, and configs/activitynet.py
+    python -m benchmarks.bench_plan --others                            # larger towers, configs/activitynet.py, fsdp
+    python -m benchmarks.bench_plan --others --fsdp                     # of these, the ones with parameters spread
 
 Weak scaling (8 and 16 rows a chip), and the paper's batch of 128. Results are added to those in bench_plan.json, and
 written after every compilation, so the benchmark can be interrupted. It needs libtpu (`pip install '.[plan]'`).
@@ -37,7 +38,7 @@ ROWS_A_CHIP, PAPER_BATCH = (8, 16), 128
 
 
 class Case(NamedTuple):
-    """One step to compile: a version, on a slice, with a batch, of a configuration, with towers and recomputation."""
+    """One step to compile: a version, on a slice, with a batch, and what of its configuration is changed."""
 
     version: str
     topology: str
@@ -45,6 +46,7 @@ class Case(NamedTuple):
     config: str = "msrvtt"
     towers: str = "ViT-B/32"
     remat: str = "auto"
+    fsdp: bool = False
 
 
 OTHERS = (
@@ -52,6 +54,8 @@ OTHERS = (
     Case("V1", "v5e:2x4", PAPER_BATCH, towers="ViT-B/16"),
     Case("V1", "v5e:2x4", PAPER_BATCH, towers="ViT-L/14"),
     Case("V1", "v5e:2x4", PAPER_BATCH, towers="ViT-L/14", remat="blocks"),
+    Case("V1", "v5e:2x4", PAPER_BATCH, towers="ViT-L/14", remat="blocks", fsdp=True),
+    Case("V1", "v5e:2x4", PAPER_BATCH, fsdp=True),
     Case("V2", "v5e:8x8", PAPER_BATCH, "activitynet", "ViT-L/14"),
     Case("V2", "v5e:8x8", PAPER_BATCH, "activitynet", "ViT-L/14", "blocks"),
 )
@@ -69,7 +73,7 @@ def cases(versions: list[str], topologies: list[str]) -> Iterator[Case]:
 def configuration(case: Case) -> Config:
     """Returns the configuration of a case."""
     config = load(case.config)
-    config.model.dtype, config.model.remat = "bfloat16", case.remat
+    config.model.dtype, config.model.remat, config.mesh.fsdp = "bfloat16", case.remat, case.fsdp
     config.model.clip.update(dict(zip(SIZE_FIELDS, ARCHITECTURES[case.towers], strict=True)))
     config.model.reconstruction = VERSIONS[case.version]
     config.train.batch_size = case.batch
@@ -124,10 +128,15 @@ def told(step: Account) -> dict:
     }
 
 
+def of(row: dict) -> Case:
+    """Returns the case of a row; fields that are newer than the row have their defaults."""
+    return Case(**{name: row[name] for name in Case._fields if name in row})
+
+
 def _place(row: dict) -> tuple:
     """Returns what the rows are sorted by: those of the first claims first."""
-    other = any(row[name] != usual for name, usual in Case._field_defaults.items())
-    return other, row["version"], row["topology"][:3], row["chips"], row["batch"]
+    usual = Case(row["version"], row["topology"], row["batch"])
+    return of(row) != usual, row["version"], row["topology"][:3], row["chips"], row["batch"]
 
 
 def main() -> None:
@@ -137,17 +146,19 @@ def main() -> None:
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=list(VERSIONS))
     parser.add_argument("--topologies", nargs="+", default=list(TOPOLOGIES), help=f"default: {' '.join(TOPOLOGIES)}")
     parser.add_argument("--others", action="store_true", help="only the other towers and configurations")
+    parser.add_argument("--fsdp", action="store_true", help="of the others, only those that spread parameters")
     flags = parser.parse_args()
     # Says what is being compiled, and for how long.
     start_logging(verbose=False)
     flags.out.mkdir(parents=True, exist_ok=True)
     path = flags.out / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    for case in OTHERS if flags.others else cases(flags.versions, flags.topologies):
+    chosen = OTHERS if flags.others else cases(flags.versions, flags.topologies)
+    for case in (case for case in chosen if case.fsdp or not flags.fsdp):
         print(f"compiling {', '.join(map(str, case))}", flush=True)
         row = measure(case, open_topology(case.topology))
         print(json.dumps(row), flush=True)
-        rows = [other for other in rows if Case(*(other[name] for name in Case._fields)) != case] + [row]
+        rows = [other for other in rows if of(other) != case] + [row]
         rows.sort(key=_place)
         write(flags.out, NAME, {"rows": rows})
 

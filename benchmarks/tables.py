@@ -520,10 +520,10 @@ def plan() -> str:
         ["model, slice", *PLAN_COLUMNS], [[f"{row['version']}, {row['topology']}", *_planned(row)] for row in main]
     )
     larger = _table(
-        ["configuration, towers, remat", "model, slice", *PLAN_COLUMNS],
+        ["configuration, towers, remat, fsdp", "model, slice", *PLAN_COLUMNS],
         [
             [
-                f"{row['config']}, {row['towers']}, {row['remat']}",
+                f"{row['config']}, {row['towers']}, {row['remat']}{', spread' if row.get('fsdp') else ''}",
                 f"{row['version']}, {row['topology']}",
                 *_planned(row),
             ]

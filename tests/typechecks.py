@@ -6,6 +6,7 @@ import typing
 from collections.abc import Callable
 
 import jaxtyping
+from beartype import BeartypeConf, beartype
 from jaxtyping import _typeguard
 
 
@@ -21,18 +22,20 @@ def check_functions_quickly() -> None:
     Most calls are of such functions, and beartype checks them in a twentieth of the time.
     """
     general = jaxtyping.jaxtyped
+    # Raised by jaxtyping, too.
+    without_shapes = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
     @functools.wraps(general)
     def jaxtyped(*arguments: object, **settings: object) -> object:
-        if arguments or "typechecker" not in settings:
+        if arguments or settings.keys() != {"typechecker"}:
             return general(*arguments, **settings)
-        with_shapes, typechecker = general(**settings), settings["typechecker"]
+        with_shapes = general(**settings)
 
         def check(function: object) -> object:
             plain = isinstance(function, types.FunctionType) and not any(
                 map(_may_have_shapes, function.__annotations__.values())
             )
-            return typechecker(function) if plain else with_shapes(function)
+            return without_shapes(function) if plain else with_shapes(function)
 
         return check
 
