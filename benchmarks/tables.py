@@ -116,13 +116,13 @@ def pointing() -> str:
 
 
 def quickstart() -> str:
-    """Returns the quickstart over seeds: without interaction, HBI, HBI V2, chance."""
+    """Returns short runs of the quickstart over seeds: without interaction, HBI, HBI V2, chance."""
     return _versions("versions")
 
 
-def adamw() -> str:
-    """Returns the same as `quickstart`, with AdamW."""
-    return _versions("versions_adamw")
+def from_nothing() -> str:
+    """Returns the same for towers that were trained from nothing, with either optimizer."""
+    return "\n\n".join(f"{name}:\n\n{_versions(f'versions_{name.lower()}')}" for name in ("Muon", "AdamW"))
 
 
 # Names of models where a table's own are short.
@@ -539,15 +539,20 @@ def plan() -> str:
         f"{_where(result)}{note}. Commit {', '.join(commit[:8] + commit[40:] for commit in commits)}."
     )
     picture = "![Bounds of a step by the number of chips](images/scaling.png)\n\n" if SCALING.exists() else ""
-    more = f"\n\nLarger towers and longer videos, batches of 128:\n\n{larger}" if others else ""
+    more = (
+        f"\n\nLarger towers, longer videos and spread parameters (`config.mesh.fsdp`), batches of 128:\n\n{larger}"
+        if others
+        else ""
+    )
     return f"{picture}{steps}{more}\n\n{about}"
 
 
 def _split(rows: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
-    """Returns the steps of configs/msrvtt.py with ViT-B/32, and the others."""
+    """Returns the steps of configs/msrvtt.py with ViT-B/32 and all parameters on every chip, and the others."""
     parts: tuple[list[Mapping], list[Mapping]] = [], []
     for row in rows:
-        parts[(row["config"], row["towers"]) != ("msrvtt", "ViT-B/32")].append(row)
+        plain = (row["config"], row["towers"], row.get("fsdp", False)) == ("msrvtt", "ViT-B/32", False)
+        parts[not plain].append(row)
     return parts
 
 
@@ -761,7 +766,7 @@ FIGURES = {
     "quickstarts": quickstarts,
     "pointing": pointing,
     "quickstart": quickstart,
-    "adamw": adamw,
+    "from_nothing": from_nothing,
     "methods": methods,
     "methods_together": methods_together,
     "hcmi_parts": hcmi_parts,
