@@ -128,7 +128,7 @@ def told(step: Account) -> dict:
     }
 
 
-def of(row: dict) -> Case:
+def _case(row: dict) -> Case:
     """Returns the case of a row; fields that are newer than the row have their defaults."""
     return Case(**{name: row[name] for name in Case._fields if name in row})
 
@@ -136,7 +136,7 @@ def of(row: dict) -> Case:
 def _place(row: dict) -> tuple:
     """Returns what the rows are sorted by: those of the first claims first."""
     usual = Case(row["version"], row["topology"], row["batch"])
-    return of(row) != usual, row["version"], row["topology"][:3], row["chips"], row["batch"]
+    return _case(row) != usual, row["version"], row["topology"][:3], row["chips"], row["batch"]
 
 
 def main() -> None:
@@ -148,6 +148,8 @@ def main() -> None:
     parser.add_argument("--others", action="store_true", help="only the other towers and configurations")
     parser.add_argument("--fsdp", action="store_true", help="of the others, only those that spread parameters")
     flags = parser.parse_args()
+    if flags.fsdp and not flags.others:
+        parser.error("--fsdp chooses among --others; add --others")
     # Says what is being compiled, and for how long.
     start_logging(verbose=False)
     flags.out.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,7 @@ def main() -> None:
         print(f"compiling {', '.join(map(str, case))}", flush=True)
         row = measure(case, open_topology(case.topology))
         print(json.dumps(row), flush=True)
-        rows = [other for other in rows if of(other) != case] + [row]
+        rows = [other for other in rows if _case(other) != case] + [row]
         rows.sort(key=_place)
         write(flags.out, NAME, {"rows": rows})
 
