@@ -32,7 +32,7 @@ from hbi_jax.tasks.retrieval.objective import retrieval_loss
 from hbi_jax.tasks.task import abstract_batch, init_model
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import init_state, state_shardings
-from hbi_jax.train.step import make_train_step
+from hbi_jax.train.step import compile_step, make_train_step
 from hbi_jax.train.teacher import exact_teacher
 from hbi_jax.types import Batch
 
@@ -98,7 +98,7 @@ def step_timing(config, batch: Batch) -> dict:
     teacher = exact_teacher(config.loss.interaction_scale)
     loss_fn = functools.partial(retrieval_loss, model, config.loss, teacher)
     begun = time.perf_counter()
-    step = make_train_step(loss_fn, tx, mesh, state_shardings(state)).lower(state, batch).compile()
+    step = compile_step(make_train_step(loss_fn, tx, mesh, state_shardings(state)), state, batch)
     compile_s, seconds = time.perf_counter() - begun, []
     for call in range(1 + CALLS):
         begun = time.perf_counter()

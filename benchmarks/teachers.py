@@ -27,7 +27,7 @@ from hbi_jax.tasks.task import abstract_batch, init_model
 from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.train.optimizer import make_optimizer
 from hbi_jax.train.state import init_state, state_shardings
-from hbi_jax.train.step import make_train_step
+from hbi_jax.train.step import compile_step, make_train_step
 
 CONFIG = "configs/quickstart.py"
 TEACHERS = ("exact", "estimator", "sampled")
@@ -54,7 +54,7 @@ def step_ms(teacher: str, estimator: pathlib.Path) -> dict[str, float]:
     masks = {name: np.ones_like(getattr(batch, name)) for name in ("text_mask", "frame_mask", "example_mask")}
     batch = put_batch(batch._replace(video_index=rows, record_index=rows, **masks), mesh)
     loss_fn = functools.partial(retrieval_loss, model, config.loss, make_teacher(config.loss, config.model.padding))
-    step = make_train_step(loss_fn, tx, mesh, state_shardings(state)).lower(state, batch).compile()
+    step = compile_step(make_train_step(loss_fn, tx, mesh, state_shardings(state)), state, batch)
     times = []
     for call in range(STEPS + 1):
         begun = time.perf_counter()

@@ -42,6 +42,7 @@ from hbi_jax.train import loop
 from hbi_jax.train.checkpoint import Checkpoints, Restored
 from hbi_jax.train.optimizer import make_schedule
 from hbi_jax.train.state import TrainState, init_state, state_shardings
+from hbi_jax.train.step import compile_step
 from hbi_jax.train.writers import ConsoleWriter, JsonlWriter, MultiWriter, TensorBoardWriter
 from hbi_jax.version import __version__
 
@@ -255,7 +256,7 @@ def restore_params(setup: Setup, checkpoint: str) -> tuple[PyTree, int]:
 def _compile(step_fn: jax.stages.Wrapped, state: TrainState, batch: PyTree) -> tuple[jax.stages.Compiled, float]:
     """Compiles the step; returns it and the seconds that this took."""
     begun = time.perf_counter()
-    compiled = step_fn.lower(state, batch).compile()
+    compiled = compile_step(step_fn, state, batch)
     return compiled, time.perf_counter() - begun
 
 

@@ -10,7 +10,6 @@ would take 10 GB.
 """
 
 import contextlib
-import ctypes
 import gc
 import importlib.metadata
 import os
@@ -81,9 +80,10 @@ def make_room(share: float = 0.5, gib: float = 4) -> None:
             # Programs in reference cycles are found among what was put aside (see `tests/conftest.py`).
             gc.unfreeze()
             gc.collect()
-            # The allocator of glibc keeps what is freed.
-            with contextlib.suppress(AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)
+            # Not before the types of the package are checked.
+            from hbi_jax.memory import give_back
+
+            give_back()
 
 
 def _resident_gib() -> float:

@@ -31,7 +31,7 @@ def _room(*rooms: str, packages: frozenset[str] = frozenset()) -> Room:
 ARRAYS = frozenset({"jax", "flax", "optax", "numpy", "jaxtyping"})
 HOST_ARRAYS = frozenset({"numpy", "jaxtyping"})
 # Rooms that need nothing but the packages of ARRAYS, in themselves and in what they import.
-BASE = ("choices", "fields", "types")
+BASE = ("choices", "fields", "memory", "types")
 MATHS = (*BASE, "banzhaf", "clustering", "losses", "metrics", "parallel")
 # The declarations of fields load no array package, so that commands explain and refuse them at once.
 EXTRAS = {"pycocoevalcap", "lancedb", "pyarrow", "scenedetect", "gradio", "fastapi", "starlette", "uvicorn"}
@@ -46,6 +46,7 @@ ROOMS = {
     "choices": _room(),
     "fields": _room(),
     "files": _room(),
+    "memory": _room(),
     "types": _room(packages=HOST_ARRAYS),
     "commands.progress": _room(),
     "commands": _room("fields", packages=frozenset({"absl", "ml_collections"})),

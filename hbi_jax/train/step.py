@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from hbi_jax.memory import give_back
 from hbi_jax.parallel.mesh import batch_sharding, replicated
 from hbi_jax.parallel.pairs import on_mesh
 from hbi_jax.train.state import TrainState
@@ -75,6 +76,18 @@ def make_train_step(
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )
+
+
+def compile_step(step_fn: jax.stages.Wrapped, state: TrainState, batch: PyTree) -> jax.stages.Compiled:
+    """Compiles a step before its first call, and returns the compiler's memory to the system.
+
+    Args:
+      step_fn: A result of `make_train_step`.
+      state, batch: The arguments of the step, or their shapes, dtypes and shardings.
+    """
+    compiled = step_fn.lower(state, batch).compile()
+    give_back()
+    return compiled
 
 
 def _all_finite(state: TrainState, shardings: TrainState, frozen: PyTree[bool] | None) -> Bool[Array, ""]:
