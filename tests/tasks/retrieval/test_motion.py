@@ -41,10 +41,11 @@ def test_it_compares_with_videos_of_one_frame(computed):
     """A frame alone is a video of that frame, at its own position: every other frame is masked."""
     model, params, ((total, scalars), _) = computed
     batch = jax.tree.map(jnp.asarray, BATCH)
-    text = model.apply(params, batch.token_ids, batch.text_mask, method="encode_text")
+    apply = jax.jit(model.apply, static_argnames=("method",))
+    text = apply(params, batch.token_ids, batch.text_mask, method="encode_text")
     frames = batch.frame_mask.shape[1]
     alone = [
-        model.apply(params, batch.frames, batch.frame_mask & (jnp.arange(frames) == frame)[None], method="encode_video")
+        apply(params, batch.frames, batch.frame_mask & (jnp.arange(frames) == frame)[None], method="encode_video")
         for frame in range(frames)
     ]
     tokens = [video.levels["entity"] for video in alone]
@@ -53,14 +54,11 @@ def test_it_compares_with_videos_of_one_frame(computed):
         logits=jnp.stack([each.logits[:, frame] for frame, each in enumerate(tokens)], 1),
         mask=batch.frame_mask,
     )
-    whole = model.apply(params, batch.frames, batch.frame_mask, method="encode_video")
+    whole = apply(params, batch.frames, batch.frame_mask, method="encode_video")
     still = whole._replace(levels=whole.levels | {"entity": joined})
-    scores = [
-        np.diagonal(
-            model.apply(params, text, video, {"entity": 1.0, "action": 0.0}, method="gallery_similarity"),
-        )
-        for video in (whole, still)
-    ]
+    rates = {"entity": 1.0, "action": 0.0}
+    similarity = jax.jit(functools.partial(model.apply, level_rates=rates, method="gallery_similarity"))
+    scores = [np.diagonal(similarity(params, text, video)) for video in (whole, still)]
     margins = np.asarray(scores[1], np.float64) - scores[0]
     scale = np.exp(params["params"]["logit_scale"])
     wanted = np.log1p(np.exp(scale * margins))[: ROWS - 1].mean()
