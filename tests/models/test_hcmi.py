@@ -81,7 +81,8 @@ def test_a_row_without_tokens_is_finite_and_masked():
         merged, is_real = layer.apply(params, Tokens(x, mask)).tokens
         return jnp.sum(merged**2), (merged, is_real)
 
-    (_, (merged, is_real)), gradients = jax.value_and_grad(energy, argnums=(0, 1), has_aux=True)(params, x)
+    differentiate = jax.jit(jax.value_and_grad(energy, argnums=(0, 1), has_aux=True))
+    (_, (merged, is_real)), gradients = differentiate(params, x)
     assert is_real.tolist() == [[True, True], [False, False]]
     assert np.any(merged[0])
     assert not np.any(merged[1])
