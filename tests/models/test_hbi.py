@@ -184,12 +184,13 @@ def test_each_side_alone_is_the_pair(encoded, aligned):
 def test_patches_are_weighted_tokens_of_every_level(params):
     model, frames = HBI(CONFIG), jnp.asarray(BATCH.frames[:, 0])
     got = jax.jit(lambda p: model.apply(p, frames, method="encode_patches"))(params)
-    patches = VisionTower(CONFIG.clip).apply({"params": params["params"]["vision_tower"]}, frames, method="patches")
+    embed = jax.jit(functools.partial(VisionTower(CONFIG.clip).apply, method="patches"))
+    patches = embed({"params": params["params"]["vision_tower"]}, frames)
     mask = jnp.ones(patches.shape[:2], bool)
     assert list(got.levels) == LEVELS
     for level, tokens in got.levels.items():
         weight = {"params": params["params"][f"video_weight_{level}"]}
-        wanted = TokenWeight(CONFIG.weight_features).apply(weight, Tokens(patches, mask))
+        wanted = jax.jit(TokenWeight(CONFIG.weight_features).apply)(weight, Tokens(patches, mask))
         jax.tree.map(lambda mine, theirs: np.testing.assert_allclose(mine, theirs, atol=1e-5), tokens, wanted)
         assert got.members[level].tolist() == len(frames) * [list(range(patches.shape[1]))]
 

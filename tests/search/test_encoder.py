@@ -57,15 +57,16 @@ def test_a_clip_scores_by_the_mean_of_its_frames(tmp_path, rendered):
     def unit(x):
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
+    apply = jax.jit(CLIP(clip).apply, static_argnames=("method",))
     frames = encoded.levels["frames"]
     pixels, real = _clips(encoder, videos)
     for images, mask, features, mean in zip(pixels, real, frames.features, encoded.pooled, strict=True):
-        wanted = unit(np.asarray(CLIP(clip).apply(params, jnp.asarray(images[mask]), method="encode_image")))
+        wanted = unit(np.asarray(apply(params, jnp.asarray(images[mask]), method="encode_image")))
         np.testing.assert_allclose(features[mask], wanted, atol=2e-5)
         np.testing.assert_allclose(mean, wanted.mean(0), atol=2e-5)
     texts = encode_texts(encoder, TEXTS)
     token_ids, mask = encoder.tokenizer.encode(TEXTS)
-    _, sentences = CLIP(clip).apply(params, jnp.asarray(token_ids), jnp.asarray(mask), method="encode_text")
+    _, sentences = apply(params, jnp.asarray(token_ids), jnp.asarray(mask), method="encode_text")
     np.testing.assert_allclose(texts.pooled, sentences, atol=2e-5)
     rows = encoder.encoded(encoder.rows(encoder.encode_clips(pixels, real)))
     scores = encoder.similarity(encoder.texts(TEXTS), rows)

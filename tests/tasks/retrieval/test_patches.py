@@ -1,5 +1,8 @@
 """Games with patches: exact, between the right frame and the right words, and a table of them in the report."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,12 +35,13 @@ def test_the_game_is_that_of_the_words_with_the_patches_of_the_chosen_frame(setu
     records = [source.split.records[row] for row in gallery.record_index[rows]]
     asked = [(row, region) for row, record in enumerate(records) for region in known[record.video_id, record.text]]
     assert len(games) == len(asked) >= 2
+    encode = jax.jit(functools.partial(task.model.apply, method="encode_patches"))
     for played, (row, region) in zip(games, asked, strict=True):
         assert played.region is region
         clips, _, _ = source.video_rows(source.split.video_index[gallery.record_index[rows]])
         frame = clips[row, region.frame]
         np.testing.assert_array_equal(played.frame, frame)
-        video = task.model.apply(params, jnp.asarray(frame[None]), method="encode_patches").levels["entity"]
+        video = encode(params, jnp.asarray(frame[None])).levels["entity"]
         text = gallery.text.levels["entity"]
         words, mask, logits = (part[rows[row]] for part in text)
         similarity = normalize(jnp.asarray(words[mask])) @ normalize(video.features[0]).T
