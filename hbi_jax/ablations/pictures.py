@@ -74,9 +74,9 @@ def _draw_chance(axes: Axes, value: float) -> None:
     if low - (high - low) <= value <= high + (high - low):
         axes.axvline(value, color=GUESS, **LINE, label="chance")
         return
-    left = value < low
-    text, x = (f"← chance {value:.1f}", 0.01) if left else (f"chance {value:.1f} →", 0.99)
-    axes.text(x, 0.02, text, color=GUESS, fontsize=8, ha="left" if left else "right", transform=axes.transAxes)
+    text = f"← chance {value:.1f}" if value < low else f"chance {value:.1f} →"
+    # Beside the title, where no model is.
+    axes.text(1, 1.02, text, color=GUESS, fontsize=8, ha="right", transform=axes.transAxes)
 
 
 def plot_ablation(
