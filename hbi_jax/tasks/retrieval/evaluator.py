@@ -10,6 +10,7 @@ from flax.core import FrozenDict
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, PyTree, UInt8
 
+from hbi_jax.memory import give_back
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.scorer import scored
 from hbi_jax.models.similarity import in_float32, normalize
@@ -126,7 +127,9 @@ class RetrievalEvaluator:
             return self._put(jax.tree.map(itemgetter(block), side))
 
         blocks = equal_blocks(num_videos, self.num_columns)
-        columns = [video_sides(params, put(gallery.video, block)) for block in blocks]
+        columns = jax.block_until_ready([video_sides(params, put(gallery.video, block)) for block in blocks])
+        # The blocks of the videos, and what compiling left.
+        give_back()
         scores = []
         for block in equal_blocks(num_texts, self.encoder.batch_size):
             texts = text_sides(params, put(gallery.text, block))
