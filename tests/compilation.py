@@ -80,7 +80,7 @@ def make_room(share: float = 0.5, gib: float = 4) -> None:
             # Programs in reference cycles are found among what was put aside (see `tests/conftest.py`).
             gc.unfreeze()
             gc.collect()
-            # Not before the types of the package are checked.
+            # Imported late: what is imported before pytest's hook goes without type checks.
             from hbi_jax.memory import give_back
 
             give_back()

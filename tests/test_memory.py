@@ -5,9 +5,13 @@ import pathlib
 import platform
 import resource
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from hbi_jax.memory import give_back
+from hbi_jax.train import step
+from hbi_jax.train.state import TrainState
 
 MIB = 2**20
 
@@ -40,3 +44,18 @@ def test_other_c_libraries_are_left_alone(monkeypatch):
 
         monkeypatch.setattr(ctypes, "CDLL", unknown)
         give_back()
+
+
+def test_a_compiled_step_is_the_step_without_the_compiler_s_memory(monkeypatch):
+    events = []
+
+    @jax.jit
+    def step_fn(state, batch):
+        events.append("traced")
+        return state._replace(params=state.params + batch), {}
+
+    monkeypatch.setattr(step, "give_back", lambda: events.append("given back"))
+    state, batch = TrainState(jnp.int32(0), jnp.float32(1), ()), jnp.float32(2)
+    compiled = step.compile_step(step_fn, state, batch)
+    assert events == ["traced", "given back"]
+    assert compiled(state, batch) == step_fn(state, batch) == (state._replace(params=3.0), {})
