@@ -26,6 +26,8 @@ def get_config(start: str = "shapes-clip"):
     config.captions.references_per_video = 3
     config.captions.dropout_rate = 0.0
 
+    # The decoder reads the frames of the first level, which are to show the whole video.
+    config.model.frame_past = 0
     # A caption must name shapes and actions without candidates to choose from. This takes many different videos, so
     # there are no near-twins. Only the frames matter, so the text tower and the alignment are not trained.
     data.world.num_train, data.world.near_twin_share = 8000, 0.0

@@ -19,6 +19,7 @@ def get_config():
     config.model.method = "hcmi"
     config.model.levels = (("frame", 0, 0), ("clip", 6, 2), ("video", 1, 1))
     config.model.frame_layers = 0
+    config.model.frame_past = 0
     config.model.frame_positions = "absolute"
     config.model.end_tokens = True
     config.model.header = "none"

@@ -171,9 +171,10 @@ def _teachers(config: ConfigDict) -> list[Row]:
 
 
 def _pointing(config: ConfigDict) -> list[Row]:
-    near, same_spread = {"model.frame_window": 1}, {"loss.teacher_temperature": 1.0}
+    near, past = {"model.frame_window": 1}, {"model.frame_past": 1}
+    same_spread = {"loss.teacher_temperature": 1.0}
     papers = {"loss.teacher_temperature": 0.0, "model.gate_bound": 0.0}
-    papers |= {"model.frame_window": 0, "model.frame_positions": "absolute"}
+    papers |= {"model.frame_window": 0, "model.frame_past": 0, "model.frame_positions": "absolute"}
     relative, bounded = {"model.frame_positions": "relative"}, {"model.gate_bound": 0.5}
     return [
         Row("contrastive only", _contrastive_only(config) | papers),
@@ -190,6 +191,7 @@ def _pointing(config: ConfigDict) -> list[Row]:
             "V1, both, relative positions, motion, words only",
             V1 | papers | near | same_spread | relative | _MOTION | _WORDS_ONLY,
         ),
+        Row("V1, the past, the rest of these", V1 | papers | past | same_spread | relative | _MOTION | _WORDS_ONLY),
         Row("V2, both, bounded gates, relative positions", V2 | papers | near | same_spread | bounded | relative),
     ]
 
@@ -213,6 +215,7 @@ def _hierarchy(config: ConfigDict, names: tuple[str, ...], share: float = 1 / 4)
         "model.method": "hcmi",
         "model.levels": tuple((name, *levels[name]) for name in names),
         "model.frame_layers": 0,
+        "model.frame_past": 0,
         "model.frame_positions": "absolute",
         "model.end_tokens": True,
         "model.header": "none",
@@ -306,7 +309,8 @@ TABLES = {
     ),
     "pointing": Table(
         "What makes words point",
-        "Neighbours: config.model.frame_window=1. Standardised: config.loss.teacher_temperature=1. Bounded: "
+        "Neighbours: config.model.frame_window=1. The past: config.model.frame_past=1. Standardised: "
+        "config.loss.teacher_temperature=1. Bounded: "
         "config.model.gate_bound=0.5. Relative positions: config.model.frame_positions. Motion: "
         "config.loss.motion_weight=1. Words only: config.model.end_tokens=False. Inside: the share of a word's "
         "positive interaction in the frames that show what it refers to, at the first level; chance is a word that "

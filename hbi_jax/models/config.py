@@ -131,6 +131,13 @@ class HBIConfig:
         "the papers.",
         at_least=0,
     )
+    frame_past: int = field(
+        0,
+        "Frames before a frame of the first level that it attends to in each layer of the temporal transformer: "
+        "it shows what has happened up to then. Merged levels are made of frames that see all, or what is within the "
+        "window; the transformer computes these as well. 0: the first level consists of them too, as in the papers.",
+        at_least=0,
+    )
     frame_positions: FramePositions = field(
         "absolute",
         "How the temporal transformer knows the order of frames. absolute: an embedding of each frame's place in the "

@@ -1,5 +1,7 @@
 """The temporal transformer: adds order and context to frame embeddings."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,9 @@ from hbi_jax.choices import Activation, FramePositions, Remat, Scan
 from hbi_jax.models.clip import Transformer
 from hbi_jax.types import Tokens
 
+# What a frame attends to beside itself: the frames within the window, the frames just before it, or nothing.
+View = Literal["window", "past", "alone"]
+
 
 class FrameTransformer(nn.Module):
     """Residual blocks over the frames, which know their order; their output is added to the input.
@@ -18,6 +23,7 @@ class FrameTransformer(nn.Module):
       max_frames: The longest video.
       activation: That of the text tower, whose first layers the blocks may start from.
       window: Frames before and after a frame that it attends to in each layer; 0: all.
+      past: Frames before a frame that it attends to in each layer if it sees the past only.
     """
 
     num_layers: int
@@ -26,17 +32,19 @@ class FrameTransformer(nn.Module):
     dtype: jax.typing.DTypeLike = jnp.float32
     activation: Activation = "quick_gelu"
     window: int = 0
+    past: int = 0
     scan_layers: Scan = "auto"
     positions: FramePositions = "absolute"
     remat: Remat = "auto"
 
     @nn.compact
-    def __call__(self, frames: Tokens, alone: bool = False) -> Tokens:
+    def __call__(self, frames: Tokens, view: View = "window") -> Tokens:
         """Mixes the real frames of each video; padding gets no attention.
 
         Args:
           frames: The frames.
-          alone: Whether each frame attends to itself only, so that nothing tells what happens between them.
+          view: What each frame attends to. A frame that is alone does not tell what happens between frames; one that
+            sees the past tells what has happened up to then, and nothing of what follows.
 
         Raises:
           ValueError: If a video has more frames than there are positions.
@@ -58,8 +66,13 @@ class FrameTransformer(nn.Module):
             by_distance = self.param("relative_bias", nn.initializers.normal(1.0), shape)
             bias = jnp.asarray(by_distance, x.dtype)[:, ahead + self.max_frames - 1]
         seen = frames.mask[:, None, :]
-        if alone or self.window:
-            seen &= abs(ahead)[None] <= (0 if alone else self.window)
+        behind, beyond = {
+            "window": (self.window or v, self.window or v),
+            "past": (self.past, 0),
+            "alone": (0, 0),
+        }[view]
+        if min(behind, beyond) < v:
+            seen &= ((-behind <= ahead) & (ahead <= beyond))[None]
         h = Transformer(
             self.num_layers,
             self.num_heads,

@@ -63,6 +63,7 @@ class HBI(Scorer):
             config.dtype,
             clip.activation,
             config.frame_window,
+            config.frame_past,
             config.scan_layers,
             config.frame_positions,
             config.remat,
@@ -121,10 +122,13 @@ class HBI(Scorer):
           alone: Whether frames do not see one another in the temporal transformer.
         """
         with self._precision():
-            tokens = self.frame_transformer(Tokens(self.frame_features(frames, mask), mask), alone)
+            frames = Tokens(self.frame_features(frames, mask), mask)
+            tokens = sources = self.frame_transformer(frames, "alone" if alone else "window")
+            if self.config.frame_past and not alone:
+                tokens = self.frame_transformer(frames, "past")
             real = mask[..., None].astype(jnp.float32)
-            pooled = (tokens.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
-            return self._encoded(tokens, pooled, self.video_merge, self.video_weight)
+            pooled = (sources.features * real).sum(1) / jnp.maximum(real.sum(1), 1)
+            return self._encoded(tokens, pooled, self.video_merge, self.video_weight, sources)
 
     def encode_patches(self, frames: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]) -> Encoded:
         """Returns the patches of each frame, row by row, as tokens that are not merged at any level.
@@ -174,15 +178,26 @@ class HBI(Scorer):
         _, features = scan(self.vision_tower, None, portions.reshape(p, b * f // p, *frames.shape[2:]))
         return jnp.swapaxes(features.reshape(p, b, f // p, -1), 0, 1).reshape(b, f, -1)
 
-    def _encoded(self, tokens: Tokens, pooled: Float[Array, "b d"], merges: Mapping, weights: Mapping) -> Encoded:
+    def _encoded(
+        self,
+        tokens: Tokens,
+        pooled: Float[Array, "b d"],
+        merges: Mapping,
+        weights: Mapping,
+        sources: Tokens | None = None,
+    ) -> Encoded:
+        """Returns the tokens of every level; merged ones are made of `sources`, by default those of the first level."""
         place = jnp.arange(tokens.mask.shape[1])
         if self.config.pooled:
             place, tokens = jnp.zeros_like(place), Tokens(pooled[:, None], tokens.mask.any(axis=1, keepdims=True))
+            sources = None
+        sources = tokens if sources is None else sources
         real, levels, members = tokens.mask, OrderedDict(), OrderedDict()
         member = jnp.where(real, place, -1)
         for level in self.config.levels:
             if level.name in merges:
-                tokens, assignment = merges[level.name](tokens)
+                tokens, assignment = merges[level.name](sources)
+                sources = tokens
                 if member is not None:
                     grouped = assignment is not None
                     member = jnp.where(real, jnp.take_along_axis(assignment, member, axis=1), -1) if grouped else None

@@ -168,13 +168,18 @@ def _log_changes(contents: Contents) -> None:
             OPENAI.text(),
             found.text(),
         )
-    if window := contents.config.get("frame_window"):
-        _log.warning(
-            "%s: in the temporal transformer of the published code every frame attends to all others; limit it to the "
-            "%d before and after a frame, as these weights were trained",
-            PUBLISHED,
-            window,
-        )
+    limits = {
+        "frame_window": "limit it to the {} before and after a frame",
+        "frame_past": "give the first level frames that see themselves and the {} before them",
+    }
+    for field, remedy in limits.items():
+        if frames := contents.config.get(field):
+            _log.warning(
+                "%s: in the temporal transformer of the published code every frame attends to all others; %s, as these "
+                "weights were trained",
+                PUBLISHED,
+                remedy.format(frames),
+            )
 
 
 def _metadata(contents: Contents) -> dict[str, str]:

@@ -122,7 +122,7 @@ def _check_settings(source: Pretrained, config: Mapping) -> None:
             f"the weights are of a model that computes something else: {listed(problems, '; ')}; set config.model as "
             "theirs is, or choose other weights"
         )
-    for problem in compare("padding", "levels", "end_tokens", "frame_window", "gate_bound"):
+    for problem in compare("padding", "levels", "end_tokens", "frame_window", "frame_past", "gate_bound"):
         _log.warning("in the model of the weights %s by config.model; config.model is used", problem)
 
 

@@ -74,6 +74,21 @@ def test_a_frame_sees_only_its_neighbours_in_every_layer():
     np.testing.assert_array_equal(wide, everything)
 
 
+def test_a_frame_of_the_past_view_sees_itself_and_what_came_before():
+    x, mask = random_frames(1, 7), jnp.ones((1, 7), bool)
+    model = FrameTransformer(2, 2, 7, window=2, past=1)
+    params = random_params(model, Tokens(x, mask))
+
+    def influence(view):
+        outputs = jax.jacobian(lambda y: model.apply(params, Tokens(y, mask), view).features)
+        return np.asarray(jnp.abs(jax.jit(outputs)(x)).sum((0, 2, 3, 5))) > 0
+
+    back = np.subtract.outer(np.arange(7), np.arange(7))
+    np.testing.assert_array_equal(influence("past"), (back >= 0) & (back <= 2))
+    np.testing.assert_array_equal(influence("window"), abs(back) <= 4)
+    np.testing.assert_array_equal(influence("alone"), back == 0)
+
+
 def test_relative_positions_know_the_order_but_not_the_place():
     """A video that starts two frames later gives the same features, two frames later; the order of frames matters."""
     model = FrameTransformer(2, 2, 7, window=1, positions="relative")
@@ -114,7 +129,7 @@ def test_a_frame_alone_is_a_video_of_one_frame(positions):
     model = FrameTransformer(2, 2, 7, positions=positions)
     x, mask = random_frames(1, 5), jnp.ones((1, 5), bool)
     params = random_params(model, Tokens(x, mask))
-    got = model.apply(params, Tokens(x, mask), alone=True).features
+    got = model.apply(params, Tokens(x, mask), view="alone").features
     for frame in range(5):
         only = model.apply(params, Tokens(x, mask & (jnp.arange(5) == frame)[None])).features
         np.testing.assert_allclose(got[:, frame], only[:, frame], atol=5e-6)

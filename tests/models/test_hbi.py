@@ -151,6 +151,29 @@ def test_ends_of_a_text_need_not_be_players(params, aligned):
     assert np.all(np.asarray(text.members["action"])[~np.asarray(entity.mask)] == -1)
 
 
+def test_the_first_level_may_see_the_past_only(params, encoded):
+    """Its frames are those of the video so far; merged levels and the mean are made of frames that see all."""
+    past = HBI(dataclasses.replace(CONFIG, frame_past=FRAMES))
+
+    def first_and_rest(video):
+        (_, first), *rest = video.levels.items()
+        return first, (rest, video.pooled, video.members)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def encode(model, mask):
+        return model.apply(params, on_device(BATCH).frames, mask, method=HBI.encode_video)
+
+    got, rest = first_and_rest(encode(past, BATCH.frame_mask))
+    seen, wanted = first_and_rest(encoded[1])
+    jax.tree.map(np.testing.assert_array_equal, rest, wanted)
+    for frame in range(FRAMES):
+        so_far = encode(HBI(CONFIG), BATCH.frame_mask & (np.arange(FRAMES) <= frame)).levels["entity"]
+        rows = BATCH.frame_mask[:, frame]
+        for mine, theirs in zip(got, so_far, strict=True):
+            np.testing.assert_allclose(mine[rows, frame], theirs[rows, frame], atol=5e-6)
+    assert np.abs(got.features[:, 0] - seen.features[:, 0]).max() > 1e-3
+
+
 def test_uint8_frames_are_normalised_frames(align, aligned):
     batch = BATCH._replace(frames=np.asarray(normalize_pixels(jnp.asarray(BATCH.frames))))
     assert_same(align(batch), aligned, atol=1e-5)

@@ -266,14 +266,21 @@ def test_folders_from_before_keep_their_meaning(tmp_path):
 def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
     """Whoever loads hbi.safetensors there; nothing where it computes the same."""
     gelu = {**foreign.HBI, "clip": {**foreign.CLIP, "activation": "gelu", "vision_head_features": 32}}
-    local = {**foreign.HBI, "frame_window": 2}
-    for name, config, says in (("as published", foreign.HBI, 0), ("local", local, 1), ("gelu", gelu, 1)):
+    local, past = {**foreign.HBI, "frame_window": 2}, {**foreign.HBI, "frame_past": 1}
+    for name, config, says in (
+        ("as published", foreign.HBI, 0),
+        ("local", local, 1),
+        ("past", past, 1),
+        ("gelu", gelu, 1),
+    ):
         caplog.clear()
         save(tmp_path / name, foreign.weights("hbi", config))
         export(tmp_path / name, tmp_path / f"{name} back")
         assert len(told(caplog)) == says
         if name == "local":
             assert "limit it to the 2 before and after a frame" in told(caplog)[0].getMessage()
+        if name == "past":
+            assert "frames that see themselves and the 1 before them" in told(caplog)[0].getMessage()
     caplog.clear()
     relative = {**foreign.HBI, "frame_positions": "relative"}
     save(tmp_path / "relative", foreign.weights("hbi", relative))

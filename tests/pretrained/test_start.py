@@ -215,16 +215,17 @@ def test_a_frame_transformer_of_other_layers_than_the_text_towers_stays_as_it_is
 def test_settings_that_a_configuration_may_override(clip, hbi, caplog):
     same = {**HBI, "levels": tuple(tuple(level) for level in HBI["levels"]), "pooled": False}
     other = {**HBI, "padding": "masked", "levels": [["entity", 0, 0], ["action", 6, 4], ["event", 3, 2]]}
-    other |= {"frame_window": 1}
+    other |= {"frame_window": 1, "frame_past": 2}
     with caplog.at_level(logging.WARNING, "hbi_jax"):
         for source, config in ((hbi, same), (clip, other)):
             initialize(hbi.params, source, config)
         assert not told(caplog)
         assert_same(initialize(shifted(hbi.params), hbi, other), hbi.params)
-    first, second, third = (record.getMessage() for record in told(caplog))
+    first, second, third, fourth = (record.getMessage() for record in told(caplog))
     assert "padding is 'published', wanted 'masked' by config.model" in first
     assert "('action', 6, 3), ('event', 3, 2)), wanted (('entity', 0, 0), ('action', 6, 4)" in second
     assert "frame_window is 0, wanted 1 by config.model" in third
+    assert "frame_past is 0, wanted 2 by config.model" in fourth
 
 
 def test_an_estimator_has_no_settings_of_a_model():

@@ -20,7 +20,7 @@ ROWS = 8
 BATCH = make_batch(ROWS)._replace(example_mask=np.arange(ROWS) < ROWS - 1)
 LOSS = AlignmentLossConfig(interaction_weight=0.0, distillation_weight=0.0, motion_weight=0.5)
 MODELS = {
-    "v1": HBI(dataclasses.replace(CONFIG, frame_window=1)),
+    "v1": HBI(dataclasses.replace(CONFIG, frame_window=1, frame_past=1)),
     "v2": HBI(dataclasses.replace(CONFIG, reconstruction=True, gate_features=8)),
 }
 
