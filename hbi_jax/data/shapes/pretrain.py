@@ -1,10 +1,11 @@
 """Trains `shapes-clip`, the towers that the quickstarts start from, on single pictures and what they show.
 
-    python -m hbi_jax.data.shapes.pretrain    # replaces the file in the package, after 15 minutes on two CPU cores
+    python -m hbi_jax.data.shapes.pretrain    # replaces the file in the package, after 20 minutes on two CPU cores
     python -m hbi_jax.data.shapes.pretrain --out=clip.safetensors --num_steps=500
 
 The towers see stills (`stills.py`): no videos, no actions. Each batch has groups of stills that share their entities,
-so that sizes, places and angles matter too. Three losses are added:
+or all but the shapes, so that sizes, places and angles matter too, and shapes as much as colours. Three losses are
+added:
 
 - CLIP's contrastive loss, for the sentence;
 - the same for the token-wise similarity of HBI (Eq. 12) without token weights, so that every word by itself resembles
@@ -64,7 +65,7 @@ NAME = "shapes-clip"
 # Side of the rendered pictures, that of the world's videos.
 _RENDERED = 64
 _NUM_WORDS = 24
-# Stills that share their entities, and the groups that one call renders.
+# Stills that are alike, and the groups that one call renders.
 _GROUP, _PORTION = 8, 250
 # Captions from which the vocabulary is read.
 _CAPTIONS = 20_000
@@ -263,9 +264,9 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=pathlib.Path, default=shipped_file(NAME), help="the file to write or replace")
-    parser.add_argument("--num_steps", type=int, default=2400, help="steps of training")
+    parser.add_argument("--num_steps", type=int, default=9600, help="steps of training")
     parser.add_argument("--batch_size", type=int, default=128, help=f"stills in a batch, a multiple of {_GROUP}")
-    parser.add_argument("--num_stills", type=int, default=32000, help="stills that are rendered")
+    parser.add_argument("--num_stills", type=int, default=48000, help="stills that are rendered")
     parser.add_argument("--seed", type=int, default=0, help="seed of stills, captions and initialisation")
     parser.add_argument("--num_workers", type=int, default=2, help="rendering processes")
     options = parser.parse_args(arguments)

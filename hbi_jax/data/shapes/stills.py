@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from hbi_jax.data.shapes.entities import Entity
+from hbi_jax.data.shapes.entities import SHAPES, Entity
 from hbi_jax.data.shapes.grammar import SHAPE_WORDS, SIZE_WORDS
 from hbi_jax.data.shapes.plan import draw_entity
 from hbi_jax.data.shapes.renderer import draw_picture
@@ -27,7 +27,7 @@ TEMPLATES = {
 _TINY, _LARGE, _HUGE = 0.145, 0.26, 0.39
 _COLUMNS, _ROWS = ("left", "", "right"), ("top", "", "bottom")
 _DIRECTIONS = ("up", "right", "down", "left")
-_TURNED_SHARE, _OTHER_SIZE_SHARE = 0.3, 0.5
+_TURNED_SHARE, _OTHER_SIZE_SHARE, _OTHER_SHAPES_SHARE = 0.3, 0.5, 0.5
 _TRIES = 100
 
 
@@ -63,12 +63,27 @@ class Still:
 
 
 def draw_stills(rng: random.Random, count: int) -> list[Still]:
-    """Returns random stills that share background and entities, so that only sizes, places and angles differ."""
+    """Returns random stills of one background that are alike.
+
+    They share their entities, so that only sizes, places and angles differ, or all but the shapes, which otherwise are
+    seldom what tells the stills of a batch apart.
+    """
     entities: tuple[Entity, ...] = ()
     for _ in range(rng.choices((1, 2, 3), (3, 5, 2))[0]):
         entities += (draw_entity(rng, entities),)
     background = rng.randrange(NUM_BACKGROUNDS)
+    if rng.random() < _OTHER_SHAPES_SHARE:
+        poses = _poses(entities, rng)
+        return [Still(background, _other_shapes(entities, rng), poses) for _ in range(count)]
     return [Still(background, entities, _poses(entities, rng)) for _ in range(count)]
+
+
+def _other_shapes(entities: Sequence[Entity], rng: random.Random) -> tuple[Entity, ...]:
+    """Returns entities of the same colours and sizes with random shapes."""
+    while True:
+        drawn = tuple(dataclasses.replace(entity, shape=rng.choice(SHAPES)) for entity in entities)
+        if not any(one.resembles(other) for place, one in enumerate(drawn) for other in drawn[:place]):
+            return drawn
 
 
 def _poses(entities: Sequence[Entity], rng: random.Random) -> tuple[Pose, ...]:

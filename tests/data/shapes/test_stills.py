@@ -1,5 +1,7 @@
 """Stills: what a caption says is what the picture shows, and nothing of what only a video shows."""
 
+import collections
+import itertools
 import math
 import random
 import re
@@ -69,15 +71,20 @@ def test_sizes_are_those_in_the_picture(diameter, words):
 
 
 def test_a_group_shares_what_it_shows_and_the_shapes_are_apart():
-    rng, angles = random.Random(1), []
+    """Groups differ in poses alone, or in shapes alone."""
+    rng, angles, kinds = random.Random(1), [], collections.Counter()
     for _ in range(60):
         group = stills.draw_stills(rng, 4)
-        assert len({(still.background, still.entities) for still in group}) == 1
-        assert len({still.poses for still in group}) == 4
+        looks = {(still.background, tuple((one.color, one.size) for one in still.entities)) for still in group}
+        assert len(looks) == 1
+        kinds[len({still.entities for still in group}) > 1, len({still.poses for still in group})] += 1
         for still in group:
+            assert not any(one.resembles(other) for one, other in itertools.combinations(still.entities, 2))
             angles += [pose.angle for pose in still.poses]
             boxes = [pose_box(entity.shape, pose) for entity, pose in zip(still.entities, still.poses, strict=True)]
             assert all(min(low, 1 - high) >= 0 for box in boxes for low, high in (box[::2], box[1::2]))
+    assert set(kinds) == {(False, 4), (True, 1)}
+    assert min(kinds.values()) > 20
     assert 0.15 < np.mean(np.array(angles) != 0) < 0.45
     assert stills.draw_stills(random.Random(2), 3) == stills.draw_stills(random.Random(2), 3)
 
