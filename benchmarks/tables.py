@@ -96,7 +96,23 @@ def quickstarts() -> str:
 def pointing() -> str:
     """Returns where the words of the quickstart's captions point, in time and in space, by role."""
     tasks = _load("quickstart_tasks")
-    blocks = []
+    reached, guessed = tasks["retrieval"]["summary"], tasks["retrieval"]["chance"]
+    blocks = [
+        _table(
+            ["words", "mass inside, %", "uniform, %", "AUC"],
+            [
+                [
+                    role,
+                    spread(reached[f"{role} inside, %"]),
+                    f"{guessed[f'{role} inside, %']:.1f}",
+                    spread(reached[f"{role} AUC"], digits=2),
+                ]
+                for role in ("color", "shape", "size", "action", "all words")
+            ],
+        ),
+        f"Interactions of words and frames, the quickstart's test gallery; {len(tasks['retrieval']['runs'])} seeds, mean "
+        "(smallest to largest). The first seed, with what the interaction is compared with:",
+    ]
     for table, what in zip(tasks["retrieval"]["pointing"].values(), ("frames", "patches"), strict=True):
         place = {name: number for number, name in enumerate(table["columns"])}
         rows = [
@@ -111,7 +127,7 @@ def pointing() -> str:
             if name.startswith(("interaction: ", "similarity: "))
         ]
         blocks.append(_table([what, "mass inside, % (95 % interval)", "uniform, %", "AUC", "words"], rows))
-    blocks.append(f"The quickstart's test gallery, one seed; {_where(tasks)}.")
+    blocks.append(f"{_where(tasks)}.")
     return "\n\n".join(blocks)
 
 

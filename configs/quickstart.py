@@ -31,8 +31,9 @@ def get_config(start: str = "shapes-clip"):
     # wherever it is. Merged levels see the whole video.
     config.model.frame_past = 1
     config.model.frame_positions = "relative"
-    # The end token has seen the whole text; left as a player, it does what the words should do.
-    config.model.end_tokens = False
+    # The end token has seen the whole text; left as a player, it does what the words should do. Frames that no word
+    # speaks of match the start token.
+    config.model.end_tokens = "start"
     # Of HBI V2 (config.model.reconstruction), whose gates otherwise run away.
     config.model.gate_bound = 0.5
     config.model.max_frames = 8

@@ -21,7 +21,7 @@ def get_config():
     config.model.frame_layers = 0
     config.model.frame_past = 0
     config.model.frame_positions = "absolute"
-    config.model.end_tokens = True
+    config.model.end_tokens = "both"
     config.model.header = "none"
 
     config.loss.interaction_weight = config.loss.distillation_weight = config.loss.motion_weight = 0.0

@@ -28,7 +28,7 @@ def get_config(start: str = "shapes-clip"):
     data.num_words = 16
     config.answers.questions_per_video = 4
     # Words alone as players were measured for retrieval only.
-    config.model.end_tokens = True
+    config.model.end_tokens = "both"
     config.loss.alignment_weight = 0.25
     config.train.num_steps = 500
     config.train.eval_every = 100

@@ -24,6 +24,8 @@ Remat = Literal["auto", "none", "elementwise", "blocks"]
 Scan = Literal["auto", "on", "off"]
 # What computes the attention of the vision tower on GPUs: the compiler, or the fused kernels of NVIDIA's cuDNN.
 AttentionKernel = Literal["xla", "cudnn"]
+# Which of the two tokens that enclose a text are players beside its words.
+EndTokens = Literal["both", "start", "none"]
 # How the temporal transformer knows the order of frames: by an embedding of each frame's place in the video, or by a
 # bias of attention for each distance.
 FramePositions = Literal["absolute", "relative"]

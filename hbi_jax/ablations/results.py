@@ -112,7 +112,7 @@ def summary(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     return out
 
 
-def spread(figure: Mapping[str, float]) -> str:
+def spread(figure: Mapping[str, float], digits: int = 1) -> str:
     """Formats a mean, with minimum and maximum if they differ from it."""
-    mean, low, high = (f"{figure[name]:.1f}" for name in ("mean", "min", "max"))
+    mean, low, high = (f"{figure[name]:.{digits}f}" for name in ("mean", "min", "max"))
     return mean if low == high == mean else f"{mean} ({low} to {high})"

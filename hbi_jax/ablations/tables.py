@@ -50,11 +50,12 @@ class Table(NamedTuple):
 
 
 # The papers' methods, without what the configuration adds to them.
-_PUBLISHED: Overrides = {"loss.motion_weight": 0.0, "model.end_tokens": True}
+_PUBLISHED: Overrides = {"loss.motion_weight": 0.0, "model.end_tokens": "both"}
 V1: Overrides = {"model.reconstruction": False, **_PUBLISHED}
 V2: Overrides = {"model.reconstruction": True, **_PUBLISHED}
 _MOTION: Overrides = {"loss.motion_weight": 1.0}
-_WORDS_ONLY: Overrides = {"model.end_tokens": False}
+_WORDS_ONLY: Overrides = {"model.end_tokens": "none"}
+_START_TOKEN: Overrides = {"model.end_tokens": "start"}
 _NO_INTERACTION: Overrides = {"loss.interaction_weight": 0.0}
 _NO_DISTILLATION: Overrides = {"loss.distillation_weight": 0.0}
 
@@ -191,7 +192,10 @@ def _pointing(config: ConfigDict) -> list[Row]:
             "V1, both, relative positions, motion, words only",
             V1 | papers | near | same_spread | relative | _MOTION | _WORDS_ONLY,
         ),
-        Row("V1, the past, the rest of these", V1 | papers | past | same_spread | relative | _MOTION | _WORDS_ONLY),
+        Row(
+            "V1, standardised teacher, relative positions, motion, the past, start token",
+            V1 | papers | past | same_spread | relative | _MOTION | _START_TOKEN,
+        ),
         Row("V2, both, bounded gates, relative positions", V2 | papers | near | same_spread | bounded | relative),
     ]
 
@@ -217,7 +221,7 @@ def _hierarchy(config: ConfigDict, names: tuple[str, ...], share: float = 1 / 4)
         "model.frame_layers": 0,
         "model.frame_past": 0,
         "model.frame_positions": "absolute",
-        "model.end_tokens": True,
+        "model.end_tokens": "both",
         "model.header": "none",
         "loss.distillation_paths": (),
         "data.sampling": "segments",
@@ -312,7 +316,7 @@ TABLES = {
         "Neighbours: config.model.frame_window=1. The past: config.model.frame_past=1. Standardised: "
         "config.loss.teacher_temperature=1. Bounded: "
         "config.model.gate_bound=0.5. Relative positions: config.model.frame_positions. Motion: "
-        "config.loss.motion_weight=1. Words only: config.model.end_tokens=False. Inside: the share of a word's "
+        "config.loss.motion_weight=1. Words only, start token: config.model.end_tokens. Inside: the share of a word's "
         "positive interaction in the frames that show what it refers to, at the first level; chance is a word that "
         "points nowhere.",
         _pointing,

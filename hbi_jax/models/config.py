@@ -7,6 +7,7 @@ from hbi_jax.choices import (
     Activation,
     AttentionKernel,
     DecodingMethod,
+    EndTokens,
     FramePositions,
     InteractionNetKind,
     Method,
@@ -119,10 +120,11 @@ class HBIConfig:
         "Levels from fine to coarse: name, and the number of words and frames after the merge (0: no merge). By "
         "default, the first level is distilled into the others.",
     )
-    end_tokens: bool = field(
-        True,
-        "Whether the start and end token of a text are players, as in the published code. The end token has seen the "
-        "whole text, so it can match the video in place of all words.",
+    end_tokens: EndTokens = field(
+        "both",
+        "Which of the two tokens that enclose a text are players beside its words. both: as in the published code; the "
+        "end token has seen the whole text, so it can match the video in place of all words. start: the start token "
+        "alone, which has seen nothing; frames that no word speaks of can match it. none: neither.",
     )
     frame_layers: int = field(4, "Layers of the temporal transformer over frames.", at_least=0)
     frame_window: int = field(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from hbi_jax.banzhaf.estimator import InteractionNet
+from hbi_jax.choices import EndTokens
 from hbi_jax.models.clip import TextTower, VisionTower, normalize_pixels
 from hbi_jax.models.config import HBIConfig
 from hbi_jax.models.frames import FrameTransformer
@@ -36,11 +37,14 @@ class TokenWeight(TokenMLP):
         return WeightedTokens(features, mask, mlp_output(mlp, mlp_hidden(mlp, features, self.dtype)))
 
 
-def _inner(mask: Bool[Array, "b t"]) -> Bool[Array, "b t"]:
-    """Returns the mask without the first and last real token of each text, unless no other would be left."""
+def _players(mask: Bool[Array, "b t"], ends: EndTokens) -> Bool[Array, "b t"]:
+    """Returns the real tokens of each text that are players: its words and some of its ends; all if it has no word."""
+    if ends == "both":
+        return mask
     place, last = jnp.arange(mask.shape[1])[None], jnp.sum(mask, axis=1, keepdims=True) - 1
-    inner = mask & (place > 0) & (place < last)
-    return jnp.where(inner.any(axis=1, keepdims=True), inner, mask)
+    words = mask & (place > 0) & (place < last)
+    players = words | (mask & (place == 0)) if ends == "start" else words
+    return jnp.where(words.any(axis=1, keepdims=True), players, mask)
 
 
 class HBI(Scorer):
@@ -109,8 +113,7 @@ class HBI(Scorer):
         """Returns the words of each text at every level, and its sentence vector."""
         with self._precision():
             words, sentence = self.text_tower(token_ids, mask)
-            if not self.config.end_tokens:
-                words = words._replace(mask=_inner(words.mask))
+            words = words._replace(mask=_players(words.mask, self.config.end_tokens))
             return self._encoded(words, sentence, self.text_merge, self.text_weight)
 
     def encode_video(self, frames: Frames, mask: Bool[Array, "b f"], alone: bool = False) -> Encoded:

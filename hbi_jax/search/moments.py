@@ -95,8 +95,8 @@ def labelled(tokens: Sequence[str], times: Sequence[float], values: Float[np.nda
         return (), (), np.zeros((0, 0), np.float32)
     if len(values) == len(tokens) + 2:
         return (*tokens, WHOLE_TEXT), tuple(times), values[1:]
-    if len(tokens) and len(values) == len(tokens):
-        return tuple(tokens), tuple(times), values
+    if len(tokens) and len(values) - len(tokens) in (0, 1):
+        return tuple(tokens), tuple(times), values[-len(tokens) :]
     if len(values) == 1:
         return (WHOLE_TEXT,), tuple(times), values
     return (), (), np.zeros((0, 0), np.float32)

@@ -135,16 +135,17 @@ def test_compiled_is_eager(params):
     assert_same(got, wanted, atol=1e-6)
 
 
-def test_ends_of_a_text_need_not_be_players(params, aligned):
+@pytest.mark.parametrize("ends", ["start", "none"])
+def test_ends_of_a_text_need_not_be_players(params, aligned, ends):
     """Nothing but their masks and the tokens made of them changes; a text of nothing but ends keeps them."""
-    model = HBI(dataclasses.replace(CONFIG, end_tokens=False))
+    model = HBI(dataclasses.replace(CONFIG, end_tokens=ends))
     mask = np.array(BATCH.text_mask)
     mask[0] = np.arange(mask.shape[1]) < 2
     encode = jax.jit(functools.partial(model.apply, method="encode_text"))
     text, whole = encode(params, BATCH.token_ids, mask), aligned["entity"].text
     entity = text.levels["entity"]
     place, last = np.arange(mask.shape[1]), mask.sum(1, keepdims=True) - 1
-    np.testing.assert_array_equal(entity.mask[1:], (mask & (place > 0) & (place < last))[1:])
+    np.testing.assert_array_equal(entity.mask[1:], (mask & (place >= (ends == "none")) & (place < last))[1:])
     np.testing.assert_array_equal(entity.mask[0], mask[0])
     np.testing.assert_allclose(entity.features[1:], whole.features[1:], atol=1e-6)
     np.testing.assert_array_equal(text.members["entity"][1:], np.where(entity.mask, place, -1)[1:])

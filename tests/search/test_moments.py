@@ -31,10 +31,11 @@ def test_rows_are_words_and_the_whole_text():
     assert (words, frames) == (("red", "ball", WHOLE_TEXT), (0.0, 1.0, 2.0))
     np.testing.assert_array_equal(values, game[1:])
     assert labelled(("red", "ball"), (0.0, 1.0, 2.0), game[:1])[0] == (WHOLE_TEXT,)
-    # Of a model whose players are the words alone.
-    words, _, values = labelled(("red", "ball"), (0.0, 1.0, 2.0), game[1:3])
-    assert words == ("red", "ball")
-    np.testing.assert_array_equal(values, game[1:3])
+    # Of models whose players are the words alone, and the words and the start token.
+    for first in (1, 0):
+        words, _, values = labelled(("red", "ball"), (0.0, 1.0, 2.0), game[first:3])
+        assert words == ("red", "ball")
+        np.testing.assert_array_equal(values, game[1:3])
 
 
 def test_a_moment_is_written_as_json():
