@@ -110,8 +110,8 @@ def pointing() -> str:
                 for role in ("color", "shape", "size", "action", "all words")
             ],
         ),
-        f"Interactions of words and frames, the quickstart's test gallery; {len(tasks['retrieval']['runs'])} seeds, mean "
-        "(smallest to largest). The first seed, with what the interaction is compared with:",
+        f"Interactions of words and frames, the quickstart's test gallery; {len(tasks['retrieval']['runs'])} seeds, "
+        "mean (smallest to largest). The first seed, with what the interaction is compared with:",
     ]
     for table, what in zip(tasks["retrieval"]["pointing"].values(), ("frames", "patches"), strict=True):
         place = {name: number for number, name in enumerate(table["columns"])}
