@@ -23,6 +23,7 @@ TINY = {
     "model.clip.head_features": 16,
     "model.clip.image_size": 32,
     "model.frame_layers": 1,
+    "model.frame_past": 0,
     "model.weight_features": 16,
     "model.header_features": 4,
     "data.world.num_train": 40,

@@ -193,10 +193,10 @@ def _pointing(config: ConfigDict) -> list[Row]:
             V1 | papers | near | same_spread | relative | _MOTION | _WORDS_ONLY,
         ),
         Row(
-            "V1, standardised teacher, relative positions, motion, the past, start token",
+            "V1, the past, standardised, relative, motion, start token",
             V1 | papers | past | same_spread | relative | _MOTION | _START_TOKEN,
         ),
-        Row("V2, both, bounded gates, relative positions", V2 | papers | near | same_spread | bounded | relative),
+        Row("V2, the past, standardised, bounded, relative", V2 | papers | past | same_spread | bounded | relative),
     ]
 
 
