@@ -27,8 +27,8 @@ def get_config(start: str = "shapes-clip"):
     clip.embed_features, clip.head_features = 128, 32
     config.model.levels = (("entity", 0, 0), ("action", 8, 4), ("event", 3, 2))
     config.model.frame_layers = 2
-    # A frame of the first level that has seen only the one before it stays one moment of its video, and means the same
-    # wherever it is. Merged levels see the whole video.
+    # A frame of the first level that has seen only those just before it stays one moment of its video, and means the
+    # same wherever it is. Merged levels see the whole video.
     config.model.frame_past = 1
     config.model.frame_positions = "relative"
     # The end token has seen the whole text; left as a player, it does what the words should do. Frames that no word

@@ -314,11 +314,10 @@ TABLES = {
     "pointing": Table(
         "What makes words point",
         "Neighbours: config.model.frame_window=1. The past: config.model.frame_past=1. Standardised: "
-        "config.loss.teacher_temperature=1. Bounded: "
-        "config.model.gate_bound=0.5. Relative positions: config.model.frame_positions. Motion: "
-        "config.loss.motion_weight=1. Words only, start token: config.model.end_tokens. Inside: the share of a word's "
-        "positive interaction in the frames that show what it refers to, at the first level; chance is a word that "
-        "points nowhere.",
+        "config.loss.teacher_temperature=1. Bounded: config.model.gate_bound=0.5. Relative positions: "
+        "config.model.frame_positions. Motion: config.loss.motion_weight=1. Words only, start token: "
+        "config.model.end_tokens. Inside: the share of a word's positive interaction in the frames that show what it "
+        "refers to, at the first level; chance is a word that points nowhere.",
         _pointing,
     ),
     "hcmi": Table(
