@@ -180,6 +180,9 @@ def build_model(kind: str, config: Mapping) -> nn.Module:
         values = {name: value for name, value in config.items() if name not in names}
         # No defaults for these: weights belong to specific towers and levels.
         values |= {name: config[name] for name in ("clip", "levels")}
+        if isinstance(ends := values.get("end_tokens"), bool):
+            # Folders of earlier versions tell whether both ends are players.
+            values["end_tokens"] = "both" if ends else "none"
         if kind == "hcmi":
             values["method"] = kind
         return module(fields.parse(HBIConfig, values, "config"), **task_fields)

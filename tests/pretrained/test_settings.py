@@ -261,6 +261,9 @@ def test_folders_from_before_keep_their_meaning(tmp_path):
     config = load(tmp_path / "old", progress=False).model.config
     assert (config.activation, config.pixels, config.vision_heads, config.text_heads) == ("quick_gelu", "clip", 4, 4)
     assert config == CLIPConfig(**fields)
+    for ends, meaning in ((True, "both"), (False, "none")):
+        save(tmp_path / meaning, foreign.weights("hbi", {**foreign.HBI, "end_tokens": ends}))
+        assert load(tmp_path / meaning, progress=False).model.config.end_tokens == meaning
 
 
 def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
