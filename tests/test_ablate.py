@@ -81,7 +81,7 @@ def test_the_command_line_makes_of_a_row_the_configuration_that_it_is_named_afte
 def test_rows_are_those_of_the_paper():
     config = config_of("msrvtt")
     assert {name: len(rows_of(name, config)) for name in TABLES} == {
-        "4": 7, "5": 6, "6": 5, "7": 10, "weights": 10, "versions": 3, "teachers": 3, "pointing": 13,
+        "4": 7, "5": 6, "6": 5, "7": 10, "weights": 10, "versions": 3, "teachers": 4, "pointing": 13,
         "hcmi": 16, "methods": 5,
     }  # fmt: skip
     levels = [row.overrides["model.levels"] for row in rows_of("6", config)]
@@ -281,21 +281,22 @@ def test_the_estimator_learns_from_the_exact_teachers_model(program, tmp_path):
     _, calls = program
     assert make(["teachers"], tmp_path)
     configs = [pathlib.Path(call["config"]).name for call in calls()]
-    assert configs == ["quickstart.py", "estimator.py:quickstart", *["quickstart.py"] * 5]
-    exact, training, taught, _, _, again, _ = calls()
+    assert configs == ["quickstart.py", "estimator.py:quickstart", *["quickstart.py"] * 7]
+    exact, training, taught, *sampled, _, again, _, _ = calls()
     assert training["config.init"] == exact["workdir"]
     assert taught["config.loss.estimator"] == again["config.loss.estimator"] == training["workdir"]
     assert taught["config.loss.teacher"] == "estimator"
+    assert [call["config.loss.num_samples"] for call in sampled] == ["1000", "100"]
     # Started again, there is nothing to do.
     assert make(["teachers"], tmp_path)
-    assert len(calls()) == 7
+    assert len(calls()) == 9
 
 
 def test_without_the_exact_model_there_is_no_estimator(program, tmp_path):
     put, calls = program
     put("if fields.get('config.loss.teacher') == 'exact': sys.exit(3)")
     assert not make(["teachers"], tmp_path, (0,))
-    assert [call["config.loss.teacher"] for call in calls()] == ["exact", "sampled"]
+    assert [call["config.loss.teacher"] for call in calls()] == ["exact", "sampled", "sampled"]
     estimator = table_of(tmp_path, "teachers").lines[1]
     assert estimator.failed["0"].startswith("the run that its estimator learns from failed with exit code 3")
 

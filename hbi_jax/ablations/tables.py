@@ -167,7 +167,13 @@ def _teachers(config: ConfigDict) -> list[Row]:
     return [
         Row("exact", V2 | {"loss.teacher": "exact", "loss.estimator": ""}),
         Row("estimator", V2 | {"loss.teacher": "estimator", "loss.estimator": ESTIMATOR}),
-        Row("sampled", V2 | {"loss.teacher": "sampled", "loss.estimator": ""}),
+        *(
+            Row(
+                f"sampled, {count:,} coalitions",
+                V2 | {"loss.teacher": "sampled", "loss.estimator": "", "loss.num_samples": count},
+            )
+            for count in (1000, 100)
+        ),
     ]
 
 
