@@ -9,8 +9,10 @@ import time
 import numpy as np
 import pytest
 
+from hbi_jax.data.dataset import Dataset
 from hbi_jax.tasks.lock import LOCK
 from tests.faults.jobs import flags, job, only_when_asked, rows
+from tests.faults.session import config_of
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +35,8 @@ TASKS = {
 def world(tmp_path_factory) -> pathlib.Path:
     """A rendered world with a test video that cannot be read."""
     folder = tmp_path_factory.mktemp("jobs")
-    with job(folder / "first", 1, flags(folder / "world", folder / "run", train__num_steps=1)) as rendering:
-        assert rendering.wait() == [0], rendering.output()
+    config = config_of("quickstart", str(folder / "world"), {})
+    Dataset(config.data, config.model.clip.image_size, str(folder)).render()
     with (folder / "world" / "MSRVTT_JSFUSION_test.csv").open() as file:
         victim = file.readlines()[3].split(",")[2]
     path = folder / "world" / "videos" / f"{victim}.mp4"
