@@ -27,7 +27,6 @@ from hbi_jax.files import replace_file
 from hbi_jax.parallel.mesh import make_mesh, put_batch
 from hbi_jax.parallel.processes import barrier
 from hbi_jax.report import report as reports
-from hbi_jax.report.curves import plot_training
 from hbi_jax.report.write import print_summary, write_report
 from hbi_jax.tasks.agreement import check_same_data, check_same_folder
 from hbi_jax.tasks.config import Config
@@ -341,6 +340,9 @@ def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
 
 
 def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
+    # Drawing libraries take long to load, and most commands draw nothing.
+    from hbi_jax.report.curves import plot_training
+
     config, training, metrics = setup.config, None, setup.workdir / "metrics.jsonl"
     unreadable, pictures, protocol = results.unreadable, list(results.pictures), list(results.protocol)
     truncated = setup.task.truncated

@@ -243,6 +243,11 @@ def test_commands_explain_and_refuse_fields_without_loading_jax(module):
     assert _run(code).split() == ["False", "False"]
 
 
+def test_commands_that_draw_nothing_load_no_drawing_library():
+    code = "import sys, hbi_jax.experiment, hbi_jax.search.index; print({'matplotlib', 'sklearn'} & set(sys.modules))"
+    assert _run(code).strip() == "set()"
+
+
 def test_core_rooms_build_on_core_rooms_and_arrays_alone():
     for room in CORE:
         assert ROOMS[room].rooms <= set(CORE)

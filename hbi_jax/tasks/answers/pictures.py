@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from hbi_jax.report.strips import Strip, plot_strips
+from hbi_jax.report.strips import Strip
 
 RIGHT, WRONG = "#00695c", "#b71c1c"
 
@@ -54,4 +54,7 @@ def plot_answers(examples: Sequence[Example], path: str | os.PathLike[str]) -> N
     Raises:
       ValueError: If there is no example.
     """
+    # Drawing libraries take long to load, and most commands draw nothing.
+    from hbi_jax.report.plot_strips import plot_strips
+
     plot_strips([answer_strip(example) for example in examples], path)

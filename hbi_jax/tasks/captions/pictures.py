@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from hbi_jax.report.strips import Strip, plot_strips
+from hbi_jax.report.strips import Strip
 
 GREY = "#616161"
 # References shown per video.
@@ -44,4 +44,7 @@ def plot_captions(examples: Sequence[Example], path: str | os.PathLike[str]) -> 
     Raises:
       ValueError: If there is no example.
     """
+    # Drawing libraries take long to load, and most commands draw nothing.
+    from hbi_jax.report.plot_strips import plot_strips
+
     plot_strips([caption_strip(example) for example in examples], path)

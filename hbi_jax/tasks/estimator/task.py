@@ -20,7 +20,6 @@ from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.estimator.evaluator import InteractionEvaluator, Pairs
 from hbi_jax.tasks.estimator.metrics import Agreement
 from hbi_jax.tasks.estimator.objective import estimator_loss
-from hbi_jax.tasks.estimator.pictures import plot_estimates
 from hbi_jax.tasks.gallery import GalleryEncoder, Program
 from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import computed_teacher
@@ -84,6 +83,9 @@ class EstimatorTask(Task):
         return {field: float(np.mean([getattr(level, field) for level in found])) for field in Agreement._fields}
 
     def evaluate(self, params: PyTree, label: str) -> Results:  # noqa: D102
+        # Drawing libraries take long to load, and most commands draw nothing.
+        from hbi_jax.tasks.estimator.pictures import plot_estimates
+
         tables, pictures, dataset, unreadable = [], [], {}, {}
         for name in self.dataset.galleries:
             source = self.source(name)

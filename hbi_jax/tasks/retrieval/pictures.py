@@ -11,10 +11,11 @@ from hbi_jax.report.report import Picture
 from hbi_jax.tasks.retrieval.games import INTERACTION, Game
 from hbi_jax.tasks.retrieval.patches import PatchGame
 from hbi_jax.tasks.retrieval.plot import plot_interaction
-from hbi_jax.tasks.retrieval.plot_embeddings import Embedded, plot_embeddings
+from hbi_jax.tasks.retrieval.plot_embeddings import plot_embeddings
 from hbi_jax.tasks.retrieval.plot_levels import LevelGrid, plot_levels
 from hbi_jax.tasks.retrieval.plot_patches import PatchGrid, plot_patches
 from hbi_jax.tasks.retrieval.pointing import Truths, by_word
+from hbi_jax.tasks.retrieval.projection import Embedded
 
 
 def draw_interactions(

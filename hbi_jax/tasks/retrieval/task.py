@@ -31,9 +31,8 @@ from hbi_jax.tasks.retrieval.games import HEADER, Estimate, Game, play
 from hbi_jax.tasks.retrieval.metrics import gallery_metrics
 from hbi_jax.tasks.retrieval.objective import retrieval_loss
 from hbi_jax.tasks.retrieval.patches import PatchGame, play_patches
-from hbi_jax.tasks.retrieval.pictures import draw_embeddings, draw_interactions, draw_patches
-from hbi_jax.tasks.retrieval.plot_embeddings import Embedded
 from hbi_jax.tasks.retrieval.pointing import Pointed
+from hbi_jax.tasks.retrieval.projection import Embedded
 from hbi_jax.tasks.retrieval.regions import Regions
 from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import make_teacher
@@ -123,6 +122,9 @@ class RetrievalTask(Task):
         return metrics
 
     def evaluate(self, params: PyTree, label: str) -> Results:  # noqa: D102
+        # Drawing libraries take long to load, and most commands draw nothing.
+        from hbi_jax.tasks.retrieval.pictures import draw_embeddings, draw_interactions, draw_patches
+
         config = self.config
         baseline = self._baseline() if config.eval.baselines else None
         bank = self._querybank(params) if "querybank" in config.eval.normalize else None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hbi_jax.report.strips import strips_figure
+from hbi_jax.report.plot_strips import strips_figure
 from hbi_jax.tasks.answers.pictures import RIGHT, WRONG, Example, answer_strip, plot_answers
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from hbi_jax.report.strips import strips_figure
+from hbi_jax.report.plot_strips import strips_figure
 from hbi_jax.tasks.captions.pictures import GREY, Example, caption_strip, plot_captions
 
 CLIP = np.full((3, 8, 8, 3), 7, np.uint8)

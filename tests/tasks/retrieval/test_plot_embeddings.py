@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hbi_jax.tasks.retrieval.plot_embeddings import Embedded, embeddings_figure, plot_embeddings, project
+from hbi_jax.tasks.retrieval.plot_embeddings import embeddings_figure, plot_embeddings
+from hbi_jax.tasks.retrieval.projection import Embedded, project
 
 PAIRS, WORDS, FRAMES, WIDTH = 4, 7, 5, 16
 
