@@ -78,11 +78,11 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than cores, and four at most, for folders; none for files, which are done before workers have started.
+    """As many as cores, and four at most, for folders; none for files, which are done before workers have started.
 
-    Tests of whole jobs often wait: for a process to start, to be killed or to be met by another.
+    One more would fill the time in which tests of whole jobs wait, but compile what the others have compiled.
     """
-    return min((os.cpu_count() or 1) + 1, 4) if all(map(os.path.isdir, config.args)) else 0
+    return min(os.cpu_count() or 1, 4) if all(map(os.path.isdir, config.args)) else 0
 
 
 @pytest.hookimpl(optionalhook=True)

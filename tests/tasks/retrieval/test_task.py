@@ -11,7 +11,7 @@ from hbi_jax import experiment, pretrained
 from hbi_jax.data.datasets import DataError
 from hbi_jax.fields import ConfigError
 from hbi_jax.metrics import dual_softmax, querybank, retrieval_metrics
-from hbi_jax.tasks.retrieval import task as task_module
+from hbi_jax.tasks.retrieval import pictures as drawings
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
 from hbi_jax.tasks.weights import load_weights
 from hbi_jax.train.checkpoint import Checkpoints
@@ -176,9 +176,9 @@ def test_processes_that_do_not_draw_play_the_same_games(
     monkeypatch.setattr(RetrievalEvaluator, "match", counted)
     for draws in (True, False):
         if not draws:
-            monkeypatch.setattr(task_module, "draw_interactions", lambda *_: [])
-            monkeypatch.setattr(task_module, "draw_embeddings", lambda *_: [])
-            monkeypatch.setattr(task_module, "draw_patches", lambda *_: [])
+            monkeypatch.setattr(drawings, "draw_interactions", lambda *_: [])
+            monkeypatch.setattr(drawings, "draw_embeddings", lambda *_: [])
+            monkeypatch.setattr(drawings, "draw_patches", lambda *_: [])
         rows.append([])
         assert len(setup.task.evaluate(params, "x").pictures) == (pictures if draws else 0)
     # Where there is ground truth, every pair of every gallery is played once a level; otherwise what is drawn.
@@ -188,7 +188,7 @@ def test_processes_that_do_not_draw_play_the_same_games(
 def test_reconstructed_tokens_are_drawn_beside_those_they_are_made_of(world, tmp_path, monkeypatch):
     """Fresh gates are 1, so both are the same."""
     drawn = []
-    monkeypatch.setattr(task_module, "draw_embeddings", lambda stages, *_: drawn.append(stages) or [])
+    monkeypatch.setattr(drawings, "draw_embeddings", lambda stages, *_: drawn.append(stages) or [])
     levels = {"model__levels": (("entity", 0, 0),), "eval__level_rates": (1.0,)}
     config = tiny_config(world, **levels, model__reconstruction=True, eval__baselines=False, eval__num_pictures=1)
     setup = experiment.prepare(config, str(tmp_path))
