@@ -34,7 +34,7 @@ def get_config(start: str = "shapes-clip"):
     # The end token has seen the whole text; left as a player, it does what the words should do. Frames that no word
     # speaks of match the start token.
     config.model.end_tokens = "start"
-    # Of HBI V2 (config.model.reconstruction), whose gates otherwise run away.
+    # This bounds the gates of HBI V2 (config.model.reconstruction), which otherwise grow without limit.
     config.model.gate_bound = 0.5
     config.model.max_frames = 8
     config.model.weight_features = 128
@@ -69,7 +69,7 @@ def get_config(start: str = "shapes-clip"):
     config.loss.teacher_temperature = 1.0
     # Captions tell what happens, which the frames one by one do not show.
     config.loss.motion_weight = 1.0
-    # Of a teacher of fixed scale, and of an estimator's labels.
+    # This is the factor of a teacher of fixed scale, and of an estimator's labels.
     config.loss.interaction_scale = 50.0
 
     config.optimizer.name = "muon"

@@ -27,7 +27,7 @@ def get_config(start: str = "shapes-clip"):
     data.captions_per_video = "one"
     data.num_words = 16
     config.answers.questions_per_video = 4
-    # Words alone as players were measured for retrieval only.
+    # Other players than all tokens were measured for retrieval only.
     config.model.end_tokens = "both"
     config.loss.alignment_weight = 0.25
     config.train.num_steps = 500

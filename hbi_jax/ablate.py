@@ -3,10 +3,11 @@
   python -m hbi_jax.ablate --table=4 --config=configs/quickstart.py --workdir=runs/ablations
 
 Tables: 4, 5, 6 and 7 of the HBI V2 paper, weights (its Fig. 8), versions (baseline, V1, V2), teachers (exact,
-estimator, sampled), pointing, hcmi (the parts of HCMI) and methods (baseline, V1, V2, HCMI); separate several with
-commas. Every run is a `python -m hbi_jax.main` in a folder of --workdir, with its output in log.txt. All runs share one
-rendered world, and tables share common runs. The same command resumes interrupted runs, retries failed runs and keeps
-finished runs. After every run the tables are updated with the results so far: ablation_4.md, .json and .png.
+estimator, 1,000 and 100 sampled coalitions), pointing (what may make words point), hcmi (the parts of HCMI) and methods
+(baseline, V1, V2, HCMI, V1 with the motion loss); separate several with commas. Every run is a
+`python -m hbi_jax.main` in a folder of --workdir, with its output in log.txt. All runs share one rendered world, and
+tables share common runs. The same command resumes interrupted runs, retries failed runs and keeps finished runs. After
+every run the tables are updated with the results so far: ablation_4.md, .json and .png.
 """
 
 import logging

@@ -26,7 +26,7 @@ _MODE = flags.DEFINE_enum(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "Another work folder (its best checkpoint) or one of its steps, such as runs/quickstart/checkpoints/500. "
+    "Another work folder (its best checkpoint) or one of its steps, such as runs/quickstart/checkpoints/800. "
     "--mode=evaluate evaluates it, or a folder of converted weights; default: the best checkpoint of --workdir. "
     "--mode=train starts a new --workdir from it, with the state of its optimizer.",
 )

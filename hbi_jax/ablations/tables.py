@@ -1,7 +1,8 @@
 """The ablation tables of the paper and some more, as data: a row is a name and the fields that it overrides.
 
-Tables 5, 6, 7, weights and teachers each change one part of the full HBI V2 model, which has reconstruction. Other
-fields keep the values of the configuration.
+Tables 5, 6, 7, weights and teachers each change one part of the full HBI V2 model, which has reconstruction. Models
+have no motion loss, and both end tokens as players, unless their names say otherwise. Other fields keep the values of
+the configuration.
 """
 
 import math
@@ -49,7 +50,7 @@ class Table(NamedTuple):
     retrieval: bool = False
 
 
-# The papers' methods, without what the configuration adds to them.
+# The papers' losses and players. What else the configuration adds stays, such as frame_past and teacher_temperature.
 _PUBLISHED: Overrides = {"loss.motion_weight": 0.0, "model.end_tokens": "both"}
 V1: Overrides = {"model.reconstruction": False, **_PUBLISHED}
 V2: Overrides = {"model.reconstruction": True, **_PUBLISHED}

@@ -24,7 +24,7 @@ def parser(command: str, doc: str) -> argparse.ArgumentParser:
         "--checkpoint",
         required=True,
         metavar="FOLDER",
-        help="work folder of a run (its best checkpoint is used), or one of its steps, such as FOLDER/checkpoints/500",
+        help="work folder of a run (its best checkpoint is used), or one of its steps, such as FOLDER/checkpoints/STEP",
     )
     made.add_argument("--jsonl", metavar="FILE", help="also write the results to this file, one JSON object per line")
     made.add_argument("videos", nargs="+", metavar="video", help="video files")

@@ -135,9 +135,9 @@ class HBIConfig:
     )
     frame_past: int = field(
         0,
-        "Frames before a frame of the first level that it attends to in each layer of the temporal transformer: "
-        "it shows what has happened up to then. Merged levels are made of frames that see all, or what is within the "
-        "window; the transformer computes these as well. 0: the first level consists of them too, as in the papers.",
+        "How many frames before it a frame of the first level attends to in each layer of the temporal transformer, so "
+        "that it has seen nothing that follows. Merged levels are made of frames that attend as frame_window says, "
+        "which the transformer computes as well. 0: so is the first level, as in the papers.",
         at_least=0,
     )
     frame_positions: FramePositions = field(

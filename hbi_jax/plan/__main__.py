@@ -27,7 +27,10 @@ _SUGGEST = flags.DEFINE_bool(
     "suggest", False, "If it does not fit, try which fields make it fit. Each try is a compilation."
 )
 _NUM_EXAMPLES = flags.DEFINE_integer(
-    "num_examples", None, "Rows of a training epoch, for the days; default: as published, if known.", lower_bound=1
+    "num_examples",
+    None,
+    "Rows of a training epoch, for the length of the run; default: as published, if known.",
+    lower_bound=1,
 )
 
 

@@ -180,6 +180,13 @@ def _log_changes(contents: Contents) -> None:
                 PUBLISHED,
                 remedy.format(frames),
             )
+    if (players := contents.config.get("end_tokens", "both")) != "both":
+        left_out = {"start": "the end token", "none": "the tokens that enclose it"}[players]
+        _log.warning(
+            "%s: in the published code all tokens of a text are players; leave out %s, as these weights were trained",
+            PUBLISHED,
+            left_out,
+        )
 
 
 def _metadata(contents: Contents) -> dict[str, str]:

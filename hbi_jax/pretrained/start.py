@@ -35,8 +35,8 @@ def initialize(params: PyTree, source: Pretrained, config: Mapping | None = None
       params: A model's variables, `{"params": ...}`.
       source: Weights, for example from `load`.
       config: The fields of `config.model` of the model of `params`; ignored for an estimator. If given, settings that
-        shapes do not reveal are compared too: attention heads, activation and pixels must agree, and different
-        padding or cluster counts are logged as a warning.
+        shapes do not reveal are compared too: attention heads, activation and pixels must agree; another padding,
+        other cluster counts, players, windows or pasts of frames and gate bounds are logged as a warning.
 
     Returns:
       The variables, with numpy arrays for the replaced parameters.

@@ -39,7 +39,7 @@ def open_checkpoint(path: str, best_metric: str) -> Iterator[tuple[Checkpoints, 
     """Opens the checkpoints of a work folder and selects its best step, or the given step if `path` is one.
 
     Args:
-      path: A work folder or a step such as `runs/quickstart/checkpoints/500`.
+      path: A work folder or a step such as `runs/quickstart/checkpoints/800`.
       best_metric: The validation metric that selects the best step.
 
     Yields:
@@ -56,7 +56,7 @@ def open_checkpoint(path: str, best_metric: str) -> Iterator[tuple[Checkpoints, 
     if not folder.is_dir() or (is_step and not place.is_dir()):
         raise CheckpointError(
             f"no checkpoint at {place}: wanted a work folder that was trained in, or one of its steps, such as "
-            "runs/quickstart/checkpoints/500; train first, or correct the path"
+            "runs/quickstart/checkpoints/800; train first, or correct the path"
         )
     with Checkpoints(str(folder), best_metric) as checkpoints:
         step = int(place.name) if is_step else checkpoints.best_step()

@@ -51,10 +51,10 @@ class OptimizerConfig:
 
     name: Literal["adamw", "muon", "bert_adam"] = field(
         "adamw",
-        "The optimizer. muon orthogonalises the updates of matrices, uses the same learning rates as adamw, and needs "
-        "fewer steps when training from scratch. bert_adam is the published code's optimizer: no bias correction, "
-        "gradients clipped tensor by tensor, only biases exempt from decay, and a cosine over the whole run, warm-up "
-        "included.",
+        "The optimizer. muon orthogonalises the updates of matrices, uses the learning rates of adamw or a few times "
+        "larger ones, and needs fewer steps when training from scratch. bert_adam is the published code's optimizer: "
+        "no bias correction, gradients clipped tensor by tensor, only biases exempt from decay, and a cosine over the "
+        "whole run, warm-up included.",
     )
     learning_rate: float = field(1e-3, "Peak learning rate of the new modules.", at_least=0)
     clip_learning_rate: float = field(1e-7, "Peak learning rate of CLIP's towers.", at_least=0)
@@ -120,7 +120,10 @@ class AlignmentLossConfig:
         "", "Weights of teacher=estimator: a work folder of configs/estimator.py, or a converted folder."
     )
     interaction_scale: float = field(
-        1000.0, "The teacher's logits are the interaction times this factor, if teacher_temperature is 0.", above=0
+        1000.0,
+        "The teacher's logits are the interaction times this factor, if teacher_temperature is 0; the labels of "
+        "task=estimator always are.",
+        above=0,
     )
     teacher_temperature: float = field(
         0.0,

@@ -270,10 +270,12 @@ def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
     """Whoever loads hbi.safetensors there; nothing where it computes the same."""
     gelu = {**foreign.HBI, "clip": {**foreign.CLIP, "activation": "gelu", "vision_head_features": 32}}
     local, past = {**foreign.HBI, "frame_window": 2}, {**foreign.HBI, "frame_past": 1}
+    start = {**foreign.HBI, "end_tokens": "start"}
     for name, config, says in (
         ("as published", foreign.HBI, 0),
         ("local", local, 1),
         ("past", past, 1),
+        ("start", start, 1),
         ("gelu", gelu, 1),
     ):
         caplog.clear()
@@ -284,6 +286,8 @@ def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
             assert "limit it to the 2 before and after a frame" in told(caplog)[0].getMessage()
         if name == "past":
             assert "frames that see themselves and the 1 before them" in told(caplog)[0].getMessage()
+        if name == "start":
+            assert "leave out the end token" in told(caplog)[0].getMessage()
     caplog.clear()
     relative = {**foreign.HBI, "frame_positions": "relative"}
     save(tmp_path / "relative", foreign.weights("hbi", relative))

@@ -1,6 +1,6 @@
 """Trains `shapes-clip`, the towers that the quickstarts start from, on single pictures and what they show.
 
-    python -m hbi_jax.data.shapes.pretrain    # replaces the file in the package, after 20 minutes on two CPU cores
+    python -m hbi_jax.data.shapes.pretrain    # replaces the file in the package, after 17 minutes on one core
     python -m hbi_jax.data.shapes.pretrain --out=clip.safetensors --num_steps=500
 
 The towers see stills (`stills.py`): no videos, no actions. Each batch has groups of stills that share their entities,
