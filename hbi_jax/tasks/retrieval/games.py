@@ -27,7 +27,7 @@ class Game(NamedTuple):
 
     Attributes:
       record_index: The index of the caption among the records of its split.
-      tokens: The caption's tokens, without start and end, which are players but refer to nothing in the frames.
+      tokens: The caption's tokens, without start and end, which refer to nothing in the frames.
       values: For every token and frame: the exact interaction, the cosine, what the header predicts, and estimates of
         the interaction, by name.
       token_group, frame_group: The merged token of the level that each token and frame is part of.

@@ -1,5 +1,6 @@
 """Pointing: whether a word's interaction lies in the frames, or patches of a frame, that show what it refers to."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -16,7 +17,7 @@ _ALL = "all words"
 _MASS: Mapping[Players, str] = {
     "frames": "Mass inside: the share of a word's positive values in the frames that show what it refers to, averaged "
     "over words. A word without a positive value counts as uniform. Words whose every sampled frame is true, or none, "
-    "are left out, and so are actions of videos with one event.",
+    "are left out, and so are actions of videos of the embedded world with one event.",
     "patches": "Pointing in space: words play with the patches of one frame, the middle one of the sampled frames in "
     "which their event happens and its object is visible. True patches have their centre in the object's box. Words "
     "whose box holds no centre, or all, are left out.",
@@ -47,7 +48,7 @@ class WordTruth(NamedTuple):
     frames: Bool[np.ndarray, "w f"]
 
     def of_tokens(self, tokens: Sequence[str]) -> Bool[np.ndarray, "t f"]:
-        """Returns the frames that each token refers to: those of its word; none for punctuation."""
+        """Returns the frames that each token refers to: those of its word; none for punctuation and cut words."""
         numbers = word_of_tokens(tokens, self.words)
         return np.where(numbers[:, None] < 0, False, self.frames[numbers])
 
@@ -75,17 +76,32 @@ class Pointed(NamedTuple):
 
 
 def word_of_tokens(tokens: Sequence[str], words: Sequence[str]) -> Int[np.ndarray, " t"]:
-    """Returns the number of the word that each token is a part of; -1 for punctuation."""
-    numbers = np.full(len(tokens), -1)
-    word, read = 0, ""
+    """Returns the number of the word that each token is a part of; -1 for punctuation and for words that are cut off.
+
+    Words are found by their letters and digits. A word with a character that takes several tokens has none, as each of
+    them alone is no text.
+    """
+    numbers, texts = np.full(len(tokens), -1), [*map(_letters, words), ""]
+    word, left, places = 0, texts[0], []
     for place, token in enumerate(tokens):
-        if not any(character.isalnum() for character in token) or word == len(words):
+        text = _letters(token)
+        if not text:
             continue
-        numbers[place] = word
-        read += token
-        if len(read) >= len(words[word]):
-            word, read = word + 1, ""
+        if not left.startswith(text):
+            later = next((number for number in range(word + 1, len(words)) if texts[number].startswith(text)), None)
+            if later is None:
+                continue
+            word, left, places = later, texts[later], []
+        left, places = left.removeprefix(text), [*places, place]
+        if not left:
+            numbers[places] = word
+            word, left, places = word + 1, texts[word + 1], []
     return numbers
+
+
+def _letters(text: str) -> str:
+    """Returns the letters and digits of a text, in lower case and without variants of the same character."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).lower()))
 
 
 def by_word(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hbi_jax.data.text import Tokenizer
 from hbi_jax.tasks.retrieval.pointing import WordTruth, point, tables, word_of_tokens
 
 WORDS = ["a", "turquoise", "star", "spins", "then"]
@@ -14,11 +15,29 @@ TRUTH = WordTruth(WORDS, ["", "color", "shape", "action", ""], FRAMES)
 
 def test_tokens_belong_to_words():
     assert word_of_tokens(TOKENS, WORDS).tolist() == [0, 1, 1, 2, -1, 3, 4, -1]
-    # A text that was cut ends within its words; what follows the last word belongs to none.
-    assert word_of_tokens(TOKENS[:2], WORDS).tolist() == [0, 1]
+    # A word that was cut has no token; what follows the last word belongs to none.
+    assert word_of_tokens(TOKENS[:2], WORDS).tolist() == [0, -1]
     assert word_of_tokens(["a", "b"], ["a"]).tolist() == [0, -1]
     np.testing.assert_array_equal(TRUTH.of_tokens(TOKENS)[[1, 2, 5]], FRAMES[[1, 1, 3]])
     assert not TRUTH.of_tokens(TOKENS)[[0, 4, 7]].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("Five o'clock, a red ball", [0, 1, -1, 1, -1, 2, 3, 4]),
+        ("the rock'n'roll band plays", [0, 1, -1, 1, -1, 1, 2, 3]),
+        ("a 日本 red ball", [0, -1, -1, -1, 2, 3]),
+        ("No. 5, 5 balls", [0, -1, 1, -1, 2, 3]),
+    ],
+)
+def test_signs_within_words_shift_no_other_word(text, numbers):
+    """Tokens of the real tokenizer; single bytes of a character are no text."""
+    tokenizer = Tokenizer(32)
+    token_ids, mask = tokenizer.encode([text])
+    tokens = [tokenizer.decode([token]) for token in token_ids[mask][1:-1].tolist()]
+    words = [word.strip(".,") for word in text.split()]
+    assert word_of_tokens(tokens, words).tolist() == numbers
 
 
 def test_mass_and_auc_by_hand():
