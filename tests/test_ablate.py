@@ -242,6 +242,27 @@ def test_finished_runs_are_taken_as_they_are(program, tmp_path):
     assert len(calls()) == 6
 
 
+def test_a_run_that_does_not_tell_how_it_was_trained_is_in_the_table(program, tmp_path):
+    """As one that was killed between its last checkpoint and its record."""
+    put, _ = program
+    put("untold = True")
+    path = tmp_path / "program"
+    training = '"training": {"steps": 6}'
+    path.write_text(path.read_text().replace(training, f"{training} if seed else None"))
+    assert make(["two"], tmp_path, (0,))
+    assert table_of(tmp_path).budget == "an unrecorded number of steps of 8 rows"
+    assert make(["two"], tmp_path)
+    assert table_of(tmp_path).budget == "6 steps of 8 rows"
+
+
+def test_what_does_not_change_results_repeats_no_run(tmp_path):
+    row, wanted = Row("", {}), Runner(base_of("quickstart"), tmp_path, 0).job(Row("", {}), 0).digest
+    free = {"train.stall_minutes": 0.5, "train.keep": 7, "data.video_timeout": 9.0, "mesh.data": 2}
+    assert Runner(base_of("quickstart", **free), tmp_path, 0).job(row, 0).digest == wanted
+    for changed in ({"init": ""}, {"eval.level_rates": (1.0, 0.0, 0.0)}, {"train.num_steps": 7}):
+        assert Runner(base_of("quickstart", **changed), tmp_path, 0).job(row, 0).digest != wanted
+
+
 def test_a_run_that_fails_is_reported_and_tried_again(program, tmp_path):
     put, calls = program
     put("if alpha == 0: sys.exit('no such thing')")

@@ -358,6 +358,11 @@ def test_what_a_run_wrote_is_read_again(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert read_config(tmp_path / "config.json") == parse(config)
     assert json.loads(to_json(parse(config))) == json.loads(config.to_json())
+    # It once told whether both are players.
+    for ends, meaning in ((True, "both"), (False, "none")):
+        values["model"]["end_tokens"] = ends
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        assert read_config(tmp_path / "config.json").model.end_tokens == meaning
 
 
 def test_folders(tmp_path):

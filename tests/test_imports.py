@@ -142,7 +142,7 @@ ROOMS["plan.__main__"] = _room("commands", "config", "plan", packages=frozenset(
 ROOMS[""] = _room("version", "pretrained", "tasks", "search")  # its functions import when they are called
 ROOMS["ask"] = ROOMS["caption"] = _room("choices", "commands", "tasks")
 ROOMS["ablations"] = _room(
-    "config", "fields", "commands.progress", packages=HOST_ARRAYS | {"ml_collections", "matplotlib"}
+    "config", "fields", "commands.progress", "tasks.config", packages=HOST_ARRAYS | {"ml_collections", "matplotlib"}
 )
 ROOMS["ablate"] = _room("commands", "ablations", packages=frozenset({"absl", "ml_collections"}))
 ROOMS["main"] = _room("fields", "commands", "config", "experiment", "parallel", "train", packages=frozenset({"absl"}))

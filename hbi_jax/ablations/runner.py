@@ -21,22 +21,18 @@ from hbi_jax.ablations.tables import ESTIMATOR, TABLES, Overrides, Row, rows_of
 from hbi_jax.commands.progress import format_duration
 from hbi_jax.config import default_config, parse
 from hbi_jax.fields import flat
+from hbi_jax.tasks.config import FREE_FIELDS
 
 _log = logging.getLogger(__name__)
 
 # Tables do not use the outputs of these fields, so they are turned off.
 _QUIET: Overrides = {"eval.baselines": False, "eval.num_pictures": 0, "eval.patch_texts": 0}
-# Fields that do not affect the results of a run.
+# Fields that do not affect the results of a run: those that may change on resuming, but for what it starts from, learns
+# from and evaluates.
 _FREE_FIELDS = (
     "name",
-    "data.annotations",
-    "data.videos",
-    "data.num_workers",
-    "data.num_threads",
-    "data.cache_gib",
-    "train.log_every",
-    "mesh.data",
-    "mesh.model",
+    "data.feature_folder",
+    *(field for field in FREE_FIELDS if field not in ("init", "loss.estimator", "eval")),
 )
 
 
@@ -162,11 +158,11 @@ def _run(folder: pathlib.Path, config: str, fields: Overrides) -> dict:
 
 def _digest(config: ConfigDict) -> str:
     """Returns a digest of the fields that differ from their defaults, so new fields of hbi_jax change no digest."""
-    defaults = flat(default_config().to_dict())
+    defaults, free = flat(default_config().to_dict()), tuple(f"{field}." for field in _FREE_FIELDS)
     fields = {
         name: value
         for name, value in flat(config.to_dict()).items()
-        if name not in _FREE_FIELDS and (name not in defaults or defaults[name] != value)
+        if not f"{name}.".startswith(free) and (name not in defaults or defaults[name] != value)
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
 
@@ -222,7 +218,9 @@ def _write(
         reports = [runner.reports[job.digest] for job in jobs if job.digest in runner.reports]
         if not reports:
             continue
-        table = _table(name, jobs, runner, seeds, reports[0], command)
+        # A run that was killed before its last record does not tell how it was trained.
+        told = next((report for report in reports if report["training"]), reports[0])
+        table = _table(name, jobs, runner, seeds, told, command)
         stem = out / f"ablation_{name}"
         stem.with_suffix(".json").write_text(table.to_json(), encoding="utf-8")
         picture = stem.with_suffix(".png")
@@ -242,6 +240,7 @@ def _table(
         failed = {seed: runner.failed[digest] for seed, digest in own.items() if digest in runner.failed}
         lines.append(Line(row.name, row.overrides, row.paper, runs, failed))
     environment, first = report["environment"], (*report["galleries"], *report["tables"])[0]
+    steps = f"{report['training']['steps']:,} steps" if report["training"] else "an unrecorded number of steps"
     counts = f", {first['texts']:,} texts and {first['videos']:,} videos" if "texts" in first else ""
     return Ablation(
         title=TABLES[name].title,
@@ -251,6 +250,6 @@ def _table(
         lines=lines,
         chance=chance(report),
         data=f"{first['name'][:1].upper()}{first['name'][1:]}{counts}",
-        budget=f"{report['training']['steps']:,} steps of {report['config']['train']['batch_size']} rows",
+        budget=f"{steps} of {report['config']['train']['batch_size']} rows",
         machine=f"{environment['device_count']} x {environment['device_kind']}, jax {environment['jax']}",
     )

@@ -1,6 +1,7 @@
 """Configuration fields of the models: `config.model`, `config.model.clip` and caption decoding."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from hbi_jax.choices import (
@@ -240,6 +241,14 @@ class HBIConfig:
             remedy = f"it is a part of HBI; keep the default or set {path}.method='hbi'"
             good = not (self.method == "hcmi" and excluded)
             require(good, f"{path}.{name}", getattr(self, name), f"the default if {path}.method='hcmi'", remedy)
+
+
+def of_earlier_versions(values: Mapping[str, object]) -> dict[str, object]:
+    """Returns stored fields of `config.model` with the values that mean today what they meant when they were stored."""
+    if isinstance(ends := values.get("end_tokens"), bool):
+        # Whether both ends are players.
+        return {**values, "end_tokens": "both" if ends else "none"}
+    return dict(values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from hbi_jax.pretrained.folder import (
     write_folder,
 )
 from hbi_jax.pretrained.settings import ASSUMED, CONFIG, OPENAI, PREPROCESSOR, Settings, settings_of
-from hbi_jax.pretrained.sizes import KINDS
+from hbi_jax.pretrained.sizes import KINDS, build_model
 from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import from_arrays, write_safetensors
 from hbi_jax.pretrained.translate import hf_config, hf_entries, hf_preprocessor, published, towers, translate
@@ -168,25 +168,22 @@ def _log_changes(contents: Contents) -> None:
             OPENAI.text(),
             found.text(),
         )
-    limits = {
-        "frame_window": "limit it to the {} before and after a frame",
-        "frame_past": "give the first level frames that see themselves and the {} before them",
-    }
-    for field, remedy in limits.items():
-        if frames := contents.config.get(field):
-            _log.warning(
-                "%s: in the temporal transformer of the published code every frame attends to all others; %s, as these "
-                "weights were trained",
-                PUBLISHED,
-                remedy.format(frames),
-            )
-    if (players := contents.config.get("end_tokens", "both")) != "both":
-        left_out = {"start": "the end token", "none": "the tokens that enclose it"}[players]
-        _log.warning(
-            "%s: in the published code all tokens of a text are players; leave out %s, as these weights were trained",
-            PUBLISHED,
-            left_out,
-        )
+    config = build_model(contents.kind, contents.config).config
+    changes = []
+    for limit, attend in (
+        (config.frame_window, "limit it to the {} before and after a frame"),
+        (config.frame_past, "give the first level frames that see themselves and the {} before them"),
+    ):
+        if limit:
+            every = "in the temporal transformer of the published code every frame attends to all others"
+            changes.append(f"{every}; {attend.format(limit)}")
+    left_out = {"both": "", "start": "the end token", "none": "the two tokens that enclose it"}[config.end_tokens]
+    if left_out:
+        changes.append(f"in the published code all tokens of a text are players; leave out {left_out}")
+    if config.padding == "masked":
+        changes.append("in the published code padding takes part in merging and in the alignment; mask it")
+    for change in changes:
+        _log.warning("%s: %s, as these weights were trained", PUBLISHED, change)
 
 
 def _metadata(contents: Contents) -> dict[str, str]:

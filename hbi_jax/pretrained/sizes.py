@@ -18,7 +18,7 @@ from hbi_jax.banzhaf.estimator import InteractionNet
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.caption import CaptionHBI
 from hbi_jax.models.clip import CLIP, PIXELS
-from hbi_jax.models.config import CLIPConfig, HBIConfig
+from hbi_jax.models.config import CLIPConfig, HBIConfig, Level, of_earlier_versions
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.hcmi import HCMI
 from hbi_jax.pretrained.errors import PretrainedError, listed
@@ -180,12 +180,11 @@ def build_model(kind: str, config: Mapping) -> nn.Module:
         values = {name: value for name, value in config.items() if name not in names}
         # No defaults for these: weights belong to specific towers and levels.
         values |= {name: config[name] for name in ("clip", "levels")}
-        if isinstance(ends := values.get("end_tokens"), bool):
-            # Folders of earlier versions tell whether both ends are players.
-            values["end_tokens"] = "both" if ends else "none"
         if kind == "hcmi":
             values["method"] = kind
-        return module(fields.parse(HBIConfig, values, "config"), **task_fields)
+        parsed = fields.parse(HBIConfig, of_earlier_versions(values), "config")
+        fields.check(parsed, "config")
+        return module(parsed, **task_fields)
     except (KeyError, TypeError, ValueError) as error:
         raise PretrainedError(
             f"the configuration of these {KINDS[kind]} weights is not one ({type(error).__name__}: {error}); "
@@ -318,15 +317,20 @@ def describe(kind: str, config: Mapping) -> list[str]:
     if kind == "clip":
         return lines
     hbi: HBIConfig = model.config
-    merged = (f" ({level.words} words, {level.frames} frames)" if level.words else "" for level in hbi.levels)
     lines += [
-        f"levels {', '.join(level.name + counts for level, counts in zip(hbi.levels, merged, strict=True))}",
+        f"levels {', '.join(map(_level_text, hbi.levels))}",
         f"frame transformer of {hbi.frame_layers} layers for at most {hbi.max_frames} frames",
         f"token weights of {hbi.weight_features} features, header {hbi.header}",
     ]
     if kind == "caption":
         lines.append(f"caption decoder of {model.decoder_layers} layers")
     return [*lines, f"{model.num_answers} answers"] if kind == "answer" else lines
+
+
+def _level_text(level: Level) -> str:
+    """Returns the name of a level and the numbers of tokens that it merges to."""
+    counts = [f"{count} {side}" for count, side in ((level.words, "words"), (level.frames, "frames")) if count]
+    return f"{level.name} ({', '.join(counts)})" if counts else level.name
 
 
 def _axes(shapes: Shapes, path: str, count: int) -> tuple[int, ...]:

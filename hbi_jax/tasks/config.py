@@ -10,7 +10,7 @@ from typing import Any, Literal
 from hbi_jax import fields
 from hbi_jax.data.config import QUESTIONS, DataConfig
 from hbi_jax.fields import ConfigError, field, require, section
-from hbi_jax.models.config import HBIConfig
+from hbi_jax.models.config import HBIConfig, of_earlier_versions
 from hbi_jax.parallel.config import MeshConfig
 from hbi_jax.tasks.answers.config import BEST_METRICS as ANSWER_METRICS
 from hbi_jax.tasks.answers.config import AnswerLossConfig, AnswersConfig
@@ -29,6 +29,29 @@ _BEST_METRICS: Mapping[str, tuple[str, ...]] = {
     "answers": ANSWER_METRICS,
     "captions": CAPTION_METRICS,
 }
+
+# Fields of the model that change memory, time and rounding only.
+COMPUTE_FIELDS = ("model.remat", "model.frame_portions", "model.scan_layers", "model.attention")
+# Fields that may change when a run is resumed: they do not affect what is learned, or they name folders that may have
+# moved.
+FREE_FIELDS = (
+    *COMPUTE_FIELDS,
+    "init",
+    "loss.estimator",
+    "data.annotations",
+    "data.videos",
+    "data.num_workers",
+    "data.num_threads",
+    "data.cache_gib",
+    "data.video_timeout",
+    "data.prepare",
+    "train.log_every",
+    "train.keep",
+    "train.skip_nonfinite",
+    "train.stall_minutes",
+    "eval",
+    "mesh",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,4 +266,6 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         values = json.load(file)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}: wanted an object of fields; give another file")
+    if isinstance(values.get("model"), dict):
+        values["model"] = of_earlier_versions(values["model"])
     return fields.parse(Config, values, "config")

@@ -11,7 +11,7 @@ from etils import epath
 from hbi_jax.fields import ConfigError, flat, plain
 from hbi_jax.files import replace_file
 from hbi_jax.parallel.processes import barrier
-from hbi_jax.tasks.config import Config, read_config, to_json
+from hbi_jax.tasks.config import COMPUTE_FIELDS, FREE_FIELDS, Config, read_config, to_json
 from hbi_jax.tasks.task import Task
 from hbi_jax.train.optimizer import make_schedule
 
@@ -19,30 +19,8 @@ _log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 
-# Fields of the model that change memory, time and rounding only.
-_COMPUTE_FIELDS = ("model.remat", "model.frame_portions", "model.scan_layers", "model.attention")
-# Fields that may change when a run is resumed: they do not affect what is learned, or they name folders that may have
-# moved.
-FREE_FIELDS = (
-    *_COMPUTE_FIELDS,
-    "init",
-    "loss.estimator",
-    "data.annotations",
-    "data.videos",
-    "data.num_workers",
-    "data.num_threads",
-    "data.cache_gib",
-    "data.video_timeout",
-    "data.prepare",
-    "train.log_every",
-    "train.keep",
-    "train.skip_nonfinite",
-    "train.stall_minutes",
-    "eval",
-    "mesh",
-)
 # Fields of the model that may differ in an evaluation.
-FREE_MODEL_FIELDS = (*_COMPUTE_FIELDS, "model.matmul_precision")
+FREE_MODEL_FIELDS = (*COMPUTE_FIELDS, "model.matmul_precision")
 # Fields that an evaluation may change, with other results than those of the run.
 TOLD_FIELDS = (
     "data.num_words",

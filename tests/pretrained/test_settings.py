@@ -15,6 +15,7 @@ from hbi_jax.models.clip import CLIP
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained import PretrainedError, convert, export, from_state_dict, load, save, to_state_dict
 from hbi_jax.pretrained.__main__ import main
+from hbi_jax.pretrained.sizes import build_model, describe
 from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import from_arrays
 from hbi_jax.pretrained.translate import hf_config, translate
@@ -264,18 +265,32 @@ def test_folders_from_before_keep_their_meaning(tmp_path):
     for ends, meaning in ((True, "both"), (False, "none")):
         save(tmp_path / meaning, foreign.weights("hbi", {**foreign.HBI, "end_tokens": ends}))
         assert load(tmp_path / meaning, progress=False).model.config.end_tokens == meaning
+        export(tmp_path / meaning, tmp_path / f"{meaning} back")
+
+
+def test_values_out_of_range_are_no_configuration():
+    for field, value in (("frame_past", -3), ("gate_bound", -1.0)):
+        with pytest.raises(PretrainedError, match=rf"config.{field}={value}: wanted"):
+            build_model("hbi", {**foreign.HBI, field: value})
+
+
+def test_levels_are_described_by_what_they_merge():
+    levels = [["entity", 0, 0], ["action", 0, 6], ["event", 3, 2]]
+    told = describe("hbi", {**foreign.HBI, "levels": levels})
+    assert "levels entity, action (6 frames), event (3 words, 2 frames)" in told
 
 
 def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
     """Whoever loads hbi.safetensors there; nothing where it computes the same."""
     gelu = {**foreign.HBI, "clip": {**foreign.CLIP, "activation": "gelu", "vision_head_features": 32}}
     local, past = {**foreign.HBI, "frame_window": 2}, {**foreign.HBI, "frame_past": 1}
-    start = {**foreign.HBI, "end_tokens": "start"}
+    start, masked = {**foreign.HBI, "end_tokens": "start"}, {**foreign.HBI, "padding": "masked"}
     for name, config, says in (
         ("as published", foreign.HBI, 0),
         ("local", local, 1),
         ("past", past, 1),
         ("start", start, 1),
+        ("masked", masked, 1),
         ("gelu", gelu, 1),
     ):
         caplog.clear()
@@ -288,6 +303,8 @@ def test_the_published_code_is_told_what_it_lacks(tmp_path, caplog):
             assert "frames that see themselves and the 1 before them" in told(caplog)[0].getMessage()
         if name == "start":
             assert "leave out the end token" in told(caplog)[0].getMessage()
+        if name == "masked":
+            assert "mask it" in told(caplog)[0].getMessage()
     caplog.clear()
     relative = {**foreign.HBI, "frame_positions": "relative"}
     save(tmp_path / "relative", foreign.weights("hbi", relative))
