@@ -141,6 +141,9 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
         def unreadable() -> dict[str, str]:
             return progress.get("unreadable", {}) | source.unreadable
 
+        # A run whose checkpoints are gone starts anew.
+        lengths = [] if restored is None else _lengths(setup.workdir / TRAINING)
+
         def record(training: reports.Training | None, skipped: Sequence[int]) -> None:
             facts = {
                 "training": None if training is None else dataclasses.asdict(training),
@@ -148,14 +151,14 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
                 "selection": _selection(setup, validation),
                 "truncated": task.truncated,
                 "skipped_steps": list(skipped),
-                "lengths": [*_lengths(setup.workdir / TRAINING), num_steps],
+                "lengths": lengths if lengths[-1:] == [num_steps] else [*lengths, num_steps],
             }
             if jax.process_index() == 0:
                 replace_file(setup.workdir / TRAINING, json.dumps(facts, indent=2) + "\n")
 
         if start >= num_steps:
             _log.info("%s has already completed its %d steps; it is only evaluated", setup.workdir, start)
-            if num_steps not in _lengths(setup.workdir / TRAINING)[-1:]:
+            if lengths[-1:] != [num_steps]:
                 # It was ended between its last checkpoint and this record; how long it took is not known.
                 record(None, progress.get("skipped", ()))
             return
@@ -296,7 +299,8 @@ def _lengths(file: epath.Path) -> list[int]:
     if not file.exists():
         return []
     facts = json.loads(file.read_text())
-    return facts.get("lengths", [facts["training"]["steps"]])
+    # Earlier versions did not record it.
+    return facts["lengths"] if "lengths" in facts else [facts["training"]["steps"]]
 
 
 def _check_held_out(validation: Split, gallery: Split) -> None:

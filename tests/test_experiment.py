@@ -154,6 +154,11 @@ def test_a_run_that_was_killed_before_its_last_record_has_the_same_report(world,
     assert (wanted["training"] is None, got["training"]) == (False, None)
     facts = [json.loads((of / experiment.TRAINING).read_text()) for of in (finished, folder)]
     assert [{**each, "training": None} for each in facts] == [facts[1], facts[1]]
+    # The same command again, and the whole run again: it is as long as it was, and was not lengthened.
+    experiment.train(experiment.prepare(tiny_config(world), str(folder)))
+    shutil.rmtree(folder / "checkpoints" / str(NUM_STEPS))
+    experiment.train(experiment.prepare(tiny_config(world), str(folder)))
+    assert json.loads((folder / experiment.TRAINING).read_text())["lengths"] == [NUM_STEPS]
 
 
 @pytest.mark.slow
