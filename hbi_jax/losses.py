@@ -13,6 +13,8 @@ from hbi_jax.choices import Divergence
 
 # Far below any logit, but finite, so that a row without a real class does not become NaN.
 _ABSENT = -1e30
+# The share of the largest value that float32 cannot tell from 0 in interactions, which are differences.
+_ROUNDING = 1e-5
 
 
 def masked_log_softmax(logits: Float[Array, "*b n"], mask: Bool[Array, "*#b n"]) -> Float[Array, "*b n"]:
@@ -197,7 +199,10 @@ def interaction_loss(
 
 
 def standardize(grid: Float[Array, "b t v"], cells: Bool[Array, "b t v"]) -> Float[Array, "b t v"]:
-    """Returns the values of each pair with mean 0 and variance 1 over its cells; 0 elsewhere, and if all are equal."""
+    """Returns the values of each pair with mean 0 and variance 1 over its cells; 0 elsewhere, and if all are equal.
+
+    Values are equal if they differ by no more than rounding: scaled to variance 1, that would be noise.
+    """
 
     def mean(values: Float[Array, "b t v"]) -> Float[Array, "b 1 1"]:
         total = jnp.sum(jnp.where(cells, values, 0), axis=(1, 2), keepdims=True)
@@ -205,7 +210,9 @@ def standardize(grid: Float[Array, "b t v"], cells: Bool[Array, "b t v"]) -> Flo
 
     centred = jnp.where(cells, grid - mean(grid), 0)
     variance = mean(centred**2)
-    return centred / jnp.sqrt(jnp.where(variance > 0, variance, 1))
+    largest = jnp.max(jnp.where(cells, jnp.abs(grid), 0), axis=(1, 2), keepdims=True)
+    differ = variance > (_ROUNDING * largest) ** 2
+    return jnp.where(differ, centred / jnp.sqrt(jnp.where(differ, variance, 1)), 0)
 
 
 def concentration_loss(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hbi_jax import banzhaf
 from hbi_jax.losses import (
     answer_cross_entropy,
     answer_distillation_loss,
@@ -473,3 +474,18 @@ def test_concentration_is_the_entropy_over_real_frames():
     gradient = jax.grad(concentration)(grid, text_mask, video_mask)
     assert np.isfinite(gradient).all()
     assert np.abs(gradient[:2]).max() > 0
+
+
+def test_a_word_with_equal_frames_is_spread_evenly_and_teaches_nothing():
+    """Its exact interactions differ by rounding alone."""
+    masks = jnp.ones((1, 1), bool), jnp.ones((1, 8), bool)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(similarity):
+        played = banzhaf.interaction(similarity, jnp.zeros((1, 1)), jnp.zeros((1, 8)), *masks)
+        return concentration_loss(played, *masks)
+
+    value, gradient = loss(jnp.full((1, 1, 8), 0.31))
+    assert value == pytest.approx(1, abs=1e-6)
+    np.testing.assert_array_equal(gradient, 0)

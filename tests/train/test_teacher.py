@@ -82,8 +82,12 @@ def test_standardized_logits_have_one_spread_whatever_the_game(alignment):
 def test_standardized_logits_of_equal_or_no_interactions_are_zero(alignment):
     none = alignment._replace(text=alignment.text._replace(mask=jnp.zeros_like(alignment.text.mask)))
     for game in (alignment, none):
-        got = standardized(lambda game, key: jnp.full_like(game.pair_similarity, 0.25), 1.0)(game, KEY)
-        np.testing.assert_array_equal(got, 0)
+        # The mean of many 0.1 is none of them: rounding is not scaled to a difference.
+        for value in (0.25, 0.1, -0.7):
+            got = standardized(lambda game, key, value=value: jnp.full_like(game.pair_similarity, value), 1.0)(
+                game, KEY
+            )
+            np.testing.assert_array_equal(got, 0)
 
 
 @pytest.mark.parametrize("padding", ["masked", "published"])
