@@ -204,11 +204,12 @@ def _draw(axes, panel: Panel) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    elif panel.unit == "learning rate":
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(FuncFormatter(_rate_label))
-    elif panel.unit != "loss":
+    elif panel.unit.endswith("percent"):
         axes.set_ylim(0, 102)
+    elif panel.unit in ("learning rate", "score"):
+        axes.set_ylim(bottom=0)
+    if panel.unit == "learning rate":
+        axes.yaxis.set_major_formatter(FuncFormatter(_rate_label))
     if set(panel.lines) not in ({"total"}, {ALL_PARAMETERS}):
         axes.legend(fontsize=8, frameon=False, handlelength=1.4)
 

@@ -225,7 +225,7 @@ def _significant(value: float | int | None) -> str:
         return "-"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], others: str = "---:") -> str:

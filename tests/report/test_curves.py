@@ -69,12 +69,19 @@ def test_gates_have_a_panel_a_side_and_a_line_a_level():
     assert (video.title, text.title) == ("video gate gamma", "text gate delta")
     assert {level: line.values[0] for level, line in video.lines.items()} == {"entity": 1, "action": 3}
     assert {level: line.values[0] for level, line in text.lines.items()} == {"entity": 0, "action": 2}
+    # Their axis is around 1, not around percent.
+    (axes,) = training_figure({"gate/entity/video": series(1.0, 1.4)}).axes
+    assert axes.get_ylim()[0] > 0.9
+    assert axes.get_ylim()[1] < 1.5
 
 
 def test_scores_of_captions_share_a_panel():
     names = ("CIDEr", "ROUGE-L", "BLEU-4")
     (panel,) = panels({f"val/{name}": series(90.0, 120.0) for name in names})
     assert (panel.title, tuple(panel.lines)) == ("validation, captions", names)
+    (axes,) = training_figure({"val/CIDEr": series(90.0, 150.0)}).axes
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > 150
 
 
 def test_axes_are_labelled_and_fit_the_values(tmp_path):

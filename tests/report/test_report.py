@@ -15,11 +15,14 @@ import pytest
 
 from hbi_jax.metrics import chance_metrics, retrieval_metrics
 from hbi_jax.report.report import (
+    Column,
     Environment,
     Gallery,
     Picture,
     Report,
     Row,
+    Table,
+    TableRow,
     Training,
     current_environment,
 )
@@ -152,6 +155,13 @@ def test_markdown_tells_of_training_data_and_unreadable_videos():
     assert "Training" not in bare
     assert "Unreadable videos" not in bare
     assert bare["Data"][-1] == ["unreadable videos, skipped", "0"]
+
+
+def test_numbers_keep_the_digits_before_the_point():
+    values = {0.0419: "0.0419", 35.48: "35.5", 999.4: "999", 999.7: "1,000", 1234.5: "1,234", 12345: "12,345"}
+    columns = [Column(f"c{number}") for number in range(len(values))]
+    table = Table("Own numbers", "", columns, [TableRow("a method", list(values))])
+    assert tables(markdown(example(tables=[table])))["Own numbers"][-1] == ["a method", *values.values()]
 
 
 def test_headline_names_result_and_chance():
