@@ -190,12 +190,12 @@ class HBI(Scorer):
         sources: Tokens | None = None,
     ) -> Encoded:
         """Returns the tokens of every level; merged ones are made of `sources`, by default those of the first level."""
-        place = jnp.arange(tokens.mask.shape[1])
+        place, real = jnp.arange(tokens.mask.shape[1]), tokens.mask
         if self.config.pooled:
             place, tokens = jnp.zeros_like(place), Tokens(pooled[:, None], tokens.mask.any(axis=1, keepdims=True))
             sources = None
         sources = tokens if sources is None else sources
-        real, levels, members = tokens.mask, OrderedDict(), OrderedDict()
+        levels, members = OrderedDict(), OrderedDict()
         member = jnp.where(real, place, -1)
         for level in self.config.levels:
             if level.name in merges:

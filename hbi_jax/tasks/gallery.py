@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Bool, Int, PyTree
 
 from hbi_jax.commands.progress import Progress
-from hbi_jax.data.datasets.records import Record
+from hbi_jax.data.datasets.records import DataError, Record
 from hbi_jax.data.pipeline import TextBatch, VideoBatch, text_batches, video_batches
 from hbi_jax.data.source import FrameFeatures, Source
 from hbi_jax.parallel.mesh import DATA_AXIS, batch_sharding, local_rows, put_batch
@@ -151,11 +151,18 @@ class GalleryEncoder:
           The encoded readable videos, and for each video of the split its row among them, or -1 if unreadable.
 
         Raises:
-          DataError: If more videos are unreadable than the source allows.
+          DataError: If more videos are unreadable than the source allows, or all are.
         """
         video, video_index, is_video = self._all_videos(self._encode_video, params, source, num_threads)
         place = np.full(source.split.num_videos, -1, np.int32)
         place[video_index[is_video]] = np.arange(is_video.sum())
+        if not is_video.any():
+            raise DataError(
+                f"split {source.split.name!r}",
+                f"{source.split.num_videos} videos, none of which can be read",
+                "one at least",
+                "see the warnings above for the reasons, and check config.data.videos",
+            )
         return jax.tree.map(lambda x: x[is_video], video), place
 
     def frame_features(self, params: PyTree, source: Source, num_threads: int = 1) -> FrameFeatures:

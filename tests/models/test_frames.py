@@ -35,8 +35,13 @@ def test_without_layers_by_hand(params):
     np.testing.assert_allclose(got.features, 2 * x + position[None, :5], atol=1e-6)
 
 
-def test_padded_is_unpadded(params, apply):
+@pytest.mark.parametrize("view", ["window", "past", "alone"])
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+def test_padded_is_unpadded(view, positions):
+    model = FrameTransformer(2, 2, 7, window=2, past=1, positions=positions)
     x, mask = random_frames(3, 5), jnp.arange(5)[None] < jnp.array([[5], [3], [1]])
+    params = random_params(model, Tokens(x, mask))
+    apply = jax.jit(lambda params, frames: model.apply(params, frames, view))
     got = apply(params, Tokens(x, mask))
     garbage = apply(params, Tokens(jnp.where(mask[..., None], x, 100.0), mask))
     np.testing.assert_array_equal(got.features[mask], garbage.features[mask])

@@ -255,6 +255,16 @@ def test_pooled_vectors(encoded):
     np.testing.assert_allclose(video.pooled, wanted, atol=1e-6)
 
 
+def test_members_of_a_pooled_model_are_one_token_of_what_is_real():
+    model = HBI(dataclasses.replace(CONFIG, pooled=True, levels=CONFIG.levels[:1]))
+    batch = on_device(BATCH)
+    for method, mask in (("text", BATCH.text_mask), ("video", BATCH.frame_mask)):
+        inputs = (batch.token_ids, batch.text_mask) if method == "text" else (batch.frames, batch.frame_mask)
+        encode = functools.partial(model.apply, method=f"encode_{method}")
+        (members,) = jax.jit(encode)(random_params(model, batch), *inputs).members.values()
+        np.testing.assert_array_equal(members, np.where(mask, 0, -1))
+
+
 def gallery_similarity(params, text, video, rates, video_block):
     by_level = dict(zip(LEVELS, rates, strict=True))
     return HBI(CONFIG).apply(params, text, video, by_level, video_block, method="gallery_similarity")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hbi_jax.data import shapes
-from hbi_jax.data.datasets import load_split
+from hbi_jax.data.datasets import DataError, load_split
 from hbi_jax.data.pipeline import train_batches
 from hbi_jax.data.source import FILLING, Source
 from hbi_jax.data.text import Tokenizer
@@ -70,6 +70,17 @@ def test_each_video_is_encoded_once_and_every_caption_is_a_query(gallery, monkey
     assert metrics["t2v"]["R@1"] == pytest.approx(100 * np.mean(np.equal(texts, 1)))
     assert metrics["v2t"]["R@1"] == pytest.approx(100 * np.mean(np.equal(videos, 1)))
     assert jax.tree.all(jax.tree.map(np.isfinite, metrics))
+
+
+def test_a_gallery_without_a_readable_video_is_named(gallery):
+    config = dataclasses.replace(CONFIG, clip=dataclasses.replace(CLIP, vocab_size=49408))
+    model = HBI(config)
+    gone = tuple(record for record in gallery.records if record.path == gallery.records[0].path)
+    split = dataclasses.replace(gallery, records=gone)
+    source = Source(split, Tokenizer(WORDS), SIDE, FRAMES, frames_per_second=4.0, max_unreadable_rate=1.0)
+    encoder = GalleryEncoder(model, make_mesh(), 8)
+    with pytest.raises(DataError, match=r"split 'test': got 1 videos, none of which can be read"):
+        encoder.encode(random_params(model, jax.tree.map(jnp.asarray, make_batch(2))), source)
 
 
 @pytest.mark.parametrize("reconstruction", [False, True], ids=["HBI", "HBI V2"])

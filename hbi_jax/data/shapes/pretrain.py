@@ -164,6 +164,11 @@ class Captioner:
             index = np.add.outer(first, np.arange(_GROUP)).reshape(-1)
             token_ids, mask = self._tokenizer.encode([self._pool.stills[number].caption(rng) for number in index])
             rows = np.searchsorted(self.rows, token_ids).astype(np.int32)
+            if not np.array_equal(np.take(self.rows, rows, mode="clip"), token_ids):
+                unknown = sorted(set(token_ids.reshape(-1).tolist()) - set(self.rows.tolist()))
+                raise ValueError(
+                    f"captions have the tokens {unknown}, wanted those of {_CAPTIONS:,} other captions; draw more"
+                )
             yield Examples(rows, mask, self._pool.pictures[index], Facts(*(x[index] for x in self._facts)))
 
 

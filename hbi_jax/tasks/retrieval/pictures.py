@@ -1,5 +1,6 @@
 """Pictures of matched pairs of a gallery: interactions of words with frames and patches, and tokens as points."""
 
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -35,13 +36,13 @@ def draw_interactions(
         record = source.split.records[finest.record_index]
         clip, frame_mask, _ = source.video_rows(source.split.video_index[[finest.record_index]])
         frames, truth = clip[frame_mask], truths.get((record.video_id, record.text))
-        path = pathlib.Path(folder) / f"interaction_{record.video_id}.png"
+        path = _file(folder, f"interaction_{record.video_id}", pictures)
         outlined = None if truth is None else truth.of_tokens(finest.tokens)
         plot_interaction(frames, finest.tokens, finest.values[INTERACTION], path, record.text, outlined)
         what = f"video {record.video_id}: {record.text}"
         pictures.append(Picture(str(path), f"Interaction of words and frames, {what}"))
         if len(played) > 1:
-            path = pathlib.Path(folder) / f"levels_{record.video_id}.png"
+            path = _file(folder, f"levels_{record.video_id}", pictures)
             plot_levels(frames, [_grid(*level) for level in zip(games, played, strict=True)], path, record.text)
             pictures.append(Picture(str(path), f"Interaction of groups of words and frames at every level, {what}"))
     return pictures
@@ -66,7 +67,7 @@ def draw_patches(games: Sequence[PatchGame], source: Source, folder: str | os.Pa
     pictures = []
     for record_index, drawn in rows.items():
         record = source.split.records[record_index]
-        path = pathlib.Path(folder) / f"patches_{record.video_id}.png"
+        path = _file(folder, f"patches_{record.video_id}", pictures)
         plot_patches(drawn, path, record.text)
         what = f"Interaction of words with the patches of a frame, video {record.video_id}: {record.text}"
         pictures.append(Picture(str(path), what))
@@ -85,6 +86,14 @@ def draw_embeddings(stages: Sequence[Embedded], level: str, folder: str | os.Pat
     path = pathlib.Path(folder) / "embeddings.png"
     plot_embeddings(stages, path, what)
     return [Picture(str(path), f"{what}, projected by t-SNE: {'; '.join(stage.name for stage in stages)}")]
+
+
+def _file(folder: str | os.PathLike[str], name: str, pictures: Sequence[Picture]) -> pathlib.Path:
+    """Returns the file of a picture that is none of `pictures`: a number tells those of one video apart."""
+    taken = {picture.path for picture in pictures}
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    paths = (pathlib.Path(folder) / f"{name}.png" for name in names)
+    return next(path for path in paths if str(path) not in taken)
 
 
 def _grid(name: str, game: Game) -> LevelGrid:

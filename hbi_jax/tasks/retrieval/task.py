@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -128,7 +128,7 @@ class RetrievalTask(Task):
         config = self.config
         baseline = self._baseline() if config.eval.baselines else None
         bank = self._querybank(params) if "querybank" in config.eval.normalize else None
-        galleries, tables, unreadable, pictures = [], [], {}, []
+        galleries, tables, unreadable, pictures, annotated = [], [], {}, [], set()
         dataset = self._ambiguous_captions() if config.data.render else {}
         for name in self.dataset.galleries:
             source = self.source(name)
@@ -142,6 +142,7 @@ class RetrievalTask(Task):
             dataset |= {f"{name} texts": len(source.split.records), f"{name} videos": source.split.num_videos}
             unreadable |= source.unreadable
             known = self._word_truths(source)
+            annotated |= known.keys()
             drawn = _spread(len(encoded.record_index), config.eval.num_pictures if len(galleries) == 1 else 0)
             # All processes play the same games, though only the first one draws.
             games = self._games(params, encoded, source, drawn, known)
@@ -158,6 +159,7 @@ class RetrievalTask(Task):
                 shown = set(encoded.record_index[drawn].tolist())
                 few = [played for played in in_space if played.game.record_index in shown]
                 pictures += draw_patches(few, source, self.workdir / "pictures")
+        self._tell_unknown(annotated, unreadable)
         return Results(dataset, unreadable, galleries, tables, pictures, PROTOCOL)
 
     def _games(
@@ -347,6 +349,20 @@ class RetrievalTask(Task):
         if self.config.data.render:
             return truths.of_world(self._truths, self._sample)
         return truths.of_source(self._word_times, source)
+
+    def _tell_unknown(self, known: Collection[tuple[str, str]], unreadable: Mapping[str, str]) -> None:
+        """Warns of annotated captions that no gallery has."""
+        unknown = [(video, text) for video, text in self._word_times.keys() - known if video not in unreadable]
+        if unknown:
+            video, text = min(unknown)
+            _log.warning(
+                "config.eval.word_times: %d of %d captions are in no gallery, such as %r of video %r; wanted the video "
+                "ids and captions of the galleries, letter for letter",
+                len(unknown),
+                len(self._word_times),
+                text,
+                video,
+            )
 
 
 def make_evaluator(model: HBI, config: Config, mesh: Mesh) -> RetrievalEvaluator:

@@ -62,6 +62,13 @@ def test_a_batch_has_whole_groups_with_captions_of_their_pictures(pool):
     assert sorted(seen) == list(range(6))
 
 
+def test_a_word_that_is_in_no_row_is_named(pool):
+    captioner = pretrain.Captioner(pool, seed=0)
+    captioner.rows = captioner.rows[[0, -2, -1]]
+    with pytest.raises(ValueError, match=r"captions have the tokens \[.*\], wanted those of"):
+        next(captioner.batches(16, random.Random(0)))
+
+
 def test_the_similarity_of_words_is_that_of_the_model():
     rng = np.random.default_rng(0)
     words, images = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 5, 4), (2, 4)))

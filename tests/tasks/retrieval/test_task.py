@@ -13,8 +13,10 @@ from hbi_jax.fields import ConfigError
 from hbi_jax.metrics import dual_softmax, querybank, retrieval_metrics
 from hbi_jax.tasks.retrieval import pictures as drawings
 from hbi_jax.tasks.retrieval.evaluator import RetrievalEvaluator
+from hbi_jax.tasks.retrieval.games import play
 from hbi_jax.tasks.weights import load_weights
 from hbi_jax.train.checkpoint import Checkpoints
+from tests.logs import told
 from tests.tiny_run import tiny_config
 
 
@@ -183,6 +185,32 @@ def test_processes_that_do_not_draw_play_the_same_games(
         assert len(setup.task.evaluate(params, "x").pictures) == (pictures if draws else 0)
     # Where there is ground truth, every pair of every gallery is played once a level; otherwise what is drawn.
     assert rows == [played, played]
+
+
+def test_pictures_of_several_captions_of_a_video_are_several_files(world, finished, tmp_path):
+    setup = experiment.prepare(tiny_config(world), str(tmp_path))
+    params, _ = experiment.restore_params(setup, str(finished))
+    task = setup.task
+    source = task.source("test")
+    gallery = task.evaluator.encoder.encode(params, source)
+    played = play(task.evaluator, params, gallery, np.array([0, 0]), "entity", source, task.dataset.tokenizer)
+    pictures = drawings.draw_interactions({"entity": played}, source, tmp_path / "pictures", {})
+    video = source.split.records[gallery.record_index[0]].video_id
+    wanted = [tmp_path / "pictures" / f"interaction_{video}{number}.png" for number in ("", "_2")]
+    assert [picture.path for picture in pictures] == list(map(str, wanted))
+    assert all(path.is_file() for path in wanted)
+
+
+def test_annotated_captions_of_no_gallery_are_told(world, tmp_path, caplog):
+    """Those of videos that cannot be read are told elsewhere."""
+    lines = [{"video_id": video, "caption": "A dog runs.", "words": []} for video in ("one", "two")]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = tiny_config(world, data__render="", eval__word_times=str(tmp_path / "words.jsonl"))
+    task = experiment.prepare(config, str(tmp_path / "run")).task
+    task._tell_unknown({("one", "A dog runs.")}, {"two": "gone"})
+    assert not told(caplog)
+    task._tell_unknown({("one", "A dog runs.")}, {})
+    assert "1 of 2 captions are in no gallery, such as 'A dog runs.' of video 'two'" in told(caplog)[0].getMessage()
 
 
 def test_reconstructed_tokens_are_drawn_beside_those_they_are_made_of(world, tmp_path, monkeypatch):
