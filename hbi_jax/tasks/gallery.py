@@ -121,12 +121,19 @@ class GalleryEncoder:
           num_threads: Number of decoding threads.
 
         Raises:
-          DataError: If more videos are unreadable than the source allows.
+          DataError: If more videos are unreadable than the source allows, or all are.
         """
         with Progress(len(source.split.records), f"encode texts, {source.split.name}") as progress:
             texts = text_batches(source, self.batch_size, self.local_rows)
             text, record_index, is_text = self._encode_all(self._encode_text, params, texts, progress)
         video, place = self.encode_videos(params, source, num_threads)
+        if (place < 0).all():
+            raise DataError(
+                f"split {source.split.name!r}",
+                f"{source.split.num_videos} videos, none of which can be read",
+                "one at least",
+                "see the warnings above for the reasons, and check config.data.videos",
+            )
         wanted = place[source.split.video_index[np.where(is_text, record_index, 0)]]
         keep = is_text & (wanted >= 0)
         return Gallery(
@@ -151,18 +158,11 @@ class GalleryEncoder:
           The encoded readable videos, and for each video of the split its row among them, or -1 if unreadable.
 
         Raises:
-          DataError: If more videos are unreadable than the source allows, or all are.
+          DataError: If more videos are unreadable than the source allows.
         """
         video, video_index, is_video = self._all_videos(self._encode_video, params, source, num_threads)
         place = np.full(source.split.num_videos, -1, np.int32)
         place[video_index[is_video]] = np.arange(is_video.sum())
-        if not is_video.any():
-            raise DataError(
-                f"split {source.split.name!r}",
-                f"{source.split.num_videos} videos, none of which can be read",
-                "one at least",
-                "see the warnings above for the reasons, and check config.data.videos",
-            )
         return jax.tree.map(lambda x: x[is_video], video), place
 
     def frame_features(self, params: PyTree, source: Source, num_threads: int = 1) -> FrameFeatures:

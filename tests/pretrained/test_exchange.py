@@ -199,7 +199,7 @@ def test_a_training_script_may_have_wrapped_it(published, hbi):
     ("kind", "fields", "left"),
     [
         ("caption", {"decoder_layers": 1}, "caption/"),
-        ("hbi", {"reconstruction": True, "gate_features": 4}, "text_gate_"),
+        ("hbi", {"reconstruction": True, "gate_features": 4, "padding": "masked"}, "text_gate_"),
     ],
 )
 def test_a_model_that_was_never_published(kind, fields, left):
