@@ -49,13 +49,13 @@ test: test-here  ## the whole test suite, then a short run of everything on ever
 test-all: test-here  ## the whole test suite on every Python that is found
 	@$(PY) launch/pythons.py test-here dev.stamp
 
-test-here: $(VENV)/dev.stamp  ## the whole test suite on one Python: slow tests too, but not jobs of many processes (test-faults)
+test-here: $(VENV)/dev.stamp  ## the whole test suite on one Python: slow tests too, but not the longest jobs (test-faults)
 	$(PY) -m pytest
 
 test-fast: $(VENV)/dev.stamp  ## the suite without the tests marked slow
 	$(PY) -m pytest -m "not slow"
 
-test-faults: $(VENV)/dev.stamp  ## jobs of many processes, killed, stopped and compared with one; failing storage, memory
+test-faults: $(VENV)/dev.stamp  ## jobs of several processes, killed, stopped and compared with one; failing storage, memory
 	HBI_JAX_FAULTS=1 $(PY) -m pytest -n 0 tests/faults
 
 smoke: $(VENV)/smoke.stamp  ## everything once, from the wheel: train, resume, evaluate, ask, caption, convert, export
