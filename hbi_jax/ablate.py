@@ -49,7 +49,7 @@ def _main() -> int:
         signal.signal(number, _stop)
     from hbi_jax.ablations.runner import Base, make_tables
 
-    flag, workdir = flags.FLAGS["config"], pathlib.Path(cli.WORKDIR.value)
+    flag, workdir = flags.FLAGS["config"], pathlib.Path(cli.WORKDIR.value).expanduser()
     base = Base(cli.CONFIG.value, config_flags.get_config_filename(flag), config_flags.get_override_values(flag))
     command = shlex.join(["python", "-m", "hbi_jax.ablate", *sys.argv[1:]])
     good = make_tables(_TABLE.value, base, workdir, [int(seed) for seed in _SEEDS.value], workdir, command)

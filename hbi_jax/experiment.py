@@ -87,7 +87,7 @@ def prepare(config: Config, workdir: str) -> Setup:
     check_same_folder(folder)
     if config.data.render:
         if jax.process_index() == 0:
-            Dataset(config.data, config.model.clip.image_size, workdir).render()
+            Dataset(config.data, config.model.clip.image_size, str(folder)).render()
         barrier("the world is rendered")
     return Setup(config, folder, mesh, make_task(config, mesh, folder))
 

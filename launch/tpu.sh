@@ -87,15 +87,21 @@ create() {
   gcloud compute tpus "$kind" create "$name" "${where[@]}" "${options[@]}"
 }
 
-# In one word: ready, waiting, gone (preempted, and to be deleted before it is created again) or none.
+# In one word: ready, waiting, gone (preempted, and to be deleted before it is created again), none, or unknown.
 state() {
   local found kind=tpu-vm field=state
   [ "$queued" = no ] || kind=queued-resources field=state.state
-  found=$(gcloud compute tpus "$kind" describe "$name" "${where[@]}" "--format=value($field)" 2>/dev/null) || found=
-  case $found in
+  if ! found=$(gcloud compute tpus "$kind" describe "$name" "${where[@]}" "--format=value($field)" 2>&1); then
+    case $found in
+      *NOT_FOUND*) echo none ;;
+      *) echo "$found" >&2 && echo unknown ;;
+    esac
+    return
+  fi
+  # gcloud may say something else before or after the state.
+  case $(grep -xE '[A-Z_]+' <<<"$found" | tail -n 1) in
     READY | ACTIVE) echo ready ;;
     PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED) echo gone ;;
-    '') echo none ;;
     *) echo waiting ;;
   esac
 }
@@ -152,7 +158,7 @@ workdir_of() {
 }
 
 watch() {
-  local workdir code failures=0
+  local workdir code now failures=0 unknown=0
   [ $# -gt 0 ] || fail "nothing to run; give the flags of hbi_jax.main after --"
   workdir=$(workdir_of "$@")
   case $workdir in
@@ -161,7 +167,18 @@ watch() {
   esac
   yes=yes
   while true; do
-    case $(state) in
+    now=$(state)
+    [ "$now" = unknown ] || unknown=0
+    case $now in
+      unknown)
+        # The network may fail for a while.
+        unknown=$((unknown + 1))
+        if [ "$unknown" -ge 20 ]; then
+          echo "error: the state of $name could not be read 20 times; see above" >&2
+          return 1
+        fi
+        sleep "$poll"
+        ;;
       none) echo "creating $name" >&2 && keep=no && create ;;
       gone) echo "$name was taken back: deleting it, to create it again" >&2 && keep=no && delete ;;
       waiting) sleep "$poll" ;;
@@ -177,7 +194,11 @@ watch() {
         sleep "$poll"
         if [ "$(state)" = ready ] && [ "$code" -ne 143 ]; then
           failures=$((failures + 1))
-          [ "$failures" -lt 3 ] || { echo "error: the run failed 3 times with code $code; see above" >&2 && return "$code"; }
+          [ "$code" -ne 0 ] || echo "the run ended, but there is no report in $workdir" >&2
+          if [ "$failures" -ge 3 ]; then
+            echo "error: the run failed 3 times, now with code $code; see above" >&2
+            return $((code ? code : 1))
+          fi
           echo "the run ended with code $code; once more" >&2
         fi
         ;;

@@ -1,7 +1,10 @@
 """The command: what it prints and writes, and its exit code."""
 
+import io
 import json
+import os
 import re
+import sys
 
 import pytest
 
@@ -55,6 +58,32 @@ def test_all_is_well(monkeypatch, capsys):
     assert asked == [("runs/a", ["a.mp4", "b.mp4"], QUESTION, 5)]
     lines = [f"{{}}: {QUESTION}", "  bounce     75.0 %", "  slide up   12.5 %"]
     assert capsys.readouterr().out.splitlines() == [line.format(name) for name in ("a.mp4", "b.mp4") for line in lines]
+
+
+def test_files_whose_names_are_not_unicode(monkeypatch, tmp_path):
+    strange = os.fsdecode(b"caf\xe9.mp4")
+    monkeypatch.setattr(
+        inference, "answer_questions", lambda *arguments: [Answer(strange, QUESTION, ("bounce",), (0.75,))]
+    )
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="utf-8"))
+    file = tmp_path / "answers.jsonl"
+    assert ask.main(["a.mp4", "--checkpoint=runs/a", QUESTION, f"--jsonl={file}"]) == 0
+    sys.stdout.flush()
+    assert raw.getvalue().startswith(b"caf\xe9.mp4: ")
+    assert json.loads(file.read_text())["video"] == strange
+
+
+def test_an_interruption_is_one_line_and_loses_nothing(monkeypatch, tmp_path, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "answer_questions", interrupted)
+    file = tmp_path / "answers.jsonl"
+    file.write_text("of an earlier time\n")
+    assert ask.main(["a.mp4", "--checkpoint=runs/a", QUESTION, f"--jsonl={file}"]) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was written\n"
+    assert file.read_text() == "of an earlier time\n"
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """Shared code of the commands that apply a finished run to video files: options, output and exit codes."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from hbi_jax.commands.cli import start_logging
+from hbi_jax.commands.output import jsonl, print_any_name
 
 
 def parser(command: str, doc: str) -> argparse.ArgumentParser:
@@ -26,9 +26,23 @@ def parser(command: str, doc: str) -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="work folder of a run (its best checkpoint is used), or one of its steps, such as FOLDER/checkpoints/STEP",
     )
-    made.add_argument("--jsonl", metavar="FILE", help="also write the results to this file, one JSON object per line")
+    add_jsonl(made)
     made.add_argument("videos", nargs="+", metavar="video", help="video files")
     return made
+
+
+def add_jsonl(made: argparse.ArgumentParser) -> None:
+    """Adds the option `--jsonl`."""
+    text = "also write the results to this file, one JSON object per line"
+    made.add_argument("--jsonl", type=os.path.expanduser, metavar="FILE", help=text)
+
+
+def start() -> None:
+    """Prepares logs and output; call it before JAX is imported."""
+    # XLA's start-up messages only help to debug XLA itself.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    start_logging(verbose=False)
+    print_any_name()
 
 
 def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -63,21 +77,19 @@ def run(options: argparse.Namespace, apply: Callable[[], Sequence[NamedTuple]], 
       say: Formats a successful result as text.
 
     Returns:
-      The exit code: 1 if anything failed, even a single video.
+      The exit code: 1 if anything failed, even a single video; 130 if the command was interrupted.
     """
-    # XLA's start-up messages only help to debug XLA itself.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    start_logging(verbose=False)
+    start()
     try:
-        # Opening the file first reports an unwritable file before the work. It is truncated once there are results.
-        with open(options.jsonl or os.devnull, "a", encoding="utf-8") as file:
+        with jsonl(options.jsonl) as write:
             results = apply()
-            if options.jsonl:
-                file.truncate(0)
-            file.writelines(json.dumps(result._asdict(), ensure_ascii=False) + "\n" for result in results)
+            write(result._asdict() for result in results)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
     failed = dict.fromkeys(result.error for result in results if result.error is not None)
     for result in results:
         if result.error is None:

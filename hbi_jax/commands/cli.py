@@ -59,7 +59,7 @@ Command = Callable[[], int | None]
 
 
 def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None:
-    """Parses the command line and runs a command. A user error ends it with one message and exit code 1.
+    """Parses the command line and runs a command. A user error ends it with one message and exit code 1; Ctrl-C, 130.
 
     Args:
       command: The command, or several commands by name, selected by the first argument. It raises errors that a user
@@ -95,6 +95,9 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
             if TRACEBACK.value:
                 raise
             fail(f"{error}\n(--traceback shows where this comes from)")
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
 
     app.run(main, flags_parser=_parse)
 

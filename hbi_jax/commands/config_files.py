@@ -34,6 +34,11 @@ def locate(config: str) -> str:
     name, colon, argument = config.partition(":")
     path = _files().get(name, pathlib.Path(name))
     if not path.is_file():
+        if colon and pathlib.Path(config).is_file():
+            raise ConfigError(
+                f"--config={config}: wanted a path without a colon, after which the argument of a configuration "
+                "stands; rename or move the file"
+            )
         near = difflib.get_close_matches(pathlib.Path(name).stem, names(), 1)
         raise ConfigError(
             f"--config={config}: wanted a configuration file or one of the names {', '.join(names())}; "

@@ -192,7 +192,7 @@ def check(
     problems += [Problem("unnamed", *note) for note in notes]
     if videos is not None:
         mentioned = {record.path for split in (*splits, *others) for record in split.records}
-        unreferenced = (path for path in list_videos(videos) if path not in mentioned)
+        unreferenced = (path for path in list_videos(videos, unlisted=lambda error: None) if path not in mentioned)
         problems += [Problem("unreferenced", str(path), "in no split") for path in unreferenced]
     order = list(KINDS)
     sizes_of_splits = {

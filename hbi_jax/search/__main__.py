@@ -16,7 +16,6 @@ vespa: writes the index as an application of Vespa. `--help` after a command des
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from hbi_jax import fields
 from hbi_jax.commands import apply
-from hbi_jax.commands.cli import start_logging
+from hbi_jax.commands.output import jsonl
 from hbi_jax.commands.workers import share
 from hbi_jax.search.config import SearchConfig
 
@@ -44,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     make, command = COMMANDS[name]
     options = apply.parse(make(), given[1:])
-    # XLA's start-up messages only help to debug XLA itself.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    start_logging(verbose=False)
+    apply.start()
     try:
         return command(options)
     except (ValueError, OSError) as error:
@@ -90,15 +87,13 @@ def _find(options: argparse.Namespace) -> int:
         raise ValueError("--texts: wanted with --like=VIDEO, whose texts are ranked; leave out the text, or --texts")
     if options.texts and options.html:
         raise ValueError("--html shows moments, wanted without --texts; use --jsonl")
-    from hbi_jax.search.index import open_index
+    from hbi_jax.search.index import open_index, read_texts
     from hbi_jax.search.page import write_page
 
-    with open(options.jsonl or os.devnull, "a", encoding="utf-8") as file:
+    with jsonl(options.jsonl) as write:
         with open_index(options.index, options.checkpoint) as index:
             if options.texts:
-                with open(options.texts, encoding="utf-8") as given:
-                    texts = [line.strip() for line in given if line.strip()]
-                matches = index.rank_texts(options.like, texts, options.top)
+                matches = index.rank_texts(options.like, read_texts(options.texts), options.top)
                 lines = [f"{match.score:7.3f}  {match.text}" for match in matches]
                 rows: list[Mapping[str, Any]] = [match._asdict() for match in matches]
             else:
@@ -110,9 +105,7 @@ def _find(options: argparse.Namespace) -> int:
                     query = f"like {os.path.basename(options.like)}" if like else options.text
                     write_page(options.html, query, moments, index.num_clips)
                 lines, rows = list(map(_say, moments)), [moment.to_json() for moment in moments]
-        if options.jsonl:
-            file.truncate(0)
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write(rows)
     print("\n".join(lines) if lines else "nothing was found: the index holds no clips")
     if options.html:
         print(f"saved {options.html}", file=sys.stderr)
@@ -184,11 +177,15 @@ def _index_parser() -> argparse.ArgumentParser:
 def _find_parser() -> argparse.ArgumentParser:
     made = _parser("find")
     made.add_argument("text", nargs="?", help="what to find, in quotation marks")
-    made.add_argument("--like", metavar="VIDEO", help="find moments like this video file")
-    made.add_argument("--texts", metavar="FILE", help="with --like: rank the lines of this file by how well they fit")
+    files = {
+        "--like": ("VIDEO", "find moments like this video file"),
+        "--texts": ("FILE", "with --like: rank the lines of this file by how well they fit"),
+        "--html": ("FILE", "also write a page that shows the moments, and why they match"),
+    }
+    for name, (kind, text) in files.items():
+        made.add_argument(name, type=os.path.expanduser, metavar=kind, help=text)
     made.add_argument("--top", type=int, default=10, metavar="N", help="number of results (default: %(default)s)")
-    made.add_argument("--jsonl", metavar="FILE", help="also write the results to this file, one JSON object per line")
-    made.add_argument("--html", metavar="FILE", help="also write a page that shows the moments, and why they match")
+    apply.add_jsonl(made)
     return made
 
 

@@ -100,6 +100,7 @@ def shot_boundaries(path: str | os.PathLike[str]) -> list[float]:
     """Returns the times at which the shots of a video begin, without the first, by PySceneDetect.
 
     Raises:
+      VideoError: If PySceneDetect cannot read the file.
       SearchError: If PySceneDetect is not installed.
     """
     try:
@@ -109,7 +110,11 @@ def shot_boundaries(path: str | os.PathLike[str]) -> list[float]:
             f"cut='shots': wanted PySceneDetect ({error}); pip install scenedetect opencv-python-headless, or use "
             "cut='windows'"
         ) from error
-    scenes = scenedetect.detect(os.fspath(path), scenedetect.AdaptiveDetector())
+    try:
+        scenes = scenedetect.detect(os.fspath(path), scenedetect.AdaptiveDetector())
+    except Exception as error:
+        # OpenCV does not read all files that PyAV reads. Its errors and PySceneDetect's have no common base.
+        raise VideoError(path, f"its shots cannot be found ({error}); use cut='windows' for it") from error
     return [begin.get_seconds() for begin, _ in scenes[1:]]
 
 

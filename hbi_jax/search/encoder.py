@@ -48,6 +48,7 @@ class Encoder:
       tokenizer: The tokenizer, with the model's number of words.
       level_rates: The weight of each level's similarity.
       clips: How files are cut into clips for this model.
+      published: Whether padding counts as similarity 0 in maxima, see `hbi_jax.choices.Padding`.
       scans_exactly: Whether the scan gives this model's own similarity; otherwise it only finds candidates.
     """
 
@@ -67,7 +68,7 @@ class Encoder:
         self.digest = _digest(model, params)
         self._model, self._params = model, params
         config = model.config
-        self._published = getattr(config, "padding", "masked") == "published"
+        self.published = getattr(config, "padding", "masked") == "published"
         # Models that score differently say so by a method of their own.
         known = type(model).level_similarity in (HBI.level_similarity, MeanPooledCLIP.level_similarity)
         self.scans_exactly = known and not getattr(config, "reconstruction", False)
@@ -108,7 +109,7 @@ class Encoder:
         """Returns what is stored of clips, by name: every array of their encoding, ready for the scan."""
         out = {}
         for name, tokens in clips.levels.items():
-            ready = scan.side(tokens, self._published)
+            ready = scan.side(tokens, self.published)
             clips = clips._replace(levels=clips.levels | {name: tokens._replace(features=ready.features)})
             out |= {f"{name}.{part}": getattr(ready, part) for part in (scan.SCALE, scan.WEIGHT)}
         return out | {_leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(clips)}
@@ -128,9 +129,27 @@ class Encoder:
         frames, mask = jnp.zeros((1, f, side, side, 3), jnp.uint8), jnp.ones((1, f), bool)
         return self._kept_of(self._model.apply(self._params, frames, mask, method="encode_video"))
 
+    def check_sizes(self) -> None:
+        """Checks that the model takes as many words and frames as the settings say, without computing anything.
+
+        Raises:
+          SearchError: If it does not.
+        """
+        words = jnp.zeros((1, self.tokenizer.num_words), jnp.int32)
+        texts = functools.partial(self._model.apply, self._params, words, words > 0, method="encode_text")
+        sizes = ("num_frames", self.clips.num_frames, self._abstract_clips), ("num_words", words.shape[1], texts)
+        for name, size, encode in sizes:
+            try:
+                jax.eval_shape(encode)
+            except ValueError as error:
+                raise SearchError(
+                    f"search.{name}={size}: wanted a number that the model takes ({error}); leave it out for that of "
+                    "its training"
+                ) from error
+
     def query(self, encoded: Encoded) -> scan.Query:
         """Returns one encoded text, or one encoded clip, as a query of the scan."""
-        return scan.query(encoded.levels, self.level_rates, self._published)
+        return scan.query(encoded.levels, self.level_rates, self.published)
 
     def similarity(self, texts: Encoded, clips: Encoded) -> Float[np.ndarray, "a b"]:
         """Returns the model's own similarity of every text with every clip, as its evaluation computes it."""
@@ -218,7 +237,7 @@ def open_encoder(checkpoint: str | os.PathLike[str], settings: SearchConfig | No
 
     Raises:
       CheckpointError, PretrainedError: If it cannot be opened.
-      SearchError: If it holds weights that cannot retrieve.
+      SearchError: If it holds weights that cannot retrieve, or cannot take the numbers of words and frames.
     """
     settings = settings or SearchConfig()
     fields.check(settings, "search")
@@ -237,7 +256,10 @@ def open_encoder(checkpoint: str | os.PathLike[str], settings: SearchConfig | No
     length = settings.clip_seconds or num_frames / rate
     stride = min(settings.stride_seconds or length / 2, length)
     clips = ClipSettings(length, stride, settings.cut, num_frames, rate, clip.image_size, square)
-    return Encoder(path, model, params, rates, clips, num_words, mesh)
+    encoder = Encoder(path, model, params, rates, clips, num_words, mesh)
+    if settings.num_words or settings.num_frames:
+        encoder.check_sizes()
+    return encoder
 
 
 def _converted(path: str, mesh: Mesh) -> tuple[nn.Module, PyTree, dict[str, float]]:

@@ -19,13 +19,7 @@ class Places(NamedTuple):
 
 @runtime_checkable
 class Engine(Protocol):
-    """What finds candidates among the clips of segments.
-
-    Attributes:
-      is_exact: Whether `candidates` returns the best clips by the scan, rather than nearly all of them.
-    """
-
-    is_exact: bool
+    """What finds candidates among the clips of segments."""
 
     def add(self, segments: Sequence[Segment], writing: bool = False) -> None:
         """Replaces the segments that count.
@@ -36,7 +30,10 @@ class Engine(Protocol):
         """
 
     def candidates(self, query: Query, count: int) -> tuple[Places, Float[np.ndarray, " n"]]:
-        """Returns the best clips that count, and their similarity by the scan, the best first."""
+        """Returns clips that count, and their similarity by the scan, the best first.
+
+        An engine may miss some of the best.
+        """
 
     def fetch(self, places: Places) -> Mapping[str, np.ndarray]:
         """Returns the stored arrays of some clips, in their order."""

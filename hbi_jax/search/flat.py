@@ -15,13 +15,7 @@ from hbi_jax.search.store import Segment
 
 
 class FlatEngine:
-    """Scans every clip. One CPU reads the files in place; other devices hold the clips, each its share of the rows.
-
-    Attributes:
-      is_exact: True.
-    """
-
-    is_exact = True
+    """Scans every clip. One CPU reads the files in place; other devices hold the clips, each its share of the rows."""
 
     def __init__(self, levels: Sequence[str], mesh: Mesh):
         """Holds nothing yet.

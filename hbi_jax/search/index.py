@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from hbi_jax import fields
 from hbi_jax.commands.progress import Progress
+from hbi_jax.data.datasets.readers import read_lines
 from hbi_jax.search import ingest, scan, store
 from hbi_jax.search.catalogue import Catalogue
 from hbi_jax.search.clips import read_clips
@@ -191,8 +192,9 @@ class Index:
 
         Raises:
           VideoError: If it cannot be read.
-          ValueError: If there is no text, or one is empty.
+          ValueError: If there is no text, one is empty, or `top` is less than 1.
         """
+        _check_top(top, "text")
         encoded = self.encoder.texts(texts)
         clip, _ = self._example(video)
         scores = self.encoder.similarity(encoded, clip)[:, 0]
@@ -207,8 +209,7 @@ class Index:
         return self.encoder.encode_clips(clips.frames, clips.mask), clips.times[0][clips.mask[0]]
 
     def _search(self, encoded: EncodedTokens, top: int, tokens: Sequence[str], is_text: bool = True) -> list[Moment]:
-        if top < 1:
-            raise ValueError(f"top={top}: wanted 1 moment or more; raise it")
+        _check_top(top, "moment")
         query, total = self.encoder.query(encoded), self.num_clips
         count = max(CANDIDATES, 4 * top)
         while True:
@@ -246,6 +247,20 @@ class Index:
         return Moment(video, start, end, score, words, frames, values)
 
 
+def read_texts(path: str | os.PathLike[str]) -> list[str]:
+    """Returns the lines of a text file, without blank ones.
+
+    Raises:
+      DataError: If the file cannot be read.
+    """
+    return [line for _, line in read_lines(pathlib.Path(path))]
+
+
+def _check_top(top: int | None, what: str) -> None:
+    if top is not None and top < 1:
+        raise ValueError(f"top={top}: wanted 1 {what} or more; raise it")
+
+
 def _best(places: Places, scores: Float[np.ndarray, " n"], count: int) -> tuple[Places, Float[np.ndarray, " m"]]:
     """Returns the clips with the largest scores, the largest first."""
     best = scan.top(scores, count)
@@ -278,7 +293,7 @@ def open_index(
             # Several workers may begin an index at once.
             if not (place / store.MANIFEST).exists():
                 Manifest(encoder.digest, encoder.path, config).write(place)
-        return Index(place, encoder, _of_model(place, Manifest.read(place), encoder))
+        return _opened(place, encoder)
     manifest = Manifest.read(place)
     fields.parse(SearchConfig, settings, "search")
     for name, value in settings.items():
@@ -297,7 +312,23 @@ def open_index(
             f"the model of the index {place} was at {manifest.checkpoint} and cannot be opened there ({error}); say "
             "where it is: --checkpoint=FOLDER"
         ) from error
-    return Index(place, encoder, _of_model(place, manifest, encoder))
+    return _opened(place, encoder)
+
+
+def _opened(place: pathlib.Path, encoder: Encoder) -> Index:
+    """Opens what an index consists of now.
+
+    Raises:
+      SearchError: If it is damaged, or of another model.
+    """
+    while True:
+        manifest = _of_model(place, Manifest.read(place), encoder)
+        try:
+            return Index(place, encoder, manifest)
+        except SearchError:
+            # A writer may have replaced the segments and removed them since the manifest was read.
+            if Manifest.read(place) == manifest:
+                raise
 
 
 def _of_model(place: pathlib.Path, manifest: Manifest, encoder: Encoder) -> Manifest:

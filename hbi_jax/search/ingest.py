@@ -30,7 +30,7 @@ class Listing(NamedTuple):
     Attributes:
       files: Their stamps by absolute path, in order.
       folders: The folders among the paths: what is below them and no longer there is dropped.
-      missing: The reasons why some paths cannot be read.
+      missing: The reasons why some paths cannot be read; what is below a folder that cannot be listed is not dropped.
     """
 
     files: Mapping[str, Stamp]
@@ -39,8 +39,10 @@ class Listing(NamedTuple):
 
     def gone(self, known: Iterable[str]) -> set[str]:
         """Returns the known files below the folders that are no longer there."""
-        below = tuple(os.path.join(folder, "") for folder in self.folders)
-        return {path for path in known if path not in self.files and path.startswith(below)} if below else set()
+        below, unknown = (tuple(os.path.join(path, "") for path in paths) for paths in (self.folders, self.missing))
+        return {
+            path for path in known if path not in self.files and path.startswith(below) and not path.startswith(unknown)
+        }
 
 
 def list_files(paths: Paths) -> Listing:
@@ -57,8 +59,10 @@ def list_files(paths: Paths) -> Listing:
         if not os.path.isdir(path):
             found.append(path)
             continue
-        below = [str(video) for video in list_videos(pathlib.Path(path))]
-        if not below:
+        unlisted: list[OSError] = []
+        below = [str(video) for video in list_videos(pathlib.Path(path), unlisted=unlisted.append)]
+        missing |= {error.filename: f"{error.filename}: {error.strerror}" for error in unlisted}
+        if not below and not unlisted:
             raise SearchError(
                 f"folder {path}: got no video in it, wanted one or more; correct the path (what is in the index of "
                 "this folder stays there)"

@@ -46,13 +46,7 @@ _NEAREST, _SCORED = 50, 5
 
 
 class LanceEngine:
-    """Keeps a vector of each clip in a LanceDB table, beside the tokens in the segments.
-
-    Attributes:
-      is_exact: False.
-    """
-
-    is_exact = False
+    """Keeps a vector of each clip in a LanceDB table, beside the tokens in the segments."""
 
     def __init__(self, folder: pathlib.Path, levels: Sequence[str], mesh: Mesh, indexed_from: int = _INDEXED_FROM):
         """Opens the table if there is one.

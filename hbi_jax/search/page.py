@@ -119,7 +119,7 @@ def write_page(path: str | os.PathLike[str], query: str, moments: Sequence[Momen
       moments: The moments, the best first.
       num_clips: How many clips were searched.
     """
-    target = pathlib.Path(path).absolute()
+    target = pathlib.Path(path).expanduser().absolute()
     count = len(moments)
     found = f"The {count} best moments of {num_clips:,} clips." if count > 1 else "The best moment."
     how = (
@@ -127,7 +127,7 @@ def write_page(path: str | os.PathLike[str], query: str, moments: Sequence[Momen
         "plays the video from there."
     )
     page = _PAGE.format(
-        title=html.escape(query),
+        title=_escaped(query),
         summary=f"{found} {how}" if count else "Nothing was found: the index holds no clips.",
         style=STYLE,
         script=SCRIPT,
@@ -139,14 +139,14 @@ def write_page(path: str | os.PathLike[str], query: str, moments: Sequence[Momen
 
 def relative_address(video: str, folder: pathlib.Path) -> str:
     """Returns the address of a file for a page in a folder."""
-    return urllib.parse.quote(os.path.relpath(video, folder))
+    return urllib.parse.quote(os.fsencode(os.path.relpath(video, folder)))
 
 
 def _card(number: int, moment: Moment, address: str) -> str:
-    name = html.escape(os.path.basename(moment.video))
+    name = _escaped(os.path.basename(moment.video))
     begin, end = moment.focus
     title = f"{number}. {name}, {_clock(begin)} to {_clock(end)}"
-    where = html.escape(moment.video)
+    where = _escaped(moment.video)
     heading = f'<h3 title="{where}"><span class="score">{moment.score:.3f}</span>{title}</h3>'
 
     def link(seconds: float) -> str:
@@ -181,6 +181,11 @@ def _player(address: str, name: str, begin: float, end: float, poster: str) -> s
         f'aria-label="{name} from {begin:.1f} seconds"></video>'
         '<p class="note unplayable" hidden>This browser cannot play the file; its frames are beside it.</p></div>'
     )
+
+
+def _escaped(text: str) -> str:
+    """Returns a text for HTML; what is not Unicode, as names of files may be, is written in hexadecimal."""
+    return html.escape(text.encode(errors="backslashreplace").decode())
 
 
 def _clock(seconds: float) -> str:

@@ -60,7 +60,8 @@ def serve(index: Index, settings: Settings) -> None:
     app = make_app(index, settings)
     import uvicorn
 
-    print(f"search {index.folder} at http://{settings.host}:{settings.port} (Ctrl-C ends it)", flush=True)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    print(f"search {index.folder} at http://{host}:{settings.port} (Ctrl-C ends it)", flush=True)
     uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning")
 
 
@@ -85,7 +86,7 @@ def make_app(index: Index, settings: Settings) -> "fastapi.FastAPI":
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if settings.host in LOOPBACK:
         # Other pages that a browser shows must not reach this one under a name of theirs.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
     # An index may be of somebody else: what it names is sent only if it is named like a video.
     names = (file.path for file in index.files if file.error is None)
     videos = {_key(path): path for path in names if os.path.splitext(path)[1].lower() in EXTENSIONS}
@@ -119,7 +120,7 @@ def make_app(index: Index, settings: Settings) -> "fastapi.FastAPI":
 
 
 def _key(path: str) -> str:
-    return hashlib.sha256(path.encode()).hexdigest()[:32]
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
 
 
 def _blocks(index: Index, runs: dict[str, Run]) -> "gradio.Blocks":

@@ -21,6 +21,7 @@ import os
 import pathlib
 import shutil
 import socket
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ FORMAT = 2
 MANIFEST, SEGMENTS, LOCK, COMMIT = "index.json", "segments", "lock", "commit.lock"
 _FILES, _CLIPS = "files.json", "clips.npz"
 _UNFINISHED = ".unfinished-"
+# What reading an incomplete or altered file raises.
+_DAMAGES = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
 
 
 class File(NamedTuple):
@@ -104,7 +107,7 @@ class Segment:
         for path in sorted(self.folder.glob("*.npy")):
             try:
                 out[path.stem] = np.load(path, mmap_mode="r" if len(self.clips.source) else None, allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except _DAMAGES as error:
                 raise _damaged(path, error) from error
             if len(out[path.stem]) != len(self.clips.source):
                 raise _damaged(path, f"{len(out[path.stem])} rows, wanted {len(self.clips.source)}")
@@ -180,12 +183,11 @@ def read_segment(folder: pathlib.Path, dropped: Sequence[int] = ()) -> Segment:
         files = [File(str(path), Stamp(int(size), int(at)), error) for path, size, at, error in entries]
         with np.load(folder / _CLIPS, allow_pickle=False) as stored:
             clips = ClipTable(*(stored[name] for name in ClipTable._fields))
-        if len({len(column) for column in clips}) != 1 or (
-            len(clips.source) and not 0 <= clips.source.max() < len(files)
-        ):
+        rows = {len(column) for column in clips}
+        if len(rows) != 1 or not np.isin(clips.source, np.arange(len(files))).all():
             raise ValueError("its columns do not fit together")
         return Segment(folder, files, clips, frozenset(dropped))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except _DAMAGES as error:
         raise _damaged(folder, error) from error
 
 
@@ -209,9 +211,13 @@ def write_segment(
         np.savez(unfinished / _CLIPS, **clips._asdict())
         for array_name, array in arrays.items():
             np.save(unfinished / f"{array_name}.npy", array, allow_pickle=False)
+        # The manifest, which is written to the disk at once, must not name files that are not there yet.
+        for path in (*unfinished.iterdir(), unfinished):
+            _to_disk(path)
         if place.exists():
             shutil.rmtree(place)
         unfinished.rename(place)
+        _to_disk(place.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return read_segment(place)
@@ -235,12 +241,12 @@ def writing(folder: pathlib.Path, shared: bool = False) -> Iterator[None]:
       shared: Whether other workers that also share may write, each its own segments.
 
     Raises:
-      SearchError: If somebody else writes, or the folder is read-only.
+      SearchError: If somebody else writes, the folder is read-only, or its file system has no locks.
     """
     with _opened(folder, LOCK) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
-        except OSError as error:
+            _lock(folder, file, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
+        except BlockingIOError as error:
             file.seek(0)
             owner = file.read().strip() or "another process"
             raise SearchError(
@@ -257,11 +263,23 @@ def committing(folder: pathlib.Path) -> Iterator[None]:
     """Waits until no other worker changes the manifest, and holds it.
 
     Raises:
-      SearchError: If the folder is read-only.
+      SearchError: If the folder is read-only, or its file system has no locks.
     """
     with _opened(folder, COMMIT) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(folder, file, fcntl.LOCK_EX)
         yield
+
+
+def _lock(folder: pathlib.Path, file: io.TextIOWrapper, how: int) -> None:
+    try:
+        fcntl.flock(file, how)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise SearchError(
+            f"{folder} is on a file system without locks ({error.strerror}): wanted one with flock; mount it so, or "
+            "index into a folder on a local disk"
+        ) from error
 
 
 def _opened(folder: pathlib.Path, lock: str) -> io.TextIOWrapper:
@@ -274,6 +292,15 @@ def _opened(folder: pathlib.Path, lock: str) -> io.TextIOWrapper:
             f"{folder} cannot be written ({error.strerror}): wanted a folder that this user may change; searching it "
             "works, adding to it does not"
         ) from error
+
+
+def _to_disk(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _damaged(path: pathlib.Path, why: object) -> SearchError:

@@ -85,11 +85,14 @@ def schema(widths: Mapping[str, int], rates: Mapping[str, float]) -> str:
 
 
 def documents(index: Index) -> Iterator[dict[str, Any]]:
-    """Yields the clips of an index as feed operations, with normalised tokens, padding cut off."""
+    """Yields the clips of an index as feed operations, with normalised tokens.
+
+    Padding is cut off, unless it counts as similarity 0: then it is a token of length 0.
+    """
     for place, (video, start, end), rows in index.catalogue.stored():
         about: dict[str, Any] = {"video": video, "start": start, "end": end}
         for level, side in scan.sides(rows, index.encoder.scored).items():
-            real = np.asarray(side.weight) > 0
+            real = (np.asarray(side.weight) > 0) | index.encoder.published
             about[f"tokens_{level}"] = _blocks((side.features * side.scale[:, None])[real])
             about[f"weights_{level}"] = _blocks(side.weight[real])
         yield {"put": f"id:hbi_jax:clip::{place}", "fields": about}

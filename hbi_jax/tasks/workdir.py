@@ -32,12 +32,12 @@ TOLD_FIELDS = (
 
 
 def open_workdir(path: str) -> epath.Path:
-    """Returns the folder at `path`, creating it if needed.
+    """Returns the folder at `path`, creating it if needed; `~` is the home folder.
 
     Raises:
       ConfigError: If the folder cannot be written to.
     """
-    folder = epath.Path(path).absolute()
+    folder = epath.Path(path).expanduser().absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{jax.process_index()}"

@@ -9,6 +9,7 @@ finished. The options that are not listed by --help are Beam's own.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -62,9 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_intermixed_args(arguments)
     from hbi_jax.search.index import open_index
 
-    # Made before the workers start, so that only one of them makes it.
-    open_index(options.index, options.checkpoint).close()
-    job = Job(options.index, options.checkpoint, options.videos, options.workers)
+    # Workers may run in other folders.
+    index, *videos = (os.path.abspath(os.path.expanduser(path)) for path in (options.index, *options.videos))
+    checkpoint = options.checkpoint and os.path.abspath(os.path.expanduser(options.checkpoint))
+    try:
+        # Made before the workers start, so that only one of them makes it.
+        open_index(index, checkpoint).close()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    job = Job(index, checkpoint, videos, options.workers)
     with beam.Pipeline(options=PipelineOptions(rest, save_main_session=False)) as pipeline:
         build(pipeline, job) | beam.Map(lambda reason: print(f"unreadable: {reason}", file=sys.stderr))
     return 0

@@ -43,6 +43,14 @@ def test_what_is_neither_is_told(tmp_path, monkeypatch, config, remedy):
     assert message.endswith(remedy)
 
 
+def test_a_path_with_a_colon_is_told(tmp_path):
+    file = tmp_path / "a:b" / "own.py"
+    file.parent.mkdir()
+    file.write_text("")
+    with pytest.raises(ConfigError, match=r"wanted a path without a colon, .*; rename or move the file"):
+        config_files.locate(str(file))
+
+
 def test_load_gives_fields_that_can_be_changed():
     config = config_files.load("quickstart")
     config.train.num_steps = 3

@@ -278,8 +278,13 @@ root = pathlib.Path({root!r})
 state = root / "state"
 verb, what = sys.argv[4], sys.argv[-1]
 if verb == "describe":
+    troubles = root / "troubles"
+    if troubles.exists() and (left := int(troubles.read_text())):
+        troubles.write_text(str(left - 1))
+        sys.exit("ERROR: gcloud crashed (ConnectionError): Connection reset by peer")
     if not state.exists():
-        sys.exit(1)
+        sys.exit("ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource 'pod' was not found")
+    print("WARNING: an old version", file=sys.stderr)
     print(state.read_text())
 elif verb == "create":
     state.write_text({ready!r})
@@ -338,8 +343,30 @@ def test_a_run_that_fails_by_itself_is_not_repeated_for_ever(tmp_path, stub):
     done, verbs, _ = _watch(tmp_path, stub, [["READY", 1]] * 5)
     assert done.returncode == 1
     assert verbs.count("run") == 3
-    assert "the run failed 3 times with code 1" in done.stderr
+    assert "the run failed 3 times, now with code 1" in done.stderr
     assert verbs.count("create") == 1
+
+
+def test_a_run_without_a_report_has_failed(tmp_path, stub):
+    done, verbs, _ = _watch(tmp_path, stub, [["READY", 0]] * 5)
+    assert done.returncode == 1
+    assert verbs.count("run") == 3
+    assert "the run ended, but there is no report in /mnt/a b" in done.stderr
+
+
+@pytest.mark.parametrize("troubles", [3, 30])
+def test_a_watch_outlives_a_failing_network_for_a_while(tmp_path, stub, troubles):
+    """What gcloud cannot tell is no reason to create a VM."""
+    (tmp_path / "troubles").write_text(str(troubles))
+    done, verbs, _ = _watch(tmp_path, stub, [["READY", 0]])
+    assert "Connection reset by peer" in done.stderr
+    if troubles < 20:
+        assert done.returncode == 0, done.stderr
+        assert verbs == ["create", "scp", "install", "run", "report"]
+    else:
+        assert done.returncode == 1
+        assert verbs == []
+        assert "the state of pod could not be read 20 times" in done.stderr
 
 
 def _slurm(tmp_path, stub, *arguments, code=0, **variables):

@@ -62,6 +62,16 @@ def test_clips_begin_at_shots_where_they_are_wanted(rendered, monkeypatch):
     monkeypatch.setitem(sys.modules, "scenedetect", fake)
     clips, _ = read_clips(rendered / "long.mp4", SETTINGS._replace(cut="shots"))
     assert list(zip(clips.start.tolist(), clips.end.tolist(), strict=True))[:3] == [(0, 1.5), (1.5, 5.5), (3.5, 7.5)]
+
+    class Failure(Exception):
+        """An error with no base but this, as PySceneDetect's are."""
+
+    def fail(path, detector):
+        raise Failure("Failed to open video")
+
+    fake.detect = fail
+    with pytest.raises(VideoError, match=r"long.mp4: its shots cannot be found \(Failed to open video\)"):
+        read_clips(rendered / "long.mp4", SETTINGS._replace(cut="shots"))
     monkeypatch.setitem(sys.modules, "scenedetect", None)
     with pytest.raises(SearchError, match=r"cut='shots': wanted PySceneDetect .* pip install scenedetect"):
         read_clips(rendered / "long.mp4", SETTINGS._replace(cut="shots"))

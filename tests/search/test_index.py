@@ -1,6 +1,7 @@
 """An index: what is added, updated and dropped; that searching it is what evaluation computes; what goes wrong."""
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -309,10 +310,97 @@ def test_what_is_no_index_is_named(tmp_path, videos, encoder):
         open_index(index.folder)
     with pytest.raises(SearchError, match=r"clip_seconds=3.0: wanted 0.0, with which the index"):
         open_index(index.folder, clip_seconds=3.0)
-    array = next(index.folder.rglob("entity.features.npy"))
-    array.write_bytes(array.read_bytes()[:1000])
-    with pytest.raises(SearchError, match=r"entity.features.npy is damaged"):
+
+
+def _flipped(content):
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("entity.features.npy", lambda content: content[:1000]),
+        ("entity.features.npy", lambda content: b""),
+        ("clips.npz", lambda content: content[:1000]),
+        ("clips.npz", lambda content: b""),
+        ("clips.npz", _flipped),
+        ("files.json", lambda content: content[:-10]),
+    ],
+)
+def test_a_damaged_segment_is_told(index, encoder, videos, name, damage):
+    index.add(videos)
+    file = next(index.folder.rglob(name))
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(SearchError, match=r"is damaged \(.*\); index the videos again"):
         module.Index(index.folder, encoder, store.Manifest.read(index.folder))
+
+
+def test_clips_of_files_that_a_segment_does_not_have_are_damage(index, encoder, videos):
+    index.add(videos)
+    (segment,) = index.catalogue.segments
+    for number in (-1, len(segment.files)):
+        source = segment.clips.source.copy()
+        source[0] = number
+        np.savez(segment.folder / "clips.npz", **segment.clips._replace(source=source)._asdict())
+        with pytest.raises(SearchError, match="its columns do not fit together"):
+            store.read_segment(segment.folder)
+
+
+def test_an_index_can_change_while_it_is_opened(index, encoder, videos, monkeypatch):
+    """A writer replaces segments and removes the old ones while another process opens the model."""
+    index.add(videos)
+
+    def opened(checkpoint, settings):
+        victim = next(videos.rglob("long.mp4"))
+        if victim.stat().st_mtime_ns != 1:
+            os.utime(victim, ns=(1, 1))
+            monkeypatch.setattr("hbi_jax.search.catalogue._DROPPED_SHARE", 0.0)
+            index.add(videos)
+        return encoder
+
+    monkeypatch.setattr(module, "open_encoder", opened)
+    with open_index(index.folder) as other:
+        assert [moment[:4] for moment in other.search(TEXT)] == [moment[:4] for moment in index.search(TEXT)]
+
+
+def test_segments_can_be_replaced_while_they_are_opened(index, encoder, videos, monkeypatch):
+    index.add(videos)
+    read = store.Manifest.read
+    stale = store.Manifest(encoder.digest, encoder.path, read(index.folder).settings, {"0" * 32: []})
+    answers = iter([stale])
+    monkeypatch.setattr(store.Manifest, "read", lambda folder: next(answers, None) or read(folder))
+    with module._opened(index.folder, encoder) as other:
+        assert other.num_clips == index.num_clips
+    monkeypatch.setattr(store.Manifest, "read", lambda folder: stale)
+    with pytest.raises(SearchError, match="is damaged"):
+        module._opened(index.folder, encoder)
+
+
+def test_what_is_below_a_folder_that_cannot_be_listed_stays(index, videos, monkeypatch):
+    index.add(videos)
+    walk, closed = os.scandir, str(videos / "deep")
+
+    def scandir(path="."):
+        if os.fspath(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), closed)
+        return walk(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    done = index.add(videos)
+    assert (done.dropped, done.files, done.clips) == (0, 5, 9)
+    assert done.unreadable == {closed: f"{closed}: Permission denied"}
+
+
+@pytest.mark.parametrize("lock", [store.writing, store.committing])
+def test_a_file_system_without_locks_is_named(index, monkeypatch, lock):
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(store.fcntl, "flock", flock)
+    wanted = r"on a file system without locks \(Function not implemented\)"
+    with pytest.raises(SearchError, match=wanted), lock(index.folder):
+        pytest.fail("locked")
 
 
 def test_an_index_can_be_moved(index, encoder, videos, tmp_path):

@@ -1,7 +1,10 @@
 """The commands: what they print and write, their exit codes, and their messages."""
 
+import io
 import json
+import os
 import re
+import sys
 
 import pytest
 
@@ -16,7 +19,7 @@ TEXT = "a red square slides left"
 @pytest.fixture(autouse=True)
 def _logging(monkeypatch):
     """Leaves the tests' own logging alone."""
-    monkeypatch.setattr(command, "start_logging", lambda verbose: None)
+    monkeypatch.setattr(command.apply, "start_logging", lambda verbose: None)
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +66,45 @@ def test_by_example_and_the_texts_of_a_video(indexed, tmp_path, capsys):
     assert command.main(["find", str(place), f"--like={video}", "--top=1"]) == 0
     capsys.readouterr()
     texts = tmp_path / "captions.txt"
-    texts.write_text(f"{TEXT}\n\na blue circle spins\n")
+    texts.write_text(f"\ufeff{TEXT}\n\na blue circle spins\n", encoding="utf-8")
     assert command.main(["find", str(place), f"--like={video}", f"--texts={texts}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split(maxsplit=1)[1] for line in lines} == {TEXT, "a blue circle spins"}
     scores = [float(line.split()[0]) for line in lines]
     assert scores == sorted(scores, reverse=True)
+    for top in (0, -1):
+        assert command.main(["find", str(place), f"--like={video}", f"--texts={texts}", f"--top={top}"]) == 1
+        assert f"error: top={top}: wanted 1 text or more" in capsys.readouterr().err
+    texts.write_bytes(b"a caf\xe9")
+    assert command.main(["find", str(place), f"--like={video}", f"--texts={texts}"]) == 1
+    assert f"error: {texts}" in capsys.readouterr().err
+
+
+def test_files_whose_names_are_not_unicode(indexed, tmp_path, monkeypatch):
+    place, videos, _ = indexed
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="utf-8"))
+    strange = os.fsdecode(b"caf\xe9.mp4")
+    for path in videos.rglob("*.mp4"):
+        path.unlink() if path.name != "long.mp4" else path.rename(videos / strange)
+    assert command.main(["index", str(place), str(videos)]) == 0
+    rows, page = tmp_path / "rows.jsonl", tmp_path / "page.html"
+    assert command.main(["find", str(place), TEXT, "--top=1", f"--jsonl={rows}", f"--html={page}"]) == 0
+    sys.stdout.flush()
+    assert b"/caf\xe9.mp4  " in raw.getvalue()
+    assert json.loads(rows.read_text())["video"] == str(videos / strange)
+    assert "videos/caf%E9.mp4#t=" in page.read_text()
+    assert "caf\\udce9.mp4" in page.read_text()
+
+
+@pytest.mark.parametrize(("field", "size"), [("num_frames", 1), ("num_words", 100)])
+def test_sizes_that_the_model_cannot_take_make_no_index(weights, videos, tmp_path, capsys, field, size):
+    place = tmp_path / "my.index"
+    sizes = {"num_words": 12, "num_frames": 5} | {field: size}
+    given = [f"--{name}={value}" for name, value in sizes.items()]
+    assert command.main(["index", str(place), f"--checkpoint={weights}", *given, str(videos)]) == 1
+    assert re.match(rf"error: search.{field}={size}: wanted a number that the model takes", capsys.readouterr().err)
+    assert not place.exists()
 
 
 def test_unreadable_files_are_named_and_the_exit_code_tells(indexed, capsys):

@@ -107,3 +107,4 @@ def test_cells_have_the_sign_and_share_of_the_interaction():
 def test_names_of_files_are_quoted(tmp_path):
     assert relative_address(str(tmp_path / 'a #1 "é".mp4'), tmp_path / "pages") == "../a%20%231%20%22%C3%A9%22.mp4"
     assert relative_address(os.fspath(tmp_path / "a.mp4"), pathlib.Path(tmp_path)) == "a.mp4"
+    assert relative_address(os.fsdecode(b"/v/caf\xe9.mp4"), pathlib.Path("/v")) == "caf%E9.mp4"

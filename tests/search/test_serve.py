@@ -80,6 +80,8 @@ def test_nothing_but_indexed_videos_is_sent(served, address):
 def test_other_sites_cannot_use_the_page(served):
     _, client = served
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    for host in ("localhost:7860", "127.0.0.1:7860", "[::1]:7860"):
+        assert client.get("/", headers={"Host": host}).status_code == 200
 
 
 def test_uploads_are_bounded(served, rendered, encoder, tmp_path):

@@ -1,12 +1,14 @@
 """The schema as text, and that what is fed and asked gives the similarity when its expressions are computed."""
 
+import dataclasses
 import json
 import re
 
 import numpy as np
+import pytest
 
 from hbi_jax.search.vespa import documents, request, schema, write_application
-from tests.search.conftest import make_index
+from tests.search.conftest import MODEL, make_index, tiny_encoder
 
 TEXT = "a red square slides left"
 
@@ -46,7 +48,11 @@ def test_levels_add_up_by_their_rates():
     assert text.count("{") == text.count("}")
 
 
-def test_what_is_fed_and_asked_has_the_similarity(encoder, videos, tmp_path):
+@pytest.mark.parametrize("padding", ["masked", "published"])
+def test_what_is_fed_and_asked_has_the_similarity(videos, tmp_path, padding):
+    # The short videos have fewer frames than the model takes, so their clips are padded.
+    encoder = tiny_encoder(dataclasses.replace(MODEL, padding=padding), num_frames=6)
+
     def tensor(value):
         return np.array(list(next(iter(value.values())).values()))
 

@@ -2,7 +2,8 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from hbi_jax.data.datasets.readers import folder, shown
 from hbi_jax.data.datasets.records import DataError, Record
@@ -23,7 +24,9 @@ _LOOKED_AT = 100
 _RANK = {extension: number for number, extension in enumerate(EXTENSIONS)}
 
 
-def list_videos(videos: str | pathlib.Path, recursive: bool = True) -> list[pathlib.Path]:
+def list_videos(
+    videos: str | pathlib.Path, recursive: bool = True, unlisted: Callable[[OSError], None] | None = None
+) -> list[pathlib.Path]:
     """Returns the video files of a folder, sorted by the order of `EXTENSIONS`, then by path.
 
     Symbolic links to files are followed. Links to folders are not, because they could lead out of the folder or form a
@@ -32,13 +35,14 @@ def list_videos(videos: str | pathlib.Path, recursive: bool = True) -> list[path
     Args:
       videos: The folder.
       recursive: Whether to include subfolders.
+      unlisted: Receives the error of each folder that cannot be listed; None: the first is raised.
 
     Raises:
-      DataError: If the folder does not exist.
+      DataError: If the folder does not exist, or one cannot be listed and `unlisted` is None.
     """
     top = folder("videos", videos)
     found = []
-    for parent, _, names in os.walk(top):
+    for parent, _, names in os.walk(top, onerror=unlisted or _raise_unlisted):
         found += [pathlib.Path(parent, name) for name in names if _extension(name)]
         if not recursive:
             break
@@ -121,6 +125,11 @@ class VideoFiles:
             if record.path not in found and record.path.parent != self._folder and record.path.exists():
                 got, wanted = f"{record.path}, through a link", "a file below the folder of the videos"
                 raise DataError(f"{record.source}, video_id", got, wanted, "copy the folder that the link is to")
+
+
+def _raise_unlisted(error: OSError) -> NoReturn:
+    wanted, remedy = "a folder that can be listed", "correct its permissions, or choose another folder"
+    raise DataError(f"folder {error.filename}", str(error.strerror).lower(), wanted, remedy) from error
 
 
 def without_extension(name: str) -> str:

@@ -18,6 +18,9 @@ from hbi_jax.tasks.retrieval.plot_patches import PatchGrid, plot_patches
 from hbi_jax.tasks.retrieval.pointing import Truths, by_word
 from hbi_jax.tasks.retrieval.projection import Embedded
 
+# Bytes of the name of a picture, without its number and extension.
+_LONGEST_NAME = 200
+
 
 def draw_interactions(
     games: Mapping[str, Sequence[Game]], source: Source, folder: str | os.PathLike[str], truths: Truths
@@ -90,6 +93,8 @@ def draw_embeddings(stages: Sequence[Embedded], level: str, folder: str | os.Pat
 
 def _file(folder: str | os.PathLike[str], name: str, pictures: Sequence[Picture]) -> pathlib.Path:
     """Returns the file of a picture that is none of `pictures`: a number tells those of one video apart."""
+    # File systems limit names to 255 bytes, and ids are names of files with other endings.
+    name = os.fsencode(name)[:_LONGEST_NAME].decode(errors="ignore")
     taken = {picture.path for picture in pictures}
     names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
     paths = (pathlib.Path(folder) / f"{name}.png" for name in names)
