@@ -21,6 +21,6 @@ def test_the_world_is_rendered_where_the_task_reads_it(tmp_path, monkeypatch):
     rendered = []
     monkeypatch.setattr(Dataset, "render", lambda self: rendered.append(self.folder("videos")))
     monkeypatch.setattr("hbi_jax.experiment.make_task", lambda config, mesh, folder: folder)
-    setup = prepare(tiny_config(pathlib.Path("{workdir}/data"), data__render=True), "~/a")
+    setup = prepare(tiny_config(pathlib.Path("{workdir}/data"), data__render="shapes"), "~/a")
     assert rendered == [tmp_path / "home" / "a" / "data" / "videos"]
     assert str(setup.task) == str(tmp_path / "home" / "a")
