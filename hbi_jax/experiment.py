@@ -305,7 +305,9 @@ def _lengths(file: epath.Path) -> list[int]:
 
 def _check_held_out(validation: Split, gallery: Split) -> None:
     """Raises if the validation split, which selects the checkpoint, shares videos with a gallery."""
-    shared = sorted({video.video_id for video in validation.videos} & {video.video_id for video in gallery.videos})
+    # Of one video there may be several clips, each with its own id.
+    files = {video.path for video in validation.videos}
+    shared = sorted({video.path: video.video_id for video in gallery.videos if video.path in files}.values())
     if shared:
         raise DataError(
             "the validation split",

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import pathlib
 
 import pytest
 
 from hbi_jax import experiment
 from hbi_jax.data import shapes
 from hbi_jax.data.dataset import Dataset
-from hbi_jax.data.datasets import DataError
+from hbi_jax.data.datasets import DataError, Record, Split
 from hbi_jax.fields import ConfigError
 from tests.tiny_run import run, tiny_config
 
@@ -60,6 +61,18 @@ def test_a_report_says_that_validation_was_held_out(finished):
     protocol = json.loads((finished / "report.json").read_text())["protocol"]
     assert "The checkpoint is the best one on the validation split, which shares no video with any gallery." in protocol
     assert not any("tokens and lose their end" in sentence for sentence in protocol)
+
+
+def test_clips_of_one_file_are_of_one_video():
+    """Their ids differ, but a gallery whose other clips select the checkpoint is not held out."""
+    one, other, third = (
+        Record("a cat", f"a.mp4 {start}-{start + 5} s", pathlib.Path(f"{name}.mp4"), start, start + 5)
+        for name, start in (("a", 0), ("a", 5), ("b", 10))
+    )
+    gallery = Split("test", (one,))
+    experiment._check_held_out(Split("val", (third,)), gallery)
+    with pytest.raises(DataError, match=r"got 1 videos that are also in gallery 'test', such as 'a.mp4 0-5 s'"):
+        experiment._check_held_out(Split("val", (other, third)), gallery)
 
 
 @pytest.mark.slow

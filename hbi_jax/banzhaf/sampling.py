@@ -178,7 +178,8 @@ def sample_similarity(
     Args:
       similarity, text_logits, video_logits, text_mask, video_mask: As for `interaction`.
       key: Row `i` of the batch draws from `jax.random.fold_in(key, i)`.
-      num_samples: Number of coalitions per row, rounded up to a multiple of four.
+      num_samples: Number of coalitions per row, rounded up to equal chunks of at most 256, each a multiple of four:
+        1,000 become 1,008.
 
     Raises:
       ValueError: If the batch axis is missing, or as for `sample`.

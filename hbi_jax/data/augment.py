@@ -1,6 +1,6 @@
 """Augmentation of training clips: one random transform per clip, applied to all its frames.
 
-An augmentation takes a clip's caption and a random generator and returns a function of one picture. Each frame is
+An augmentation takes all texts of a clip and a random generator and returns a function of one picture. Each frame is
 transformed as soon as it is decoded, before it is resized.
 """
 
@@ -18,13 +18,13 @@ from hbi_jax.fields import check
 
 # Changes one RGB picture.
 Transform = Callable[[Image.Image], Image.Image]
-# Draws the transform of a clip from its caption and a random generator.
+# Draws the transform of a clip from its texts, in one string, and a random generator.
 Augmentation = Callable[[str, np.random.Generator], Transform]
 
 _BICUBIC = Image.Resampling.BICUBIC
 # Fills the area that a shifted or rotated picture leaves empty.
 _GREY = (128, 128, 128)
-# A caption with one of these words would be wrong for a mirrored clip.
+# A text with one of these words would be wrong for a mirrored clip.
 _SIDED = re.compile(r"\b(left|right)|clockwise", re.IGNORECASE)
 
 
@@ -152,7 +152,7 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class CropFlip(CropFlipConfig):
-    """A random square crop with a random horizontal flip; captions that mention left or right prevent the flip.
+    """A random square crop with a random horizontal flip; texts that mention left or right prevent the flip.
 
     Raises:
       ConfigError: If a field is out of range.
@@ -162,7 +162,7 @@ class CropFlip(CropFlipConfig):
         check(self, "crop_flip")
 
     def __call__(self, text: str, rng: np.random.Generator) -> Crop:
-        """Draws the square and the flip of a clip with this caption."""
+        """Draws the square and the flip of a clip with these texts."""
         side = math.sqrt(rng.uniform(self.min_area, 1))
         left, top, coin = rng.random(3).tolist()
         return Crop(side, left, top, coin < self.flip_rate and not _SIDED.search(text))

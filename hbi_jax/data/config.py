@@ -56,7 +56,9 @@ class CropFlipConfig:
         share=True,
     )
     flip_rate: float = field(
-        0.5, "Share of the clips that are flipped; clips whose caption mentions left or right never are.", share=True
+        0.5,
+        "Share of the clips that are flipped; never one of which a caption, question or answer mentions left or right.",
+        share=True,
     )
 
 

@@ -5,6 +5,7 @@ can count dropped frames. But the parts of most containers state their sizes in 
 Nothing is decoded, and only a small part of a large file is read.
 """
 
+import collections
 import enum
 import os
 import pathlib
@@ -26,6 +27,10 @@ class Ending(enum.Enum):
     UNKNOWN = enum.auto()
 
 
+# As many as a live recording of half a day has; following them takes some seconds.
+_MOST_PARTS = 2**22
+
+
 class _Part(NamedTuple):
     """A part of a file: its name, the start of its content, and its end, `None` if it does not state its size.
 
@@ -35,6 +40,10 @@ class _Part(NamedTuple):
     name: bytes
     begin: int
     end: int | None
+
+
+class _EndlessError(Exception):
+    """A file has so many parts that following them would take long."""
 
 
 # Reads the header of the part that begins at a position; returns `None` if there is none.
@@ -55,19 +64,35 @@ def ending(path: str | pathlib.Path, container: str) -> Ending:
     if check is None:
         return Ending.UNKNOWN
     with open(path, "rb") as file:
-        return check(file, os.fstat(file.fileno()).st_size)
+        try:
+            return check(file, os.fstat(file.fileno()).st_size)
+        except _EndlessError:
+            return Ending.UNKNOWN
 
 
-def _parts(file: BinaryIO, begin: int, size: int, header: _Header) -> Iterator[_Part]:
-    """Yields the consecutive parts from a position on; the last one may end beyond the end of the file."""
-    while begin < size:
-        part = header(file, begin)
+def _parts(file: BinaryIO, begin: int, size: int, header: _Header, descend: bool = False) -> Iterator[_Part]:
+    """Yields the consecutive parts from a position on; the last one may end beyond the end of the file.
+
+    After a part that does not state its size come its own parts if `descend`, and otherwise nothing.
+
+    Raises:
+      _EndlessError: If there are more than `_MOST_PARTS`.
+    """
+    for _ in range(_MOST_PARTS):
+        part = header(file, begin) if begin < size else None
         if part is None:
             return
         yield part
-        if part.end is None or part.end <= begin:
+        end = part.begin if part.end is None and descend else part.end
+        if end is None or end <= begin:
             return
-        begin = part.end
+        begin = end
+    raise _EndlessError
+
+
+def _last(parts: Iterator[_Part]) -> _Part | None:
+    """Returns the last of some parts, without keeping the others."""
+    return next(iter(collections.deque(parts, maxlen=1)), None)
 
 
 def _read(file: BinaryIO, begin: int, count: int) -> bytes:
@@ -86,13 +111,15 @@ def _mov_header(file: BinaryIO, begin: int) -> _Part | None:
 
 
 def _mov(file: BinaryIO, size: int) -> Ending:
-    parts = list(_parts(file, 0, size, _mov_header))
-    names = [part.name for part in parts]
-    if not parts or parts[-1].end is None:
+    last, names = None, set()
+    for part in _parts(file, 0, size, _mov_header):
+        last = part
+        names |= {part.name} & {b"moof", b"mfra"}
+    if last is None or last.end is None:
         return Ending.UNKNOWN
-    if parts[-1].end > size:
-        return Ending.CUT if names[-1] in (b"mdat", b"moof", b"moov") else Ending.SHORT
-    if parts[-1].end < size:
+    if last.end > size:
+        return Ending.CUT if last.name in (b"mdat", b"moof", b"moov") else Ending.SHORT
+    if last.end < size:
         return Ending.SHORT
     # A fragmented file can have any number of fragments; only the table written at its end shows that it is whole.
     return Ending.UNKNOWN if b"moof" in names and b"mfra" not in names else Ending.WHOLE
@@ -123,10 +150,8 @@ def _matroska(file: BinaryIO, size: int) -> Ending:
         return Ending.UNKNOWN
     if segment.end is not None and segment.end <= size:
         return Ending.WHOLE
-    last, begin = None, segment.begin
-    while begin < size and (part := _matroska_header(file, begin)):
-        # A part recorded live does not state its size; descend into its own parts.
-        last, begin = part, part.begin if part.end is None else part.end
+    # A part recorded live does not state its size; descend into its own parts.
+    last = _last(_parts(file, segment.begin, size, _matroska_header, descend=True))
     if last and last.end and last.end > size and last.name in _MEDIA:
         return Ending.CUT
     return Ending.UNKNOWN if segment.end is None else Ending.SHORT
@@ -141,12 +166,12 @@ def _riff_header(file: BinaryIO, begin: int) -> _Part | None:
 
 
 def _avi(file: BinaryIO, size: int) -> Ending:
-    riffs = [part for part in _parts(file, 0, size, _riff_header) if part.name[:4] == b"RIFF"]
-    if not riffs or riffs[-1].end <= riffs[-1].begin:
+    riff = _last(part for part in _parts(file, 0, size, _riff_header) if part.name[:4] == b"RIFF")
+    if riff is None or riff.end <= riff.begin:
         return Ending.UNKNOWN
-    if riffs[-1].end <= size:
+    if riff.end <= size:
         return Ending.WHOLE
-    *_, last = (None, *_parts(file, riffs[-1].begin, size, _riff_header))
+    last = _last(_parts(file, riff.begin, size, _riff_header))
     return Ending.CUT if last and last.name == b"LISTmovi" and last.end > size else Ending.SHORT
 
 
@@ -162,7 +187,7 @@ def _asf_header(file: BinaryIO, begin: int) -> _Part | None:
 
 
 def _asf(file: BinaryIO, size: int) -> Ending:
-    *_, last = (None, *_parts(file, 0, size, _asf_header))
+    last = _last(_parts(file, 0, size, _asf_header))
     if last is None or last.end is None:
         return Ending.UNKNOWN
     if last.end <= size:
@@ -235,7 +260,7 @@ def _mpeg(file: BinaryIO, size: int) -> Ending:
     pack = data.find(bytes((0, 0, 1, _PACK)))
     if pack < 0:
         return Ending.UNKNOWN
-    *_, last = (None, *_parts(file, begin + pack, size, _mpeg_header))
+    last = _last(_parts(file, begin + pack, size, _mpeg_header))
     return Ending.CUT if last and last.end > size else Ending.UNKNOWN
 
 

@@ -277,10 +277,9 @@ def _matched_rows(
     video_index = source.split.video_index[record_index]
     transforms = None
     if augmentation is not None:
-        texts = [source.split.records[record].text for record in record_index.tolist()]
         transforms = [
-            augmentation(text, np.random.default_rng((seed, step, row)))
-            for row, text in zip(mine.tolist(), texts, strict=True)
+            augmentation(source.texts_of(video), np.random.default_rng((seed, step, row)))
+            for row, video in zip(mine.tolist(), video_index.tolist(), strict=True)
         ]
     draws = None
     if source.sampling == "segments":

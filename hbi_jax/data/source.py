@@ -171,6 +171,11 @@ class Source:
         order = np.argsort(self.split.video_index, kind="stable")
         return np.split(order, np.cumsum(np.bincount(self.split.video_index))[:-1])
 
+    def texts_of(self, video: int) -> str:
+        """Returns all captions of a video, or its questions and answers, in one string."""
+        records = (self.split.records[record] for record in self.records_of[video].tolist())
+        return " ".join(text for record in records for text in (record.text, record.answer) if text)
+
     @functools.cached_property
     def truncated(self) -> Int[np.ndarray, " n"]:
         """The indices of records whose text does not fit into its row and loses its last words."""
@@ -214,6 +219,10 @@ class Source:
             frame_mask[row, : len(clip)] = True
             readable[row] = True
         return frames, frame_mask, readable
+
+    def use_features(self, features: FrameFeatures) -> None:
+        """Takes features of the frames in place of pixels, and forgets the decoded clips, which nothing reads then."""
+        self.features, self.cache = features, _ClipCache(0)
 
     def grid_part(self, number: int) -> "Source":
         """Returns a source whose rows are consecutive frames of the grids that this one samples segments from.

@@ -65,7 +65,8 @@ class FrameTransformer(nn.Module):
             shape = self.num_heads, 2 * self.max_frames - 1
             by_distance = self.param("relative_bias", nn.initializers.normal(1.0), shape)
             bias = jnp.asarray(by_distance, x.dtype)[:, ahead + self.max_frames - 1]
-        seen = frames.mask[:, None, :]
+        # The mask may be a numpy array of the caller, which must stay as it is.
+        seen = jnp.asarray(frames.mask)[:, None, :]
         behind, beyond = {
             "window": (self.window or v, self.window or v),
             "past": (self.past, 0),

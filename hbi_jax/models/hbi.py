@@ -146,10 +146,10 @@ class HBI(Scorer):
     def frame_features(self, frames: Frames, mask: Bool[Array, "b f"]) -> Float[Array, "b f d"]:
         """Returns the vision tower's features of every frame, computed in `frame_portions` sequential portions.
 
-        Features that are given instead of pixels stay as they are.
+        Features that are given instead of pixels stay as they are, in the model's precision.
         """
         if frames.ndim == 3:
-            return frames
+            return frames.astype(self.config.dtype)
         with self._precision():
             return self._embed(frames, mask)
 

@@ -182,6 +182,11 @@ def _log_changes(contents: Contents) -> None:
         changes.append(f"in the published code all tokens of a text are players; leave out {left_out}")
     if config.padding == "masked":
         changes.append("in the published code padding takes part in merging and in the alignment; mask it")
+    if config.pooled:
+        changes.append("in the published code levels see all tokens; give them the sentence vector and the mean frame")
+    if not config.header.startswith("cnn"):
+        wanted = {"none": "none", "mlp": "one of 1x1 kernels", "mlp_sa": "one of 1x1 kernels, with self-attention"}
+        changes.append(f"the published code has a prediction header of 3x3 kernels; give it {wanted[config.header]}")
     for change in changes:
         _log.warning("%s: %s, as these weights were trained", PUBLISHED, change)
 

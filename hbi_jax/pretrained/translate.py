@@ -137,6 +137,11 @@ def published(contents: Contents) -> dict[str, Entry]:
             f"the published code has no place for {listed(left, most=3)}, which are part of this {KINDS[kind]}; keep "
             "the folder of hbi_jax, which `hbi_jax.load` reads"
         )
+    if absent := sorted({row.ours for row in rows} - set(params)):
+        raise PretrainedError(
+            f"the published code has {listed(absent, most=3)}, which this {KINDS[kind]} lacks; keep the folder of "
+            "hbi_jax, which `hbi_jax.load` reads"
+        )
     out = _theirs(rows, params)
     if beside := contents.part(ESTIMATOR):
         estimator = contents.estimator_config()

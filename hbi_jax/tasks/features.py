@@ -17,7 +17,7 @@ from hbi_jax.files import replace_file
 _log = logging.getLogger(__name__)
 
 # Part of the name of a file. Increased when frames are decoded or encoded otherwise.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class FeatureFile:
@@ -49,7 +49,7 @@ class FeatureFile:
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             _log.warning("%s cannot be read (%s); the frames are encoded again", self.path, error)
             return False
-        source.features = FrameFeatures(features, mask)
+        source.use_features(FrameFeatures(features, mask))
         _log.info("%s has the features of the frames of %s", self.path, source.split.name)
         return True
 

@@ -185,11 +185,11 @@ class GalleryEncoder:
         return FrameFeatures(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
 
     def _row_features(self, params: PyTree, source: Source, num_threads: int) -> FrameFeatures:
-        """Computes the features of the frames of every row of a split's videos."""
+        """Computes the features of the frames of every row of a split's videos, as float32 in any precision."""
         encode = compiled(self.model, "frame_features", self.mesh)
 
         def with_mask(params: PyTree, frames: Frames, mask: Bool[jax.Array, "b f"]) -> tuple[jax.Array, jax.Array]:
-            return encode(params, frames, mask), mask
+            return encode(params, frames, mask).astype(np.float32), mask
 
         (features, mask), _, is_video = self._all_videos(with_mask, params, source, num_threads)
         # The videos come in the order of the split, then padding.

@@ -192,7 +192,7 @@ class Task(abc.ABC):
             if file.read(source):
                 return
         encoder = GalleryEncoder(self.model, self.mesh, config.eval.batch_size)
-        source.features = encoder.frame_features(params, source, config.data.num_threads)
+        source.use_features(encoder.frame_features(params, source, config.data.num_threads))
         if file is not None:
             file.write(source)
 

@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from hbi_jax.data import ending as module
 from hbi_jax.data.ending import Ending, ending
 
 
@@ -73,6 +74,16 @@ def test_whole_files(tmp_path, container, data, whole):
     path = tmp_path / "video"
     path.write_bytes(data)
     assert ending(path, container) is whole
+
+
+@pytest.mark.parametrize(
+    ("container", "data"), [("mov", _FRAGMENTS), ("matroska", _LIVE), ("asf", _ASF), ("avi", _AVI)]
+)
+def test_a_file_of_endless_parts_is_not_followed_for_ever(tmp_path, monkeypatch, container, data):
+    path = tmp_path / "video"
+    path.write_bytes(data)
+    monkeypatch.setattr(module, "_MOST_PARTS", 1)
+    assert ending(path, container) is Ending.UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -170,7 +171,8 @@ def test_a_row_comes_back_otherwise_at_another_step_and_with_another_seed(make):
         assert (one != another).any(axis=(1, 2, 3, 4)).all()
 
 
-def test_the_caption_of_the_row_decides_on_mirroring(split, make, monkeypatch):
+def test_all_texts_of_the_video_decide_on_mirroring(split, make, monkeypatch):
+    """Other captions and questions of the video, and answers, may be drawn beside that of the row."""
     texts = []
 
     def draw(self, text, rng):
@@ -179,7 +181,18 @@ def test_the_caption_of_the_row_decides_on_mirroring(split, make, monkeypatch):
 
     monkeypatch.setattr(CropFlip, "__call__", draw)
     (batch,) = _take(train_batches(make(), 10, 3, num_threads=0, augmentation=CropFlip()), 1)
-    assert texts == [split.records[record].text for record in batch.record_index]
+    wanted = {video: [] for video in range(split.num_videos)}
+    for record, video in zip(split.records, split.video_index.tolist(), strict=True):
+        wanted[video] += [record.text]
+    assert texts == [" ".join(wanted[video]) for video in batch.video_index.tolist()]
+    assert max(map(len, wanted.values())) > 1
+
+
+def test_an_answer_decides_on_mirroring_too(split):
+    asked = [dataclasses.replace(split.records[0], text="where is the cat?", answer=answer) for answer in ("left", "x")]
+    source = Source(Split("train", tuple(asked)), Tokenizer(8), 16, max_frames=3)
+    assert source.texts_of(0) == "where is the cat? left where is the cat? x"
+    assert not CropFlip(flip_rate=1.0)(source.texts_of(0), np.random.default_rng(0)).mirrored
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,17 @@ def test_padded_is_unpadded(view, positions):
         np.testing.assert_allclose(alone.features[0], got.features[row, :length], atol=5e-6)
 
 
+@pytest.mark.parametrize("view", ["window", "past", "alone"])
+def test_the_host_may_give_its_own_arrays_without_compiling(view):
+    model = FrameTransformer(1, 2, 7, window=2, past=1, positions="relative")
+    x, mask = random_frames(2, 5), np.array([[True] * 5, [True] * 3 + [False] * 2])
+    params, given = random_params(model, Tokens(x, mask)), mask.copy()
+    got = model.apply(params, Tokens(x, mask), view)
+    wanted = jax.jit(lambda params, frames: model.apply(params, frames, view))(params, Tokens(x, jnp.asarray(mask)))
+    np.testing.assert_allclose(got.features, wanted.features, atol=5e-6)
+    np.testing.assert_array_equal(mask, given)
+
+
 def test_frames_see_each_other_and_their_order(params, apply):
     x, mask = random_frames(1, 5), jnp.ones((1, 5), bool)
     swap = jnp.array([1, 0, 2, 3, 4])

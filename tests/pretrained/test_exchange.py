@@ -208,6 +208,33 @@ def test_a_model_that_was_never_published(kind, fields, left):
         to_state_dict(weights(kind, {**HBI, **fields}))
 
 
+def test_a_model_that_lacks_what_was_published():
+    with pytest.raises(PretrainedError, match=r"the published code has text_weight_\w+/.* lacks; keep the"):
+        to_state_dict(weights("hbi", {**HBI, "weight_features": 0}))
+
+
+# One token of each side at every level.
+SINGLE = [["entity", 0, 0], ["action", 1, 1], ["event", 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "change"),
+    [
+        ({"pooled": True, "levels": SINGLE}, "levels see all tokens; give them the sentence vector and the mean frame"),
+        ({"header": "none"}, "a prediction header of 3x3 kernels; give it none"),
+        ({"header": "mlp"}, "a prediction header of 3x3 kernels; give it one of 1x1 kernels"),
+        ({"header": "cnn"}, None),
+    ],
+)
+def test_what_the_published_code_computes_otherwise_is_logged(tmp_path, caplog, fields, change):
+    source = tmp_path / "ours"
+    save(source, weights("hbi", {**HBI, **fields}))
+    export(source, tmp_path / "theirs", progress=False)
+    told = [line for line in caplog.messages if "levels see" in line or "prediction header" in line]
+    assert (change is None) == (not told)
+    assert change is None or change in told[0]
+
+
 def test_an_answer_checkpoint(tmp_path):
     config = {**HBI, "levels": [["entity", 0, 0], ["action", 8, 3], ["event", 1, 1]], "num_answers": 5}
     answers = weights("answer", config)

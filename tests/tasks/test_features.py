@@ -30,7 +30,7 @@ def source_of(split, **settings):
 def written(split, tmp_path):
     source = source_of(split)
     rng = np.random.default_rng(0)
-    source.features = FrameFeatures(rng.normal(size=(4, 4, 8)).astype(np.float32), rng.random((4, 4)) < 0.8)
+    source.use_features(FrameFeatures(rng.normal(size=(4, 4, 8)).astype(np.float32), rng.random((4, 4)) < 0.8))
     file = FeatureFile(tmp_path / "new" / "features", source, TOWER)
     assert not file.read(source_of(split))
     file.write(source)

@@ -66,8 +66,8 @@ def load(
     name, notes = lists.name(split), ()
     if any(row["split"] for _, row in rows):
         notes = _unknown(path, rows, {train_list, val_list, *galleries.values()})
-        kept = set(lists.ids(split, lambda name: _videos(rows, name)))
-        rows = [(source, row) for source, row in rows if row["split"] == name and row["video"] in kept]
+        kept = set(lists.ids(split, lambda name: _videos(rows, files, name)))
+        rows = [row for row in rows if row[1]["split"] == name and str(_file(row, files)) in kept]
     elif split in ("train", "val"):
         wanted = f"a column 'split' that says which rows are {name!r}"
         raise DataError(f"{rows[0][0] if rows else path}", "no split", wanted, "add it: train, val, test")
@@ -118,21 +118,32 @@ def _rows(path: pathlib.Path) -> Sequence[_Row]:
     return rows
 
 
-def _videos(rows: Sequence[_Row], split: str) -> Sequence[str]:
+def _file(row: _Row, files: VideoFiles) -> pathlib.Path:
+    """Returns the file of a row: tables may spell the name of one video differently."""
+    source, values = row
+    return files.find(values["video"], source)
+
+
+def _videos(rows: Sequence[_Row], files: VideoFiles, split: str) -> Sequence[str]:
     """Returns the distinct videos of a split, so that all clips of a video are held out together."""
-    return list(dict.fromkeys(row["video"] for _, row in rows if row["split"] == split))
+    return list(dict.fromkeys(str(_file(row, files)) for row in rows if row[1]["split"] == split))
 
 
 def _record(source: str, row: Mapping[str, Any], files: VideoFiles, videos: pathlib.Path) -> Record:
     start, end = _seconds(source, row, "start"), _seconds(source, row, "end")
     if end is not None and end <= (start or 0):
         raise DataError(source, f"start {start}, end {end}", "a clip that ends after it starts", "correct the times")
-    path = files.find(row["video"], source)
+    path = _file((source, row), files)
     # The path on disk is the id, so that different spellings in the table name the same video.
     video_id = path.relative_to(videos).as_posix()
     if start is not None or end is not None:
-        video_id += f" {start or 0:g}-{'' if end is None else format(end, 'g')} s"
+        video_id += f" {_written(start or 0.0)}-{'' if end is None else _written(end)} s"
     return Record(row["caption"], video_id, path, start, end, row["group"], source)
+
+
+def _written(seconds: float) -> str:
+    """Returns all digits of a time, so that no two clips have one id."""
+    return repr(seconds).removesuffix(".0")
 
 
 def _seconds(source: str, row: Mapping[str, Any], field: str) -> float | None:

@@ -10,6 +10,8 @@ from hbi_jax.data.shapes.entities import ACTIONS, COLORS, OPPOSITE, SHAPES, SIZE
 SPLITS = ("train", "val", "test", "twins")
 GROUP_SIZE = 4
 _NUM_SINGLE = len(COLORS) * len(SHAPES) * len(SIZES) * len(ACTIONS)
+# If one single event is left, it is found in these draws in all but one of ten billion worlds.
+_MOST_DRAWS = 25_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ def plan_world(config: WorldConfig) -> tuple[PlannedVideo, ...]:
     single events, and it does in the share of `duplicate_share`.
 
     Raises:
-      ShapesError: If more than half of all single events would be held out.
+      ShapesError: If more than half of all single events would be held out, or too few are left to be shown twice.
     """
     single_share = 1 - config.two_event_share
     held_single = (config.num_val + config.num_test + GROUP_SIZE * config.num_twin_groups) * single_share
@@ -131,13 +133,22 @@ def _spread(count: int, share: float, rng: random.Random) -> list[bool]:
 
 
 def _draw_free(draw: Callable[[], tuple[Events, ...]], taken: set[Events], reserve: bool) -> tuple[Events, ...]:
-    """Draws until no combination of events is in `taken`; with `reserve`, adds the result to `taken`."""
-    while True:
+    """Draws until no combination of events is in `taken`; with `reserve`, adds the result to `taken`.
+
+    Raises:
+      ShapesError: If nearly all combinations are taken.
+    """
+    for _ in range(_MOST_DRAWS):
         drawn = draw()
         if not taken.intersection(drawn):
             if reserve:
                 taken.update(drawn)
             return drawn
+    raise ShapesError(
+        f"nearly all of the {_NUM_SINGLE} single events are shown already, and no other was drawn in {_MOST_DRAWS:,} "
+        "draws; lower num_val, num_test, num_twin_groups or duplicate_share, or raise two_event_share or "
+        "videos_per_scene."
+    )
 
 
 def _draw_events(rng: random.Random, has_two: bool) -> Events:

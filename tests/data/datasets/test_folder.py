@@ -75,6 +75,23 @@ def test_val_can_be_held_out(data):
     assert load_split("folder", "train", num_val_videos=1, **data).num_videos == 1
 
 
+def test_clips_of_one_video_are_held_out_together_however_it_is_spelled(folders):
+    names = ("b.mp4", "cats/a.mp4", "a", "cats/a")
+    rows = [{"video": name, "caption": f"row {number}", "split": "train"} for number, name in enumerate(names)]
+    data = folders({"captions.csv": _csv(rows, ("video", "caption", "split"))}, ("cats/a.mp4", "b.mp4"))
+    train, val = (load_split("folder", name, num_val_videos=1, **data) for name in ("train", "val"))
+    assert _pairs(train) == [("b.mp4", "row 0")]
+    assert _pairs(val) == [("cats/a.mp4", f"row {number}") for number in (1, 2, 3)]
+
+
+def test_clips_that_differ_by_hundredths_late_in_a_long_video_are_two(folders):
+    times = (("12345.61", "12349.97"), ("12345.64", "12350.03"))
+    rows = [{"video": "a", "caption": "x", "split": "test", "start": start, "end": end} for start, end in times]
+    data = folders({"captions.csv": _csv(rows, ("video", "caption", "split", "start", "end"))}, ("a.mp4",))
+    found = load_split("folder", "test", **data)
+    assert [record.video_id for record in found.records] == ["a.mp4 12345.61-12349.97 s", "a.mp4 12345.64-12350.03 s"]
+
+
 def test_a_table_without_splits_is_a_gallery_alone(folders):
     rows = [{"video": "a", "caption": "one"}, {"video": "b/c", "caption": "two"}]
     data = folders({"captions.csv": _csv(rows, ("caption", "video"))}, ("a.mp4", "b/c.webm"))

@@ -98,6 +98,12 @@ def test_too_many_held_out_single_events():
         plan_world(shapes.WorldConfig(num_test=2000))
 
 
+def test_too_few_single_events_to_show_twice():
+    few = {"num_train": 4000, "num_val": 200, "num_test": 256, "num_twin_groups": 50}
+    with pytest.raises(shapes.ShapesError, match=r"nearly all of the 1056 .*duplicate_share.*videos_per_scene"):
+        plan_world(shapes.WorldConfig(**few, duplicate_share=1.0, videos_per_scene=2))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("num_train", -1), ("two_event_share", 1.2), ("image_size", 65), ("num_frames", 8), ("crf", 50)],
