@@ -35,7 +35,7 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt
 # On Linux, memory that a step gives back is kept for the next one: the kernel would clear it anew every time.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1
 
-quickstart: $(VENV)/run.stamp  ## render the embedded data set, train, evaluate, show the result (about four minutes on two cores)
+quickstart: $(VENV)/run.stamp  ## render the embedded data set, train, evaluate, show the result (four to five minutes on two cores)
 	$(KEEP_MEMORY) $(PY) -m hbi_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
 	@echo
 	@echo "Try next:"

@@ -4,7 +4,7 @@ Command:  python -m hbi_jax.main --config=configs/msrvtt_caption.py --workdir=ru
               --config.init=FOLDER --config.data.annotations=FOLDER --config.data.videos=FOLDER
           with the folder of CLIP's converted weights (docs/pretrained.md)
 Hardware: accelerators; not measured yet. To save memory: --config.train.batch_size=32
-Needs:    pip install hbi_jax[caption] for the scores, and Java for METEOR
+Needs:    pip install ".[caption]" for the scores, and Java for METEOR
 Expected: the paper's HBI V2 has BLEU-4 48.1, ROUGE-L 64.9, METEOR 31.4, CIDEr 59.1
 """
 

@@ -1,4 +1,4 @@
-"""The embedded data set, from towers that know single pictures, in about three minutes on two CPU cores.
+"""The embedded data set, from towers that know single pictures.
 
 Command:  python -m hbi_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
           From nothing: --config=configs/quickstart.py:scratch

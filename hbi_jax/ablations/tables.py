@@ -315,7 +315,7 @@ TABLES = {
     ),
     "teachers": Table(
         "Where the interaction comes from",
-        "The estimator was trained on the model of the first seed with the exact teacher.",
+        "Each estimator was trained on the exact-teacher model of the first seed of its command.",
         _teachers,
     ),
     "pointing": Table(

@@ -138,7 +138,7 @@ class HBIConfig:
         0,
         "How many frames before it a frame of the first level attends to in each layer of the temporal transformer, so "
         "that it has seen nothing that follows. Merged levels are made of frames that attend as frame_window says, "
-        "which the transformer computes as well. 0: so is the first level, as in the papers.",
+        "which the transformer computes as well. 0: the first level uses these frames too, as in the papers.",
         at_least=0,
     )
     frame_positions: FramePositions = field(
