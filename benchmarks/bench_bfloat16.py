@@ -13,10 +13,10 @@ import pathlib
 import tempfile
 
 import numpy as np
-from jaxtyping import Float
 
 from benchmarks import harness
 from hbi_jax.data.dataset import Dataset
+from hbi_jax.metrics import ranks
 from hbi_jax.models.hbi import HBI
 from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.tasks.config import Config, read_config
@@ -26,11 +26,6 @@ from hbi_jax.tasks.weights import load_weights
 
 DTYPES = ("float32", "bfloat16")
 TEST_VIDEOS = 500
-
-
-def ranks(similarity: Float[np.ndarray, "a b"], own: np.ndarray) -> np.ndarray:
-    """Returns the rank of each text's own video, in last place among equal scores."""
-    return np.sum(similarity >= np.take_along_axis(similarity, own[:, None], axis=1), axis=1)
 
 
 def compare(galleries: list[Gallery], similarities: list[np.ndarray]) -> dict:

@@ -107,8 +107,11 @@ def kernels_ms(profile: pathlib.Path) -> float | None:
     return round(spent / 1e6 / TRACED, 2) if planes else None
 
 
-def measure_step(method: dict, quick: bool, profile: pathlib.Path) -> dict:
-    """Compiles and times whole steps, one after the other, with a donated state."""
+def measure_step(method: dict, quick: bool, profile: pathlib.Path, is_first: bool) -> dict:
+    """Compiles and times whole steps, one after the other, with a donated state.
+
+    The peak of the memory is that of the process, so it is only told of the first step.
+    """
     config, calls, device = configuration(method, quick), 3 if quick else CALLS, jax.devices()[0]
     step, *abstract, first_state = _program(config, config.model, device)
     begun = time.perf_counter()
@@ -134,6 +137,7 @@ def measure_step(method: dict, quick: bool, profile: pathlib.Path) -> dict:
     memory, rows = compiled.memory_analysis(), config.train.batch_size
     flops, median = product_flops(config.model.reconstruction, quick), float(np.median(seconds))
     peak = next((value for name, value in PEAKS.items() if name in device.device_kind), None)
+    peak_bytes = (device.memory_stats() or {}).get("peak_bytes_in_use", 0) if is_first else 0
     return {
         "lower_s": round(lower_s, 1),
         "compile_s": round(compile_s, 1),
@@ -148,7 +152,8 @@ def measure_step(method: dict, quick: bool, profile: pathlib.Path) -> dict:
         "mfu": None if peak is None else round(flops / median / peak, 3),
         "temporaries_gib": round(memory.temp_size_in_bytes / 2**30, 2),
         "arguments_gib": round(memory.argument_size_in_bytes / 2**30, 2),
-        "peak_gib": round((device.memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30, 2) or None,
+        "peak_gib": round(peak_bytes / 2**30, 2) or None,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 
@@ -172,19 +177,23 @@ def main() -> None:
     shapes = (games, words, frames), (games, words), (games, frames)
     game = [jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for shape in shapes]
     card = re.sub(r"\W+", "_", jax.devices()[0].device_kind).strip("_").lower()
-    name_of_file = f"bench_gpu_{card}"
+    # A try of the script replaces no measurement.
+    name_of_file = f"quick_gpu_{card}" if options.quick else f"bench_gpu_{card}"
     known = options.out / f"{name_of_file}.json"
+    old = json.loads(known.read_text()) if known.exists() and not options.quick else {}
+    kept = {name: row for name, row in old.get("step", {}).items() if name not in options.methods}
     found = {
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "shapes": {"pairs": configuration({}, options.quick).train.batch_size, "games": [games, words, frames]},
         "interaction": time_jitted(banzhaf.interaction, *game, calls=calls)._asdict(),
-        "step": json.loads(known.read_text())["step"] if known.exists() and not options.quick else {},
+        # Under which flags and conditions the kept steps were measured.
+        **({"conditions": old["conditions"]} if kept and "conditions" in old else {}),
+        "step": {name: {"xla_flags": old["xla_flags"], **row} for name, row in kept.items()},
     }
     print("interaction", found["interaction"], flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.methods:
+    for number, name in enumerate(options.methods):
         try:
-            found["step"][name] = measure_step(METHODS[name], options.quick, options.profile / name)
+            found["step"][name] = measure_step(METHODS[name], options.quick, options.profile / name, not number)
         except Exception as error:
             # A card may lack memory or a kernel for one of them; the others are still measured.
             found["step"][name] = {"failed": f"{type(error).__name__}: {error}"[:500]}

@@ -11,7 +11,6 @@ without a backward pass. Claim: without it, a step of HCMI takes at most 1.1 tim
 """
 
 import functools
-import resource
 import time
 
 import jax
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.harness import parse_arguments, time_jitted, write
+from benchmarks.harness import parse_arguments, peak_bytes, time_jitted, write
 from configs.hcmi_msrvtt import get_config as get_hcmi
 from configs.msrvtt import get_config
 from hbi_jax import banzhaf
@@ -112,14 +111,14 @@ def step_timing(config, batch: Batch) -> dict:
         "min_s": round(min(seconds), 3),
         "max_s": round(max(seconds), 3),
         "calls": CALLS,
-        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "peak_rss_gb": round(peak_bytes() / 1e9, 2),
         "compiled_temporaries_gb": round(memory.temp_size_in_bytes / 1e9, 2),
         "compiled_arguments_gb": round(memory.argument_size_in_bytes / 1e9, 2),
     }
 
 
 def part_timings(config, batch: Batch) -> dict[str, float]:
-    """Times each part alone, forward and backward with respect to its parameters and inputs; medians in seconds."""
+    """Times each part alone; medians in seconds. The towers run forward and backward, for their parameters."""
     clip = config.model.clip
     images = jnp.asarray(batch.frames.reshape(-1, *batch.frames.shape[2:]))
     ids, mask = jnp.asarray(batch.token_ids), jnp.asarray(batch.text_mask)

@@ -10,7 +10,7 @@ exception but the reader's own is a finding, too. The seeds are in tests/faults/
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -137,6 +137,8 @@ def main() -> None:
     if flags.reader:
         _fuzz(flags.reader, flags.seconds)
         return
+    if not importlib.util.find_spec("atheris"):
+        parser.error("atheris is not installed; pip install atheris")
     results = {}
     for reader in READERS:
         begun = time.monotonic()

@@ -88,18 +88,17 @@ def environment() -> dict:
 
 
 def parse_arguments(description: str, argv: list[str] | None = None) -> pathlib.Path:
-    """Parses `--out`, the folder of the results, and creates it."""
+    """Parses `--out`, the folder of the results."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"), help="folder of the JSON"
     )
-    out = parser.parse_args(argv).out
-    out.mkdir(parents=True, exist_ok=True)
-    return out
+    return parser.parse_args(argv).out
 
 
 def write(out: pathlib.Path, name: str, results: dict) -> pathlib.Path:
-    """Writes the environment and the results to `name`.json."""
+    """Writes the environment and the results to `name`.json, in a folder that is created if needed."""
+    out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.json"
     path.write_text(json.dumps({"benchmark": name, **environment(), **results}, indent=2) + "\n")
     return path

@@ -321,7 +321,7 @@ def interaction() -> str:
 
 
 def _percent(share: float) -> str:
-    return "0" if share == 0 else f"{100 * share:.2g} %" if share < 1 else f"{100 * share:.0f} %"
+    return "0" if share == 0 else f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def published_differences() -> str:
@@ -612,14 +612,15 @@ def data() -> str:
         for way, row in result["memory"].items()
     )
     batches = next(iter(result["memory"].values()))["batches"]
+    fewest = min(row["steps"] for row in result["hidden"].values())
     return (
         f"{_table(header, rows)}\n\n"
         "One thread per clip and one clip per core at a time; all readers return the same frames. Not hidden: the time "
         f"that a step waits for its batch, as a share of {step['seconds']} s. A timed wait simulates a step of "
         f"{step['clips']} clips on an accelerator whose host has {step['host_cores']} cores, so that "
-        f"{step['workers']} workers deliver {step['clips'] * step['workers'] // step['host_cores']} clips. "
-        f"Over {batches:,} batches, the process and its workers use {held}. "
-        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; {_where(result)}."
+        f"{step['workers']} workers deliver {step['clips'] * step['workers'] // step['host_cores']} clips; "
+        f"the shares are of {fewest} steps or more. Over {batches:,} batches, the process and its workers use {held}. "
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}; {_where(result)}{_busy(result)}."
     )
 
 

@@ -106,7 +106,7 @@ def chance_metrics(num_candidates: int) -> dict[str, dict[str, float] | float]:
       num_candidates: Size of the gallery: the number of texts and of videos.
 
     Returns:
-      The layout of `retrieval_metrics`: R@k = 100 k / n, MdR = MnR = (n + 1) / 2.
+      The layout of `retrieval_metrics`: R@k = 100 min(k, n) / n, MdR = MnR = (n + 1) / 2.
 
     Raises:
       ValueError: If the gallery is empty.

@@ -37,7 +37,8 @@ _NUM_EXAMPLES = flags.DEFINE_integer(
 def _main() -> None:
     """Makes the plan that the flags describe."""
     cli.wanted((cli.CONFIG, "msrvtt"), (_TOPOLOGY, "v5e:2x4"))
-    if _JSON.value is not None and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
+    out = None if _JSON.value is None else pathlib.Path(_JSON.value).expanduser().absolute()
+    if out is not None and not out.parent.is_dir():
         cli.fail(f"--json={_JSON.value}: wanted a file in a folder that exists; create the folder, or correct it")
     # The programs are compiled, but run nowhere: an accelerator of this machine stays free.
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -52,10 +53,15 @@ def _main() -> None:
     config = parse(cli.CONFIG.value)
     topology = open_topology(_TOPOLOGY.value, config.mesh.slices)
     plan = make_plan(config, topology, _MODE.value, _NUM_EXAMPLES.value)
-    changes = suggest(config, topology, plan) if _SUGGEST.value else []
-    print(to_text(plan, changes), end="")
-    if _JSON.value is not None:
-        pathlib.Path(_JSON.value).write_text(to_json(plan, changes), encoding="utf-8")
+    changes = []
+    try:
+        if _SUGGEST.value:
+            changes.extend(suggest(config, topology, plan))
+    finally:
+        # Compilations take minutes: what is known is shown whatever ends the tries.
+        print(to_text(plan, changes), end="")
+        if out is not None:
+            out.write_text(to_json(plan, changes), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -79,8 +79,7 @@ def charges(program: Program) -> Iterator[Charge]:
         flops = passes = memory = on_chip = 0
         if instruction.opcode in ("dot", "convolution"):
             flops = times * product_flops(instruction, run.computation)
-            precision = re.search(r"operand_precision=\{(\w+)", instruction.attributes)
-            passes = flops * _PASSES.get(precision[1] if precision else "", 1)
+            passes = flops * _passes(instruction, run.computation)
         if not run.fused:
             for space, size in reader.moved(instruction, run.computation):
                 memory += times * size * (space == 0)
@@ -103,6 +102,15 @@ def costs(program: Program) -> Costs:
             if target and target[1] not in _NO_PRODUCTS:
                 opaque.add(target[1])
     return Costs(flops, passes, Traffic(memory, on_chip), tuple(sorted(opaque)))
+
+
+def _passes(instruction: Instruction, computation: Computation) -> int:
+    """Returns how many products a TPU makes of one: several for operands of float32 at a higher precision."""
+    precision = re.search(r"operand_precision=\{(\w+)", instruction.attributes)
+    operands = (computation.instructions[name].arrays[0] for name in instruction.operands[:2])
+    if precision is None or all(operand.dtype != "f32" for operand in operands):
+        return 1
+    return _PASSES.get(precision[1], 1)
 
 
 def product_flops(instruction: Instruction, computation: Computation) -> int:

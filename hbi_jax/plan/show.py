@@ -15,7 +15,10 @@ _SHOWN, _MOST_PARTS = 0.02, 10
 
 
 def to_json(plan: Plan, changes: Sequence[Change] = ()) -> str:
-    """Returns a plan as JSON: bytes, operations, seconds and days, under the names of the classes' attributes."""
+    """Returns a plan as JSON: bytes, operations, seconds and days, under the names of the classes' attributes.
+
+    The bounds of a program are in milliseconds.
+    """
     found = dataclasses.asdict(plan)
     for told, of in zip(found["accounts"], plan.accounts, strict=True):
         told["utilisation"] = of.utilisation
@@ -46,10 +49,14 @@ def to_text(plan: Plan, changes: Sequence[Change] = ()) -> str:
         lines += ["", *(f"Assumed: {sentence}." for sentence in plan.assumptions)]
     if changes:
         lines += ["", "Tried to make it fit:"]
-        lines += [f"  {change.fields:<40} {_verdict(change.account, plan)}" for change in changes]
+        lines += [f"  {change.fields:<40} {_outcome(change, plan)}" for change in changes]
     elif not plan.fits:
         lines += ["", "--suggest tries which of batch size, remat and others make it fit; each try is a compilation."]
     return "\n".join(lines) + "\n"
+
+
+def _outcome(change: Change, plan: Plan) -> str:
+    return f"refused: {change.error}" if change.account is None else _verdict(change.account, plan)
 
 
 def _account(account: Account, plan: Plan) -> list[str]:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 
 from hbi_jax.commands.progress import format_duration
-from hbi_jax.plan.account import Account, account
+from hbi_jax.plan.account import Account, CompileError, account
 from hbi_jax.plan.plan import TRAIN_STEP, Plan, programs
 from hbi_jax.plan.topology import Topology
 from hbi_jax.tasks.config import Config
@@ -21,14 +21,21 @@ class Change:
 
     Attributes:
       fields: The fields as the command line sets them, such as `--config.model.remat=blocks`.
-      account: The account of the program with them.
+      account: The account of the program with them; None if the compiler refused it.
+      error: What the compiler said then.
     """
 
     fields: str
-    account: Account
+    account: Account | None
+    error: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the program fits with them."""
+        return self.account is not None and bool(self.account.fits)
 
 
-def suggest(config: Config, topology: Topology, plan: Plan) -> list[Change]:
+def suggest(config: Config, topology: Topology, plan: Plan) -> Iterator[Change]:
     """Tries changes for every program of a plan that does not fit; each try is a compilation.
 
     Of each field, larger changes are tried until one fits.
@@ -38,10 +45,9 @@ def suggest(config: Config, topology: Topology, plan: Plan) -> list[Change]:
       topology: The devices of the plan.
       plan: The plan.
 
-    Returns:
-      All changes that were tried.
+    Yields:
+      Every change that was tried, as soon as it was.
     """
-    tried: list[Change] = []
     for refused in plan.accounts:
         if refused.fits is not False:
             continue
@@ -52,11 +58,14 @@ def suggest(config: Config, topology: Topology, plan: Plan) -> list[Change]:
                 flag = f"--config.{field.replace('__', '.')}={value}"
                 _log.info("trying %s, which takes about %s", flag, format_duration(refused.compile_seconds))
                 found, _, _ = programs(config.replace(**{field: value}), topology, mode)
-                tried.append(Change(flag, account(name, found[name], topology.chip)))
-                _log.info("%s with %s", "fits" if tried[-1].account.fits else "does not fit", flag)
-                if tried[-1].account.fits:
+                try:
+                    change = Change(flag, account(name, found[name], topology.chip))
+                except CompileError as error:
+                    change = Change(flag, None, str(error))
+                _log.info("%s with %s", "fits" if change.fits else "does not fit", flag)
+                yield change
+                if change.fits:
                     break
-    return tried
 
 
 def _fields(config: Config, program: str, rows: int) -> Iterator[tuple[str, list]]:
@@ -75,15 +84,16 @@ def _fields(config: Config, program: str, rows: int) -> Iterator[tuple[str, list
         "model__frame_portions",
         [count for count in range(portions + 1, frames + 1) if frames % count == 0 and count % portions == 0],
     )
-    yield "train__batch_size", _halves(config.train.batch_size, rows)
+    # The contrastive loss needs two rows.
+    yield "train__batch_size", _halves(config.train.batch_size, rows, least=2)
     if not config.mesh.fsdp:
         yield "mesh__fsdp", [True]
 
 
-def _halves(size: int, multiple: int) -> list[int]:
-    """Returns a half, a quarter and so on of a size, as long as they are multiples of a number."""
+def _halves(size: int, multiple: int, least: int = 1) -> list[int]:
+    """Returns a half, a quarter and so on of a size, as long as they are multiples of a number and at least `least`."""
     found = []
-    while size % (2 * multiple) == 0 and size > 2:
+    while size % (2 * multiple) == 0 and size >= 2 * least:
         size //= 2
         found.append(size)
     return found

@@ -34,16 +34,20 @@ class Topology(NamedTuple):
       name: As it was asked for.
       chip: The kind of chip; None for simulated devices, of which no peaks are known.
       devices: One for each chip.
+      slices: Number of slices, which share no host.
     """
 
     name: str
     chip: Chip | None
     devices: Sequence[jax.Device]
+    slices: int = 1
 
     @property
     def hosts(self) -> int:
         """The number of hosts; at least 1."""
-        return 1 if self.chip is None else -(-len(self.devices) // self.chip.per_host)
+        if self.chip is None:
+            return 1
+        return self.slices * math.ceil(len(self.devices) / self.slices / self.chip.per_host)
 
 
 def open_topology(name: str, slices: int = 1) -> Topology:
@@ -68,7 +72,7 @@ def open_topology(name: str, slices: int = 1) -> Topology:
     chip = CHIPS[kind]
     if count > chip.most:
         raise ConfigError(f"--topology={name} has {count:,} chips: wanted at most the {chip.most:,} of a pod; lower it")
-    return Topology(name, chip, _slices(name, kind, sizes, slices))
+    return Topology(name, chip, _slices(name, kind, sizes, slices), slices)
 
 
 def _simulated(name: str, count: int) -> Sequence[jax.Device]:

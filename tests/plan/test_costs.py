@@ -59,11 +59,19 @@ def test_products_at_higher_precision_take_more_passes():
         return jnp.matmul(x, y, precision="highest") + jnp.matmul(x, y, precision="default")
 
     found = cost_of(function, (8, 8), (8, 8))
-    assert found.flops in (2 * 2 * 8**3, 2 * 8**3)
+    # The compiler may share the two products.
+    assert (found.flops, found.passes) in ((2 * 2 * 8**3, 7 * 2 * 8**3), (2 * 8**3, 6 * 2 * 8**3))
     low = cost_of(lambda x, y: jnp.matmul(x, y, precision="default"), (8, 8), (8, 8))
     high = cost_of(lambda x, y: jnp.matmul(x, y, precision="highest"), (8, 8), (8, 8))
     assert low.passes == low.flops == high.flops
     assert high.passes == 6 * high.flops
+
+
+def test_products_of_bfloat16_take_one_pass_at_any_precision():
+    text = compiled(lambda x, y: jnp.matmul(x, y, precision="highest"), (8, 8), (8, 8)).as_text()
+    assert "operand_precision={highest" in text
+    found = costs(Program(text.replace("f32[", "bf16[")))
+    assert found.passes == found.flops == 2 * 8**3
 
 
 def test_elementwise_work_reads_and_writes_each_array_once():

@@ -14,7 +14,7 @@ from hbi_jax.config import Config
 from hbi_jax.fields import ConfigError
 from hbi_jax.parallel.mesh import make_mesh
 from hbi_jax.plan import suggest as suggestions
-from hbi_jax.plan.account import Account, Bounds, Memory
+from hbi_jax.plan.account import Account, Bounds, CompileError, Memory
 from hbi_jax.plan.plan import TRAIN_STEP, make_plan, programs
 from hbi_jax.plan.show import to_json, to_text
 from hbi_jax.plan.splits import training_rows
@@ -219,7 +219,7 @@ def test_changes_are_tried_until_one_of_each_field_fits(plan, topology, monkeypa
         return 10**9 * remat * config.train.batch_size // (32 * model.frame_portions * spread)
 
     sizes, config = Sizes(needed, monkeypatch), smallest(train__batch_size=32, data__num_frames=8, model__remat="none")
-    changes = suggestions.suggest(config, topology, refused(plan, TRAIN_STEP))
+    changes = list(suggestions.suggest(config, topology, refused(plan, TRAIN_STEP)))
     assert [(change.fields, change.account.fits) for change in changes] == [
         ("--config.model.remat=elementwise", False),
         ("--config.model.remat=blocks", True),
@@ -239,7 +239,7 @@ def test_changes_are_tried_until_one_of_each_field_fits(plan, topology, monkeypa
 
 def test_an_evaluation_that_does_not_fit_gets_smaller_blocks(plan, topology, monkeypatch):
     Sizes(lambda config: 10**9 * config.eval.video_block // 4, monkeypatch)
-    changes = suggestions.suggest(smallest(), topology, refused(plan, "gallery_similarity"))
+    changes = list(suggestions.suggest(smallest(), topology, refused(plan, "gallery_similarity")))
     fitting = [change.fields for change in changes if change.account.fits]
     assert fitting == ["--config.eval.video_block=4"]
     assert {change.fields.partition("=")[0] for change in changes} == {
@@ -249,4 +249,28 @@ def test_an_evaluation_that_does_not_fit_gets_smaller_blocks(plan, topology, mon
 
 
 def test_nothing_is_tried_where_all_fits(plan, topology):
-    assert suggestions.suggest(smallest(), topology, plan) == []
+    assert list(suggestions.suggest(smallest(), topology, plan)) == []
+
+
+def test_a_change_that_the_compiler_refuses_ends_nothing(plan, topology, monkeypatch):
+    def needed(config):
+        if config.model.remat == "elementwise":
+            raise CompileError("train_step: the compiler ran out of vmem")
+        return 10**9 * (4 if config.model.remat == "none" else 1)
+
+    Sizes(needed, monkeypatch)
+    refusing = refused(plan, TRAIN_STEP)
+    changes = list(suggestions.suggest(smallest(model__remat="none"), topology, refusing))
+    assert [(change.fields, change.fits) for change in changes[:2]] == [
+        ("--config.model.remat=elementwise", False),
+        ("--config.model.remat=blocks", True),
+    ]
+    assert "refused: train_step: the compiler ran out of vmem" in to_text(refusing, changes)
+    assert json.loads(to_json(refusing, changes))["changes"][0]["account"] is None
+
+
+def test_sizes_are_halved_down_to_the_least():
+    assert suggestions._halves(8, 1) == [4, 2, 1]
+    assert suggestions._halves(8, 1, least=2) == [4, 2]
+    assert suggestions._halves(2, 1) == [1]
+    assert suggestions._halves(12, 2) == [6]

@@ -40,9 +40,18 @@ def test_a_missing_compiler_is_told(monkeypatch):
         open_topology("v5e:2x4")
 
 
-@pytest.mark.parametrize(("name", "chips", "hosts"), [("v5e:4x4", 16, 2), ("v5p:2x2x1", 4, 1), ("v5p:2x2x2", 8, 2)])
-def test_hosts_serve_several_chips(name, chips, hosts):
+@pytest.mark.parametrize(
+    ("name", "chips", "slices", "hosts"),
+    [
+        ("v5e:4x4", 16, 1, 2),
+        ("v5p:2x2x1", 4, 1, 1),
+        ("v5p:2x2x2", 8, 1, 2),
+        ("v5e:2x2", 16, 4, 4),
+        ("v5e:4x4", 32, 2, 4),
+    ],
+)
+def test_hosts_serve_several_chips_of_one_slice(name, chips, slices, hosts):
     from hbi_jax.plan.chips import CHIPS
 
     devices = jax.devices()[:1] * chips
-    assert Topology(name, CHIPS[name.partition(":")[0]], devices).hosts == hosts
+    assert Topology(name, CHIPS[name.partition(":")[0]], devices, slices).hosts == hosts
