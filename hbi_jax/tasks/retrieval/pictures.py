@@ -93,7 +93,7 @@ def draw_embeddings(stages: Sequence[Embedded], level: str, folder: str | os.Pat
 
 def _file(folder: str | os.PathLike[str], name: str, pictures: Sequence[Picture]) -> pathlib.Path:
     """Returns the file of a picture that is none of `pictures`: a number tells those of one video apart."""
-    # File systems limit names to 255 bytes, and ids are names of files with other endings.
+    # File systems limit names to 255 bytes, which an id may use up alone.
     name = os.fsencode(name)[:_LONGEST_NAME].decode(errors="ignore")
     taken = {picture.path for picture in pictures}
     names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
