@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -69,7 +70,8 @@ class Checkpoints:
                 raise CheckpointError(
                     f"best_metric={best_metric!r} is not among the metrics of {folder}; use one of {', '.join(metrics)}"
                 )
-            return metrics[best_metric]
+            # NaN has no place in an order: a checkpoint with it would displace the best one.
+            return -math.inf if math.isnan(metrics[best_metric]) else metrics[best_metric]
 
         self._metric = metric
         policies = ocp.checkpoint_managers
@@ -223,7 +225,11 @@ class Checkpoints:
 
     def _read(self, abstract: PyTree, step: int, item: str) -> PyTree:
         """Reads an item and compares it with its digests. Processes need not read at the same time."""
-        tree = self._read_unverified(abstract, step, item)
+        with self._explained("read"):
+            # Not by the manager, whose barrier would keep the others waiting for a process that cannot read.
+            handler = ocp.StandardCheckpointHandler()
+            tree = handler.restore(self._path / str(step) / item, args=ocp.args.StandardRestore(abstract))
+            handler.close()
         if record := self._record(step):
             different = unlike(digests(tree), record["digests"][item])
             if different:
@@ -232,14 +238,6 @@ class Checkpoints:
                     f"{different}; move its folder away to use another one"
                 )
         return tree
-
-    def _read_unverified(self, abstract: PyTree, step: int, item: str) -> PyTree:
-        with self._explained("read"):
-            # Not by the manager, whose barrier would keep the others waiting for a process that cannot read.
-            handler = ocp.StandardCheckpointHandler()
-            tree = handler.restore(self._path / str(step) / item, args=ocp.args.StandardRestore(abstract))
-            handler.close()
-            return tree
 
     def _record(self, step: int) -> Mapping[str, Any]:
         """Returns the third item of a checkpoint; empty for checkpoints of versions that did not write it."""
@@ -272,13 +270,13 @@ class Checkpoints:
         """Returns the saved parameters of any model, replicated on every device.
 
         Raises:
-          CheckpointError: If they cannot be read.
+          CheckpointError: If they are damaged or cannot be read.
         """
         everywhere = replicated(make_mesh())
         with self._explained("read"):
             saved = self._manager.item_metadata(step)["params"].tree
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), saved)
-        return self._read_unverified(abstract, step, "params")
+        return self._read(abstract, step, "params")
 
     @contextlib.contextmanager
     def _explained(self, action: str) -> Iterator[None]:

@@ -83,6 +83,21 @@ def test_latest_and_best_are_kept(folder):
     assert steps_in(folder) == [6]
 
 
+@pytest.mark.parametrize(
+    ("values", "best", "kept"), [((0.9, None, 0.5, 0.4), 1, [1, 4]), ((0.5, 0.9, None), 2, [2, 3]), ((None,), 1, [1])]
+)
+def test_a_metric_that_is_no_number_is_the_worst(folder, values, best, kept):
+    with Checkpoints(folder, METRIC, keep=1) as checkpoints:
+        for step, value in enumerate(values, start=1):
+            checkpoints.save(state_at(step), {METRIC: float("nan") if value is None else value})
+        checkpoints.wait()
+        assert checkpoints.best_step() == best
+    assert steps_in(folder) == kept
+    with Checkpoints(folder, METRIC, keep=1) as checkpoints:
+        assert checkpoints.best_step() == best
+        assert int(checkpoints.restore_latest(abstract_on(make_mesh(1, 1, jax.devices()[:1]))).state.step) == kept[-1]
+
+
 @pytest.mark.parametrize("metrics", [None, {}])
 def test_without_validation_the_latest_is_the_best(folder, metrics):
     with Checkpoints(folder, METRIC) as checkpoints:
@@ -317,6 +332,18 @@ def test_a_bit_that_flips_in_any_file_is_seen_or_changes_nothing(folder, mesh, t
             before += step == 1
             assert checkpoints.latest_step() == step
     assert before >= 8
+
+
+def test_parameters_of_any_model_are_compared_as_well(folder):
+    """By every way of reading them."""
+    save_two(folder)
+    wanted = state_at(2).params
+    with Checkpoints(folder, METRIC) as checkpoints:
+        jax.tree.map(np.testing.assert_array_equal, checkpoints.restore_saved(2), wanted)
+    flip(max(files_of(pathlib.Path(folder, "2", "params", "d")), key=lambda file: file.stat().st_size))
+    message = r"checkpoint .*/2 is damaged|could not read a checkpoint"
+    with Checkpoints(folder, METRIC) as checkpoints, pytest.raises(CheckpointError, match=message):
+        checkpoints.restore_saved(2)
 
 
 def test_a_damaged_latest_is_named_and_kept_beside(folder, mesh, caplog):

@@ -52,10 +52,12 @@ def answer_loss(
     ]
     right = batch.answer.reshape(-1)
     rows = jnp.repeat(batch.batch.example_mask, right.size // len(batch.answer))
+    # An unanswerable question is a question; one that does not exist, as videos have different numbers, is none.
+    asked = rows if batch.text_mask is None else rows & batch.text_mask.any(-1).reshape(-1)
     first = next(iter(answers))
     for name, logits in answers.items():
         terms.append(Term("answer", losses.answer_cross_entropy(logits, right, rows), config.answer_weight, name))
         if by_answers and config.distillation_weight and name != first:
-            distillation = losses.answer_distillation_loss(logits, answers[first], rows, config.divergence)
+            distillation = losses.answer_distillation_loss(logits, answers[first], asked, config.divergence)
             terms.append(Term("distillation", distillation, config.distillation_weight, name))
     return total(terms, scale, gate_means(alignments, batch.batch))

@@ -106,3 +106,25 @@ def test_several_questions_of_a_video_are_as_many_rows(params):
         wanted = (4 * own[name] + 3 * other[name]) / 7 if name.endswith("/answer") else own[name]
         np.testing.assert_allclose(several[name], wanted, rtol=1e-4)
     assert abs(several["loss/entity/answer"] - own["loss/entity/answer"]) > 1e-3
+
+
+@pytest.mark.parametrize("divergence", ["paper", "published"])
+def test_questions_that_do_not_exist_teach_nothing(params, divergence):
+    """Videos without a second question: every term is that of the first questions alone."""
+    model = AnswerHBI(SMALL, num_answers=5, dropout_rate=0.0)
+    config = AnswerLossConfig(distil="answers", divergence=divergence)
+    batch = BATCH.batch
+    filled = AnswerBatch(
+        batch,
+        jnp.stack([BATCH.answer, jnp.full(4, -1)], axis=1),
+        *(jnp.stack([x, jnp.zeros_like(x)], axis=1) for x in (batch.token_ids, batch.text_mask)),
+    )
+
+    @jax.jit
+    def run(batch):
+        return answer_loss(model, config, TEACHER, params, batch, jax.random.key(0))[1]
+
+    got, wanted = run(filled), run(AnswerBatch(batch, BATCH.answer))
+    assert wanted["loss/action/distillation"] > 0
+    for name, value in wanted.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-4)
