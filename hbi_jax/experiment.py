@@ -36,7 +36,7 @@ from hbi_jax.tasks.registry import make_task
 from hbi_jax.tasks.task import Results, Task
 from hbi_jax.tasks.training import check_batch_size, make_state, make_step
 from hbi_jax.tasks.weights import is_converted, open_checkpoint, workdir_of
-from hbi_jax.tasks.workdir import check_evaluated, claim_workdir, open_workdir
+from hbi_jax.tasks.workdir import check_continued, check_evaluated, claim_workdir, open_workdir
 from hbi_jax.train import loop
 from hbi_jax.train.checkpoint import Checkpoints, Restored
 from hbi_jax.train.optimizer import make_schedule
@@ -126,14 +126,17 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
     def schedule(peak: float):
         return make_schedule(config.optimizer, peak, num_steps)
 
-    check_same_data([source.split, *(task.dataset.split(gallery) for gallery in task.dataset.galleries)])
+    held_out = [] if validation is None else [validation.split]
+    check_same_data([source.split, *held_out, *(task.dataset.split(gallery) for gallery in task.dataset.galleries)])
     with contextlib.ExitStack() as stack:
         stack.enter_context(own(str(setup.workdir)))
         folder = str(setup.workdir / "checkpoints")
         checkpoints = stack.enter_context(Checkpoints(folder, config.eval.best_metric, config.train.keep))
         claim_workdir(task, source.num_rows, checkpoints.latest_step())
         restored = checkpoints.restore_latest(abstract)
-        if restored is None and checkpoint is not None:
+        # A run whose checkpoints are gone starts anew.
+        anew = restored is None
+        if anew and checkpoint is not None:
             restored = _state_of(setup, checkpoint, abstract, num_steps)
         start = 0 if restored is None else int(restored.state.step)
         progress = {} if restored is None else restored.progress
@@ -141,8 +144,7 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
         def unreadable() -> dict[str, str]:
             return progress.get("unreadable", {}) | source.unreadable
 
-        # A run whose checkpoints are gone starts anew.
-        lengths = [] if restored is None else _lengths(setup.workdir / TRAINING)
+        lengths = [] if anew else _lengths(setup.workdir / TRAINING)
 
         def record(training: reports.Training | None, skipped: Sequence[int]) -> None:
             facts = {
@@ -192,7 +194,7 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
             agree=functools.partial(share_unreadable, source),
             facts=lambda: {"unreadable": unreadable()},
         )
-        writer = stack.enter_context(contextlib.closing(_writer(setup, start, num_steps)))
+        writer = stack.enter_context(contextlib.closing(_writer(setup, 0 if anew else start, num_steps)))
         state, summary = loop.train(
             job,
             state,
@@ -208,6 +210,7 @@ def train(setup: Setup, checkpoint: str | None = None) -> None:
             compile_seconds=compile_seconds,
             parameters=int(parameter_overview.count_parameters(state.params["params"])),
             wait_seconds=summary.wait_seconds,
+            timed_steps=summary.steps,
         )
         record(training, summary.skipped)
 
@@ -281,7 +284,7 @@ def _state_of(setup: Setup, checkpoint: str, abstract: TrainState, num_steps: in
             f"--checkpoint={checkpoint} is in --workdir itself: wanted the checkpoint of another run; choose another "
             "--workdir, or leave the flag out"
         )
-    check_evaluated(setup.config, workdir)
+    check_continued(setup.config, workdir)
     setup.task.check_workdir(workdir)
     with open_checkpoint(checkpoint, setup.config.eval.best_metric) as (checkpoints, step):
         if step >= num_steps:
@@ -330,8 +333,11 @@ def _selection(setup: Setup, validation: Source | None) -> str:
     return "The checkpoint is the best one on the validation split, which shares no video with any gallery."
 
 
-def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
-    """Returns writers to the console, JSON lines and TensorBoard on the first process, and none on the others."""
+def _writer(setup: Setup, kept: int, num_steps: int) -> MultiWriter:
+    """Returns writers to the console, JSON lines and TensorBoard on the first process, and none on the others.
+
+    The rows of the first `kept` steps are kept.
+    """
     if jax.process_index():
         return MultiWriter([])
     writer = MultiWriter(
@@ -341,7 +347,7 @@ def _writer(setup: Setup, start: int, num_steps: int) -> MultiWriter:
             TensorBoardWriter(setup.workdir / "tensorboard"),
         ]
     )
-    writer.truncate_after(start)
+    writer.truncate_after(kept)
     return writer
 
 
@@ -355,9 +361,9 @@ def _report(setup: Setup, results: Results, of_this_run: bool) -> None:
     if of_this_run and (setup.workdir / TRAINING).exists():
         facts = json.loads((setup.workdir / TRAINING).read_text())
         if facts["training"] is not None:
-            # Earlier versions recorded more.
-            known = {field.name: facts["training"][field.name] for field in dataclasses.fields(reports.Training)}
-            training = reports.Training(**known)
+            # Earlier versions recorded other values, too.
+            names = {field.name for field in dataclasses.fields(reports.Training)}
+            training = reports.Training(**{name: facts["training"][name] for name in names & facts["training"].keys()})
         unreadable |= facts["unreadable"]
         protocol.append(facts["selection"])
         truncated = facts.get("truncated", {}) | truncated

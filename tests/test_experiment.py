@@ -223,11 +223,13 @@ def test_a_finished_run_can_be_lengthened_and_not_shortened(world, finished, tmp
     with pytest.raises(ConfigError, match=r"num_steps=4 makes 4 steps, but .* with 6; a run can be lengthened"):
         experiment.train(experiment.prepare(tiny_config(world, train__num_steps=4), str(tmp_path / "run")))
     with caplog.at_level("WARNING", "hbi_jax"):
-        # How activations are kept may change: it does not affect what is learnt.
-        run(tiny_config(world, train__num_steps=8, model__remat="none"), tmp_path / "run")
+        # How activations are kept may change, and how many videos may be missing: neither affects what is learnt.
+        changed = {"model__remat": "none", "data__max_unreadable_rate": 0.3}
+        run(tiny_config(world, train__num_steps=8, **changed), tmp_path / "run")
     assert "lengthened from 6 to 8 steps" in caplog.text
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["training"]["steps"] == 8
+    assert (report["training"]["steps"], report["training"]["timed_steps"]) == (8, 2)
+    assert "wall time of the last 2 steps after it, s" in (tmp_path / "run" / "report.md").read_text()
     assert "The run was lengthened: its learning-rate schedule ended at step 6, then at step 8." in report["protocol"]
     assert [row["step"] for row in rows(tmp_path / "run") if "loss/total" in row] == [2, 3, 4, 6, 8]
     # Above 0 again: the schedule of 8 steps.
@@ -253,6 +255,38 @@ def test_checkpoints_that_no_run_can_start_from(world, finished, tmp_path):
         experiment.train(setup, str(finished / "checkpoints" / str(NUM_STEPS)))
     with pytest.raises(ConfigError, match=r"is in --workdir itself: wanted the checkpoint of another run"):
         experiment.train(setup, str(tmp_path))
+
+
+def test_hosts_compare_all_that_they_read(world, finished, monkeypatch):
+    """Validation too, which selects the checkpoint."""
+    compared = []
+    monkeypatch.setattr(experiment, "check_same_data", lambda splits: compared.extend(split.name for split in splits))
+    experiment.train(experiment.prepare(tiny_config(world), str(finished)))
+    assert compared == ["train", "val", "test", "twins"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("frozen", ("vision_tower", "text_tower"), r"config.optimizer.frozen=\['vision_tower', 'text_tower'\], but"),
+        ("name", "muon", "config.optimizer.name='muon', but"),
+        ("name", "bert_adam", "config.optimizer.name='bert_adam', but"),
+    ],
+)
+def test_an_optimizer_that_keeps_another_state_is_named(world, finished, tmp_path, field, value, message):
+    config = tiny_config(world, **{f"optimizer__{field}": value})
+    setup = experiment.prepare(config, str(tmp_path))
+    with pytest.raises(ConfigError, match=message + ".* is of a run with"):
+        experiment.train(setup, str(finished / "checkpoints" / "4"))
+
+
+def test_a_run_that_starts_anew_forgets_the_one_before(world, finished, tmp_path):
+    """Its checkpoints are gone: neither its rows nor its length are those of the new run."""
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    config = tiny_config(world, train__num_steps=5)
+    experiment.train(experiment.prepare(config, str(tmp_path / "run")), str(finished / "checkpoints" / "4"))
+    assert [row["step"] for row in rows(tmp_path / "run") if "loss/total" in row] == [5]
+    assert json.loads((tmp_path / "run" / "training.json").read_text())["lengths"] == [5]
 
 
 def test_a_folder_that_another_process_works_in_is_refused(world, finished, tmp_path):

@@ -373,7 +373,7 @@ def check_unreadable(split: Split, unreadable: Mapping[str, str], max_rate: floa
             f"videos of split {split.name!r}",
             f"{count} of {total} unreadable",
             f"at most {max_rate:.2%} of them",
-            "repair these, remove them from the list or raise max_unreadable_rate:\n" + "\n".join(names),
+            "repair these, remove them from the list or raise config.data.max_unreadable_rate:\n" + "\n".join(names),
         )
 
 

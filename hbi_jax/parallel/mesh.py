@@ -40,11 +40,12 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
       ValueError: If the mesh does not use exactly these devices, or they are not in as many groups of one size.
     """
     devices = jax.devices() if devices is None else list(devices)
+    wanted = data
     if data == -1:
-        data = len(devices) // model
+        data = len(devices) // max(1, model)
     if data < 1 or model < 1 or data * model != len(devices):
         raise ValueError(
-            f"config.mesh.data={data} x config.mesh.model={model} is not the {len(devices)} devices available; "
+            f"config.mesh.data={wanted} x config.mesh.model={model} is not the {len(devices)} devices available; "
             "use config.mesh.data=-1 and a config.mesh.model that divides their number"
         )
     axes = {"axis_names": (DATA_AXIS, MODEL_AXIS), "axis_types": (AxisType.Auto, AxisType.Auto)}

@@ -93,11 +93,13 @@ class Training:
 
     Attributes:
       steps: Number of optimizer steps.
-      seconds: Wall time of the loop, including compilation and validation.
+      seconds: Wall time of the loop, including validation, without compilation of the step.
       steps_per_second: Throughput after compilation.
       compile_seconds: Time to compile the step.
       parameters: Number of parameters, trained and frozen.
       wait_seconds: The part of the wall time that training waited for data.
+      timed_steps: The last steps, which the times are of; fewer than `steps` if the run was resumed. Earlier versions
+        did not record it.
     """
 
     steps: int
@@ -106,6 +108,7 @@ class Training:
     compile_seconds: float
     parameters: int
     wait_seconds: float
+    timed_steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

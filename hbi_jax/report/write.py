@@ -194,13 +194,15 @@ def _gallery_blocks(gallery: Gallery) -> list[str]:
 
 def _training_rows(training: Training) -> list[list[str]]:
     """Returns the rows of the table on training."""
+    resumed = training.timed_steps is not None and training.timed_steps < training.steps
+    timed = f" of the last {training.timed_steps:,} steps" if resumed else ""
     return [
         ["parameters", f"{training.parameters:,}"],
         ["steps", f"{training.steps:,}"],
-        ["wall time, s", f"{training.seconds:,.1f}"],
-        ["of which compilation of the step, s", f"{training.compile_seconds:,.1f}"],
+        ["compilation of the step, s", f"{training.compile_seconds:,.1f}"],
+        [f"wall time{timed} after it, s", f"{training.seconds:,.1f}"],
         ["of which waiting for data, s", f"{training.wait_seconds:,.1f}"],
-        ["steps a second, after compilation", f"{training.steps_per_second:,.1f}"],
+        ["steps a second, without validation", f"{training.steps_per_second:,.1f}"],
     ]
 
 

@@ -29,6 +29,8 @@ TOLD_FIELDS = (
     "data.square_pixels",
     "eval.level_rates",
 )
+# Fields that determine which state an optimizer keeps.
+_OPTIMIZER_STATE_FIELDS = ("optimizer.name", "optimizer.frozen")
 
 
 def open_workdir(path: str) -> epath.Path:
@@ -97,6 +99,26 @@ def check_evaluated(config: Config, workdir: epath.Path) -> list[str]:
         if name in (*TOLD_FIELDS, "model.dtype"):
             told.append(f"Evaluated with config.{name}={ours!r}; the checkpoint was trained with {theirs!r}.")
     return told
+
+
+def check_continued(config: Config, workdir: epath.Path) -> None:
+    """Compares a configuration with that of the run whose model and optimizer it continues in another work folder.
+
+    Args:
+      config: The configuration of the new run.
+      workdir: The work folder of the run that it continues.
+
+    Raises:
+      ConfigError: If the model differs, or the optimizer keeps another state.
+    """
+    check_evaluated(config, workdir)
+    file = workdir / CONFIG
+    for name, ours, theirs in _differences(config, read_config(file)) if file.exists() else ():
+        if name in _OPTIMIZER_STATE_FIELDS:
+            raise ConfigError(
+                f"config.{name}={ours!r}, but the optimizer's state in {workdir} is of a run with {theirs!r}; use "
+                "that, or take over the parameters only, with --config.init instead of --checkpoint"
+            )
 
 
 def _differences(config: Config, other: Config) -> Iterator[tuple[str, Any, Any]]:

@@ -69,9 +69,10 @@ def test_meshes(data, model, devices, shape):
     assert set(mesh.devices.flat) == set(jax.devices()[:devices])
 
 
-@pytest.mark.parametrize(("data", "model"), [(3, 1), (-1, 3), (8, 2), (0, 1), (-1, 16), (4, 1), (-2, -4)])
+@pytest.mark.parametrize(("data", "model"), [(3, 1), (-1, 3), (8, 2), (0, 1), (-1, 16), (4, 1), (-2, -4), (-1, 0)])
 def test_a_mesh_that_the_devices_do_not_fill(data, model):
-    with pytest.raises(ValueError, match=rf"config.mesh.model={model} is not the 8 devices.*use config.mesh.data=-1"):
+    given = f"config.mesh.data={data} x config.mesh.model={model} is not the 8 devices"
+    with pytest.raises(ValueError, match=f"{given}.*use config.mesh.data=-1"):
         make_mesh(data, model)
 
 

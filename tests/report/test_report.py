@@ -137,10 +137,10 @@ def test_markdown_tells_of_training_data_and_unreadable_videos():
     assert found["Training"][2:] == [
         ["parameters", "1,234,567"],
         ["steps", "600"],
-        ["wall time, s", "241.3"],
-        ["of which compilation of the step, s", "17.0"],
+        ["compilation of the step, s", "17.0"],
+        ["wall time after it, s", "241.3"],
         ["of which waiting for data, s", "2.0"],
-        ["steps a second, after compilation", "3.1"],
+        ["steps a second, without validation", "3.1"],
     ]
     assert found["Data"][2:] == [
         ["train videos", "1,200"],
@@ -151,6 +151,9 @@ def test_markdown_tells_of_training_data_and_unreadable_videos():
         ["video0003", r"truncated: 5 of 12 \| frames"],
         ["video7012", "no video stream"],
     ]
+    resumed = dataclasses.replace(example().training, timed_steps=50)
+    training = tables(markdown(example(training=resumed)))["Training"]
+    assert ["wall time of the last 50 steps after it, s", "241.3"] in training
     bare = tables(markdown(example(training=None, unreadable={})))
     assert "Training" not in bare
     assert "Unreadable videos" not in bare

@@ -1,6 +1,7 @@
 """Video question answering with an answer head at every level, evaluated by accuracy."""
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,7 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from hbi_jax.data.datasets import Record
+from hbi_jax.data.datasets import DataError, Record
 from hbi_jax.data.source import FILLING, Source
 from hbi_jax.fields import ConfigError
 from hbi_jax.models.answer import AnswerHBI
@@ -32,8 +33,11 @@ from hbi_jax.tasks.several import abstract_several, several_texts
 from hbi_jax.tasks.task import Results, Task, init_model
 from hbi_jax.tasks.teacher import make_teacher
 from hbi_jax.tasks.weights import open_checkpoint, workdir_of
+from hbi_jax.tasks.workdir import check_evaluated
 from hbi_jax.train.step import LossFn
 from hbi_jax.types import Batch
+
+_log = logging.getLogger(__name__)
 
 VOCABULARY = "vocabulary.json"
 PROTOCOL = (
@@ -170,7 +174,7 @@ class AnswerTask(Task):
             methods = {own: Method(self._texts(answered), QUESTION_ONLY if question_only else "")}
             for row, (weights, note) in blind.items():
                 methods[row] = Method(self._texts(self._blind.answer(weights, source, threads)), note)
-            if config.eval.baselines:
+            if config.eval.baselines and self._training:
                 frequent = most_frequent_answers(self._training, asked)
                 methods["most frequent training answer"] = Method(frequent, MOST_FREQUENT)
             tables.append(accuracy_table(f"Questions {name!r}", methods, asked, self.vocabulary))
@@ -214,12 +218,18 @@ class AnswerTask(Task):
                 f"config.answers.question_only={config.answers.question_only}: wanted {self.name!r} and True; train "
                 "one with --config.answers.question_only=True"
             )
+        check_evaluated(self.config, workdir)
         self.check_workdir(workdir)
         return config
 
     @functools.cached_property
     def _training(self) -> Sequence[Record]:
-        return self.dataset.split("train").records
+        """The training questions, or none (with a warning) if the training split cannot be read."""
+        try:
+            return self.dataset.split("train").records
+        except DataError as error:
+            _log.warning("the report has no row of the most frequent training answer: %s", error)
+            return ()
 
     def _texts(self, answered: Answered) -> list[str]:
         """Returns the likeliest answers as text."""

@@ -113,6 +113,27 @@ def test_what_is_no_question_only_run_is_told_before_the_training(world, answere
     config = tiny_answers(world, **{"eval.question_only_run": str(blind), "answers.top_answers": TOP + 1})
     with pytest.raises(ConfigError, match=f"have {TOP} answers: wanted the {TOP + 1} answers of this run"):
         experiment.train(experiment.prepare(config, str(tmp_path / "run")))
+    # Its weights would fit this model and mean nothing in it.
+    config = tiny_answers(world, **{"eval.question_only_run": str(blind), "model.merge_heads": 1})
+    with pytest.raises(ConfigError, match=r"config.model.merge_heads=1, but the checkpoint of .* was trained with 2"):
+        experiment.train(experiment.prepare(config, str(tmp_path / "run")))
+
+
+def test_without_the_training_split_there_is_no_most_frequent_answer(world, answered, params, tmp_path, caplog):
+    fields = {
+        "answers.vocabulary": str(answered / "vocabulary.json"),
+        "data.annotations": str(tmp_path),
+        "data.render": "",
+        "eval.num_pictures": 0,
+    }
+    for file in world.glob("*.json*"):
+        if file.name != "train.jsonl":
+            shutil.copy(file, tmp_path)
+    task = experiment.prepare(tiny_answers(world, **fields), str(tmp_path / "run")).task
+    (table,) = task.evaluate(params, "x").tables
+    methods = {row.method.split(":")[0] for row in table.rows}
+    assert methods == {"HBI, x", "no video"}
+    assert "the report has no row of the most frequent training answer" in caplog.text
 
 
 def vocabulary_of(workdir):
