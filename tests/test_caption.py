@@ -38,6 +38,7 @@ def test_captions_are_those_of_the_evaluation(opened, evaluated, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     videos = [*evaluated][:3]
+    videos.append(videos[0])
     found = generate_captions(opened, [broken, *videos])
     assert [result.video for result in found] == [str(broken), *videos]
     assert found[0].captions == found[0].log_probabilities == ()
@@ -64,6 +65,10 @@ def test_samples_follow_from_the_seed(opened, evaluated):
     samples = [generate_captions(opened, video, "sample", 3, seed)[0] for seed in (0, 0, 1)]
     assert samples[0] == samples[1] != samples[2]
     assert len(samples[0].captions) == 3
+    # More videos make larger batches; samples of the first stay what they are.
+    first, *others = generate_captions(opened, [*evaluated][:5], "sample", 3)
+    assert first == samples[0]
+    assert len({result.captions for result in (first, *others)}) == 5
 
 
 @pytest.mark.parametrize(

@@ -87,16 +87,16 @@ def retrieval_metrics(
             f"text_to_video names no text for {missing.size} of {num_videos} videos (the first is column "
             f"{missing[0]}), wanted at least one text per video; drop those columns of similarity."
         )
-    own = text_to_video[:, None] == np.arange(num_videos)  # [a, b]
-    best_own = np.where(own, similarity, -np.inf).max(axis=0)
     if group_captions:
         best_of_video = np.full((num_videos, num_videos), -np.inf, similarity.dtype)
         np.maximum.at(best_of_video, text_to_video, similarity)
         video_ranks = ranks(best_of_video.T, np.arange(num_videos))
     else:
+        own = text_to_video[:, None] == np.arange(num_videos)  # [a, b]
+        best_own = np.where(own, similarity, -np.inf).max(axis=0)
         video_ranks = 1 + ((similarity >= best_own) & ~own).sum(axis=0)
     t2v, v2t = summarize(text_ranks), summarize(video_ranks)
-    return {"t2v": t2v, "v2t": v2t, "Rsum": _rsum(t2v, v2t)}
+    return {"t2v": t2v, "v2t": v2t, "Rsum": rsum(t2v, v2t)}
 
 
 def chance_metrics(num_candidates: int) -> dict[str, dict[str, float] | float]:
@@ -113,7 +113,7 @@ def chance_metrics(num_candidates: int) -> dict[str, dict[str, float] | float]:
     """
     # In a random ranking, every rank of the right candidate is equally likely.
     direction = summarize(np.arange(1, num_candidates + 1))
-    return {"t2v": direction, "v2t": dict(direction), "Rsum": _rsum(direction, direction)}
+    return {"t2v": direction, "v2t": dict(direction), "Rsum": rsum(direction, direction)}
 
 
 def group_accuracy(
@@ -161,7 +161,7 @@ def group_chance(text_to_video: Int[np.ndarray, " a"], groups: Int[np.ndarray, "
     return 100.0 * float(np.mean(1.0 / np.asarray(sizes)))
 
 
-def _rsum(t2v: dict[str, float], v2t: dict[str, float]) -> float:
+def rsum(t2v: dict[str, float], v2t: dict[str, float]) -> float:
     """Returns the sum of `RSUM_RECALLS` over both directions."""
     return sum(direction[name] for direction in (t2v, v2t) for name in RSUM_RECALLS)
 

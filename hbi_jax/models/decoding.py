@@ -46,6 +46,7 @@ def generate(
     video: WeightedTokens,
     decoding: Decoding,
     key: Key[Array, ""] | None = None,
+    rows: Int[Array, " b"] | None = None,
 ) -> Generated:
     """Generates captions of videos. Pure; compile it with `model` and `decoding` static.
 
@@ -57,7 +58,8 @@ def generate(
       params: Its variables.
       video: Tokens of the finest level, `finest(encode_video(...).levels)`.
       decoding: The method and its parameters.
-      key: For sampling. The samples of row `i` do not depend on the other rows.
+      key: For sampling. The samples of a row depend on it, on the row and on the row's number only.
+      rows: The numbers of the rows; by default their places in the batch.
 
     Raises:
       ValueError: If sampling has no key, captions may become longer than the model's position embedding, `top_k`
@@ -89,8 +91,9 @@ def generate(
         itself = jnp.broadcast_to(jnp.arange(n), (b, n))
         if decoding.method == "greedy":
             return itself, jnp.argmax(log_p, axis=-1)
-        keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), position))(jnp.arange(b * n))
-        return itself, _sample(decoding, keys.reshape(b, n), log_p)
+        draws = (jnp.arange(b) if rows is None else rows)[:, None] * n + itself
+        keys = jax.vmap(jax.vmap(lambda draw: jax.random.fold_in(jax.random.fold_in(key, draw), position)))(draws)
+        return itself, _sample(decoding, keys, log_p)
 
     def step(state: tuple[Int[Array, ""], _Captions]) -> tuple[Int[Array, ""], _Captions]:
         """Extends every caption by one token."""

@@ -66,8 +66,10 @@ class CaptionEvaluator:
         """
         self.encoder, self._tokenizer = GalleryEncoder(model, mesh, batch_size), tokenizer
 
-        def caption(params: PyTree, video: WeightedTokens, decoding: Decoding, key: Array) -> Generated:
-            return generate(model, params, video, decoding, key)
+        def caption(
+            params: PyTree, video: WeightedTokens, decoding: Decoding, key: Array, rows: Int[Array, " b"]
+        ) -> Generated:
+            return generate(model, params, video, decoding, key, rows)
 
         self._caption = jax.jit(caption, out_shardings=batch_sharding(mesh), static_argnums=2)
 
@@ -82,8 +84,9 @@ class CaptionEvaluator:
         encode = self.encoder.programs(params, rows)["encode_video"]
         video = finest(jax.eval_shape(encode.function, *encode.arguments).levels)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        video = with_sharding(video, batch_sharding(self.encoder.mesh))
-        return {"encode_video": encode, "caption": Program(self._caption, (params, video, decoding, key))}
+        numbers = jax.ShapeDtypeStruct(video.mask.shape[:1], np.int32)
+        video, numbers = with_sharding((video, numbers), batch_sharding(self.encoder.mesh))
+        return {"encode_video": encode, "caption": Program(self._caption, (params, video, decoding, key, numbers))}
 
     def caption(
         self, params: PyTree, source: Source, decoding: Decoding, num_threads: int = 1, seed: int = 0
@@ -95,7 +98,8 @@ class CaptionEvaluator:
           source: The split.
           decoding: The decoding configuration.
           num_threads: Number of threads that decode videos.
-          seed: The seed of sampled captions.
+          seed: The seed of sampled captions, which follow from it, the video and its number in the split, whatever
+            the size of a batch and the number of devices.
 
         Raises:
           DataError: If more videos are unreadable than the source allows.
@@ -103,15 +107,15 @@ class CaptionEvaluator:
         video, place = self.encoder.encode_videos(params, source, num_threads)
         video_index = np.flatnonzero(place >= 0).astype(np.int32)
         tokens, size, count = finest(video.levels), self.encoder.batch_size, len(video_index)
+        key = jax.random.key(seed)
         rows, captions = batch_sharding(self.encoder.mesh), []
         log_probability = np.zeros((0, decoding.num_captions), np.float32)
         with Progress(count, f"caption videos, {source.split.name}") as progress:
             for block in equal_blocks(count, size):
-                start = int(block[0])
-                inputs = put_everywhere(jax.tree.map(itemgetter(place[video_index[block]]), tokens), rows)
-                key = jax.random.fold_in(jax.random.key(seed), start)
-                made = to_host(self._caption(params, inputs, decoding, key))
-                real = min(size, count - start)
+                numbers = video_index[block]
+                inputs = put_everywhere((jax.tree.map(itemgetter(place[numbers]), tokens), numbers), rows)
+                made = to_host(self._caption(params, inputs[0], decoding, key, inputs[1]))
+                real = min(size, count - int(block[0]))
                 captions += [
                     tuple(self._tokenizer.decode(ids[mask]) for ids, mask in zip(*row, strict=True))
                     for row in zip(made.token_ids[:real], made.mask[:real], strict=True)

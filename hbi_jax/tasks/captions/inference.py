@@ -34,7 +34,7 @@ def generate_captions(
       videos: The files; each is read once. An unreadable file does not affect the others.
       method: greedy, beam or sample; None uses the method of the run.
       top: Number of captions per video: the best of a beam search (widened if it has fewer beams), or samples.
-      seed: The seed of sampled captions.
+      seed: The seed of sampled captions, which also depend on the number of the video among `videos`.
 
     Returns:
       One result per video, in order.
@@ -63,5 +63,5 @@ def generate_captions(
     found = {number: (captions[:top], tuple(log_probabilities[:top])) for number, captions, log_probabilities in rows}
     return [
         Caption(record.video_id, *found.get(number, ((), ())), source.unreadable.get(record.video_id))
-        for number, record in enumerate(source.split.videos)
+        for record, number in zip(source.split.records, source.split.video_index.tolist(), strict=True)
     ]

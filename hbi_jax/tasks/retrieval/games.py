@@ -16,8 +16,8 @@ from hbi_jax.types import Match
 
 INTERACTION, SIMILARITY, HEADER = "interaction", "similarity", "prediction header"
 
-# Estimates the interactions of matched pairs, `[b, t, v]`.
-Estimate = Callable[[Match], Float[np.ndarray, "b t v"]]
+# Estimates the interactions of matched pairs, `[b, t, v]`, the first of which has this number.
+Estimate = Callable[[Match, int], Float[np.ndarray, "b t v"]]
 
 
 class Game(NamedTuple):
@@ -65,18 +65,19 @@ def play(
     if not len(rows):
         return []
 
-    def values_of(match: Match) -> dict[str, Float[np.ndarray, "n t v"]]:
+    def values_of(places: Int[np.ndarray, " n"]) -> dict[str, Float[np.ndarray, "n t v"]]:
+        match = evaluator.match(params, gallery, rows[places], level)
         sides = match.text.logits, match.video.logits, match.text.mask, match.video.mask
         return {
             INTERACTION: np.asarray(banzhaf.interaction(*map(jnp.asarray, (match.pair_similarity, *sides)))),
             SIMILARITY: match.pair_similarity,
             HEADER: match.pair_prediction,
-            **{name: estimate(match) for name, estimate in (estimates or {}).items()},
+            **{name: estimate(match, int(places[0])) for name, estimate in (estimates or {}).items()},
         }
 
     # Blocks of one size: games are compiled once for galleries of any size.
     blocks = equal_blocks(len(rows), evaluator.encoder.batch_size)
-    parts = [values_of(evaluator.match(params, gallery, rows[places], level)) for places in blocks]
+    parts = [values_of(places) for places in blocks]
     values = {name: np.concatenate([part[name] for part in parts])[: len(rows)] for name in parts[0]}
     token_groups = gallery.text.members[level][rows]
     frame_groups = gallery.video.members[level][gallery.text_to_video[rows]]

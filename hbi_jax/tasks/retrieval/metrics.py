@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hbi_jax.metrics import Directed, group_accuracy, retrieval_metrics
-from hbi_jax.metrics.retrieval import RSUM_RECALLS
+from hbi_jax.metrics.retrieval import rsum
 from hbi_jax.tasks.gallery import Gallery
 
 
@@ -24,7 +24,7 @@ def gallery_metrics(similarity: Float[np.ndarray, "a b"] | Directed, gallery: Ga
     if isinstance(similarity, Directed):
         found = gallery_metrics(similarity.t2v, gallery)
         found["v2t"] = gallery_metrics(similarity.v2t, gallery)["v2t"]
-        return found | {"Rsum": sum(found[way][name] for way in ("t2v", "v2t") for name in RSUM_RECALLS)}
+        return found | {"Rsum": rsum(found["t2v"], found["v2t"])}
     metrics = retrieval_metrics(similarity, gallery.text_to_video)
     if gallery.groups is not None:
         metrics["group_accuracy"] = group_accuracy(similarity, gallery.text_to_video, gallery.groups)

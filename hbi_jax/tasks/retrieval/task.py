@@ -23,6 +23,7 @@ from hbi_jax.metrics import Directed, chance_metrics, dual_softmax, group_chance
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.methods import make_model
 from hbi_jax.report import report as reports
+from hbi_jax.tasks.agreement import check_same_data
 from hbi_jax.tasks.config import Config
 from hbi_jax.tasks.gallery import Gallery, Program
 from hbi_jax.tasks.retrieval import patches, pointing, regions, truths
@@ -232,7 +233,10 @@ class RetrievalTask(Task):
 
         def estimate(teacher: Teacher) -> Estimate:
             teach = jax.jit(teacher)
-            return lambda match: np.asarray(teach(jax.tree.map(jnp.asarray, match), key))
+            # Each block draws its own coalitions.
+            return lambda match, first: np.asarray(
+                teach(jax.tree.map(jnp.asarray, match), jax.random.fold_in(key, first))
+            )
 
         return {name: estimate(teacher) for name, teacher in teachers.items()}
 
@@ -306,6 +310,7 @@ class RetrievalTask(Task):
         few = min(self.config.eval.querybank_size, len(split.records))
         chosen = np.linspace(0, len(split.records) - 1, few).astype(int)
         bank = Split("querybank", tuple(split.records[row] for row in chosen))
+        check_same_data([bank])
         return self._encode(params, self.dataset.source(bank))
 
     def _baseline(self) -> PyTree | None:

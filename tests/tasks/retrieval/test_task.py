@@ -201,6 +201,21 @@ def test_pictures_of_several_captions_of_a_video_are_several_files(world, finish
     assert all(path.is_file() for path in wanted)
 
 
+def test_every_block_of_a_gallery_draws_its_own_coalitions(world, finished, tmp_path):
+    """One pair again and again: its interaction is the same, and samples differ within blocks and between them."""
+    setup = experiment.prepare(tiny_config(world), str(tmp_path))
+    params, _ = experiment.restore_params(setup, str(finished))
+    task = setup.task
+    source = task.source("test")
+    gallery = task.evaluator.encoder.encode(params, source)
+    size = task.evaluator.encoder.batch_size
+    rows, estimates = np.zeros(2 * size, int), task._estimates
+    played = play(task.evaluator, params, gallery, rows, "entity", source, task.dataset.tokenizer, estimates)
+    drawn = {game.values["sampled, 100 coalitions"].tobytes() for game in played}
+    assert len({game.values["interaction"].tobytes() for game in played}) == 1
+    assert len(drawn) == 2 * size
+
+
 def test_annotated_captions_of_no_gallery_are_told(world, tmp_path, caplog):
     """Those of videos that cannot be read are told elsewhere."""
     lines = [{"video_id": video, "caption": "A dog runs.", "words": []} for video in ("one", "two")]
