@@ -17,6 +17,8 @@ vespa: writes the index as an application of Vespa. `--help` after a command des
 import argparse
 import dataclasses
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -65,7 +67,7 @@ def _index(options: argparse.Namespace) -> int:
     with open_index(options.index, options.checkpoint, **chosen) as index:
         done = index.add(options.videos, mine.worker, mine.workers, options.finish, shown=True)
     for reason in done.unreadable.values():
-        print(f"unreadable: {reason}", file=sys.stderr)
+        print(_line(f"unreadable: {reason}"), file=sys.stderr)
     print(
         f"{options.index}: {done.files:,} videos, {done.clips:,} clips ({done.added:,} added, "
         f"{done.updated:,} updated, {done.unchanged:,} unchanged, {done.dropped:,} dropped, "
@@ -94,7 +96,7 @@ def _find(options: argparse.Namespace) -> int:
         with open_index(options.index, options.checkpoint) as index:
             if options.texts:
                 matches = index.rank_texts(options.like, read_texts(options.texts), options.top)
-                lines = [f"{match.score:7.3f}  {match.text}" for match in matches]
+                lines = [_line(f"{match.score:7.3f}  {match.text}") for match in matches]
                 rows: list[Mapping[str, Any]] = [match._asdict() for match in matches]
             else:
                 like = options.like is not None
@@ -130,15 +132,31 @@ def _vespa(options: argparse.Namespace) -> int:
 
     with open_index(options.index, options.checkpoint) as index:
         count = write_application(index, options.out)
-    out = options.out
-    print(f"saved {count:,} clips in {out}; to use them: vespa deploy {out}; vespa feed {out}/feed.jsonl")
+    commands = shlex.join(["vespa", "deploy", options.out]), shlex.join(["vespa", "feed", f"{options.out}/feed.jsonl"])
+    print(f"saved {count:,} clips in {options.out}; to use them: {'; '.join(commands)}")
     return 0
 
 
 def _say(moment: "Moment") -> str:
     begin, end = moment.focus
     clip = f"clip {moment.start:.1f} to {moment.end:.1f} s"
-    return f"{moment.score:7.3f}  {moment.video}  {begin:.1f} to {end:.1f} s ({clip})"
+    return _line(f"{moment.score:7.3f}  {moment.video}  {begin:.1f} to {end:.1f} s ({clip})")
+
+
+def _line(text: str) -> str:
+    """Returns a text as one line: names of files may hold what ends a line, or moves the cursor of a terminal."""
+    return re.sub("[\0-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
+
+
+def _up_to(most: int) -> Callable[[str], int]:
+    """Returns a parser of whole numbers from 1."""
+
+    def parse(given: str) -> int:
+        if not given.isdecimal() or not 1 <= int(given) <= most:
+            raise argparse.ArgumentTypeError(f"got {given}, wanted a whole number from 1 to {most}; choose one")
+        return int(given)
+
+    return parse
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
@@ -194,9 +212,15 @@ def _serve_parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, for this machine alone)"
     )
-    made.add_argument("--port", type=int, default=7860, help="port to listen at (default: %(default)s)")
     made.add_argument(
-        "--upload_megabytes", type=int, default=200, metavar="N", help="largest upload (default: %(default)s)"
+        "--port", type=_up_to(65535), default=7860, metavar="N", help="port to listen at (default: %(default)s)"
+    )
+    made.add_argument(
+        "--upload_megabytes",
+        type=_up_to(1_000_000),
+        default=200,
+        metavar="N",
+        help="largest upload (default: %(default)s)",
     )
     made.add_argument("--ask", metavar="FOLDER", help="work folder of a question answering run, for a tab of its own")
     made.add_argument("--caption", metavar="FOLDER", help="work folder of a captioning run, for a tab of its own")

@@ -33,7 +33,7 @@ class Catalogue:
 
     def __init__(self, folder: pathlib.Path, encoder: Encoder, manifest: Manifest):
         """Opens the segments of a manifest."""
-        self.folder = folder
+        self.folder, self._wanted = folder, encoder.blank_rows()
         self.segments: list[Segment] = []
         lance = manifest.settings.engine == "lance"
         self.engine: Engine = (
@@ -74,6 +74,9 @@ class Catalogue:
             else store.read_segment(self._places / name, dropped)
             for name, dropped in manifest.segments.items()
         ]
+        for segment in self.segments:
+            if segment.name not in opened:
+                segment.check(self._wanted)
         self.engine.add(self.segments, writing)
 
     def clip(self, segment: int, row: int) -> tuple[str, float, float, Float[np.ndarray, " f"]]:
@@ -149,7 +152,7 @@ class Catalogue:
             places.append(Places(np.full(len(rows), number), rows))
         table = store.ClipTable(*map(np.concatenate, zip(*tables, strict=True)))
         manifest = self.manifest
-        name = store.segment_name(manifest.digest, manifest.settings, [file[:2] for file in files])
+        name = store.segment_name(manifest.digest, manifest.settings, [file[:2] for file in files], {})
         if name not in manifest.segments:
             rows = Places(*map(np.concatenate, zip(*places, strict=True)))
             arrays = Pages([segment.arrays() if len(segment.clips.source) else {} for segment in group])

@@ -116,13 +116,21 @@ class Encoder:
 
     def encoded(self, rows: Mapping[str, np.ndarray]) -> Encoded:
         """Returns stored clips as the model encoded them; the inverse of `rows`."""
-        shapes = jax.eval_shape(self._abstract_clips)
-        return jax.tree_util.tree_map_with_path(lambda path, _: np.asarray(rows[_leaf_name(path)]), shapes)
+        return jax.tree_util.tree_map_with_path(lambda path, _: np.asarray(rows[_leaf_name(path)]), self._shapes)
+
+    def blank_rows(self) -> dict[str, np.ndarray]:
+        """Returns what is stored of any clip, by name: arrays of its type and shape, without meaning."""
+        encoded = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), self._shapes)
+        return self.rows(encoded)
 
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the shape of each stored array, for one clip."""
-        encoded = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), jax.eval_shape(self._abstract_clips))
-        return {name: array.shape[1:] for name, array in self.rows(encoded).items()}
+        return {name: array.shape[1:] for name, array in self.blank_rows().items()}
+
+    @functools.cached_property
+    def _shapes(self) -> Encoded:
+        """The types and shapes of one encoded clip."""
+        return jax.eval_shape(self._abstract_clips)
 
     def _abstract_clips(self) -> Encoded:
         f, side = self.clips.num_frames, self.clips.image_size

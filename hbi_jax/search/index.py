@@ -110,7 +110,8 @@ class Index:
             known = {file.path: file.stamp for file in self.files}
             new = {path: stamp for path, stamp in listing.files.items() if known.get(path) != stamp}
             planned = {
-                store.segment_name(self.encoder.digest, self.settings, files): files for files in ingest.shards(new)
+                store.segment_name(self.encoder.digest, self.settings, files, known): files
+                for files in ingest.shards(new)
             }
             mine = list(planned)[worker::workers]
             todo = {name: planned[name] for name in mine if not catalogue.has(name)}
@@ -129,7 +130,7 @@ class Index:
                         catalogue.tidy()
         changed = set(new) & set(known)
         good = {file.path for file in self.files if file.error is None}
-        unreadable = dict(listing.missing) | {
+        unreadable = listing.reasons | {
             file.path: file.error for file in self.files if file.error and file.path in listing.files
         }
         return Summary(

@@ -2,9 +2,11 @@
 
 import collections
 import concurrent.futures
+import errno
 import itertools
 import os
 import pathlib
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -30,19 +32,28 @@ class Listing(NamedTuple):
     Attributes:
       files: Their stamps by absolute path, in order.
       folders: The folders among the paths: what is below them and no longer there is dropped.
-      missing: The reasons why some paths cannot be read; what is below a folder that cannot be listed is not dropped.
+      missing: The errors of the paths that cannot be read.
     """
 
     files: Mapping[str, Stamp]
     folders: Sequence[str]
-    missing: Mapping[str, str]
+    missing: Mapping[str, OSError]
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why some paths cannot be read."""
+        return {path: f"{path}: {error.strerror}" for path, error in self.missing.items()}
 
     def gone(self, known: Iterable[str]) -> set[str]:
-        """Returns the known files below the folders that are no longer there."""
-        below, unknown = (tuple(os.path.join(path, "") for path in paths) for paths in (self.folders, self.missing))
-        return {
-            path for path in known if path not in self.files and path.startswith(below) and not path.startswith(unknown)
-        }
+        """Returns the known files below the folders that are no longer there.
+
+        A file that cannot be read, and what is below a folder that cannot be listed, may be there.
+        """
+        absent = (FileNotFoundError, NotADirectoryError)
+        unknown = (path for path, error in self.missing.items() if not isinstance(error, absent))
+        below, hidden = (tuple(os.path.join(path, "") for path in paths) for paths in (self.folders, unknown))
+        paths = {path: os.path.join(path, "") for path in known if path not in self.files}
+        return {path for path, place in paths.items() if place.startswith(below) and not place.startswith(hidden)}
 
 
 def list_files(paths: Paths) -> Listing:
@@ -61,7 +72,7 @@ def list_files(paths: Paths) -> Listing:
             continue
         unlisted: list[OSError] = []
         below = [str(video) for video in list_videos(pathlib.Path(path), unlisted=unlisted.append)]
-        missing |= {error.filename: f"{error.filename}: {error.strerror}" for error in unlisted}
+        missing |= {error.filename: error for error in unlisted}
         if not below and not unlisted:
             raise SearchError(
                 f"folder {path}: got no video in it, wanted one or more; correct the path (what is in the index of "
@@ -72,9 +83,12 @@ def list_files(paths: Paths) -> Listing:
     files = {}
     for path in sorted(dict.fromkeys(found)):
         try:
-            files[path] = Stamp.of(path)
+            stamp = Stamp.of(path)
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            files[path] = stamp
         except OSError as error:
-            missing[path] = f"{path}: {error.strerror}"
+            missing[path] = error
     return Listing(files, folders, missing)
 
 
@@ -104,6 +118,9 @@ def encode_files(
 ) -> Encoded:
     """Reads and encodes the clips of some files. A file that cannot be read, or changes meanwhile, gets its error.
 
+    An error of the system, or a change, may pass and leave the file as it was listed. Such a file gets a stamp that no
+    file has, so that it is read again.
+
     Args:
       encoder: The model.
       files: The files, with their stamps when they were listed.
@@ -111,7 +128,7 @@ def encode_files(
       num_threads: Files that are decoded at a time; None: one for each core, at most 8.
     """
     tables: list[list[np.ndarray]] = [[] for _ in ClipTable._fields]
-    parts, waiting, errors = [], [], {}
+    parts, waiting, errors, passing = [], [], {}, set()
 
     def flush() -> None:
         if waiting:
@@ -123,6 +140,8 @@ def encode_files(
         path, stamp = files[number]
         if isinstance(found, Exception):
             errors[number] = str(found) if isinstance(found, VideoError) else f"{path}: {found}"
+            if isinstance(found, OSError) or isinstance(found.__cause__, OSError):
+                passing.add(number)
         else:
             row = np.full(len(found.start), number, np.int32)
             for column, values in zip(tables, (row, found.start, found.end, found.times), strict=True):
@@ -133,6 +152,7 @@ def encode_files(
         if is_last:
             if number not in errors and not _is_unchanged(path, stamp):
                 errors[number] = f"{path}: changed while it was read; index it again when it is complete"
+                passing.add(number)
             progress.update(max(1, stamp.size // 1000))
     flush()
     f = encoder.clips.num_frames
@@ -141,7 +161,11 @@ def encode_files(
     # Clips that were read before an error are left out: a file is in the index as a whole or not at all.
     good = ~np.isin(table.source, list(errors))
     arrays = {name: np.concatenate([part[name] for part in parts])[good] for name in (parts[0] if parts else ())}
-    entries = [File(path, stamp, errors.get(number)) for number, (path, stamp) in enumerate(files)]
+    again = Stamp(-1, time.time_ns())
+    entries = [
+        File(path, again if number in passing else stamp, errors.get(number))
+        for number, (path, stamp) in enumerate(files)
+    ]
     return Encoded(entries, ClipTable(*(column[good] for column in table)), arrays)
 
 

@@ -183,7 +183,7 @@ class LanceEngine:
             self._table.search(np.concatenate(means).astype(np.float32), vector_column_name="vector")
             .distance_type("cosine")
             .nprobes(_PROBES)
-            .limit(_NEAREST * count)
+            .limit(min(_NEAREST * count, sum(map(len, self._alive))))
             .select(["key", "_distance"])
             .to_arrow()
         )

@@ -1,7 +1,7 @@
 """The page: search an index in a browser, by text or by a video; ask about and caption what was found.
 
 Needs the extra `demo` (Gradio). Videos are sent only if they are in the index, by a key that does not contain their
-path, so nothing else on the disk can be fetched.
+path, so nothing else on the disk can be fetched. Files are read only if they were uploaded, or are in the index.
 """
 
 import dataclasses
@@ -9,8 +9,8 @@ import hashlib
 import html
 import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hbi_jax.data.datasets.videos import EXTENSIONS
 from hbi_jax.search.config import SearchError
@@ -127,6 +127,14 @@ def _blocks(index: Index, runs: dict[str, Run]) -> "gradio.Blocks":
     """Returns the page."""
     import gradio
 
+    class Page(gradio.Blocks):
+        """Takes no file but an upload. Gradio would open what a client names: a file here, or what is at an address."""
+
+        async def preprocess_data(self, function: Any, inputs: Any, *others: Any, **named: Any) -> list[Any]:
+            if not self.upload_file_set.issuperset(_named_files(inputs)):
+                raise gradio.Error("got a file that was not uploaded to this page, wanted an upload; choose it again")
+            return await super().preprocess_data(function, inputs, *others, **named)
+
     # A compiled program and its caches are used by one request at a time.
     turn = threading.Lock()
 
@@ -155,7 +163,7 @@ def _blocks(index: Index, runs: dict[str, Run]) -> "gradio.Blocks":
         text = request.query_params.get("q", "")
         return text, by_text(text, 10) if text.strip() else ""
 
-    with gradio.Blocks(title="Search videos", analytics_enabled=False, fill_width=True) as blocks:
+    with Page(title="Search videos", analytics_enabled=False, fill_width=True) as blocks:
         count = len({file.path for file in index.files if file.error is None})
         gradio.Markdown(f"# Search {count:,} videos\n{index.num_clips:,} clips in `{index.folder.name}`")
         with gradio.Tab("By text"):
@@ -176,7 +184,20 @@ def _blocks(index: Index, runs: dict[str, Run]) -> "gradio.Blocks":
             _ask_tab(runs["answers"], turn)
         if "captions" in runs:
             _caption_tab(runs["captions"], turn)
+    # Mounting a page leaves this out, without which Gradio's own check of files is off.
+    blocks.has_launched = True
     return blocks
+
+
+def _named_files(sent: Any) -> Iterator[Any]:
+    """Yields the path of every file that a client names in what it sends, at any depth."""
+    if isinstance(sent, Mapping):
+        if "path" in sent:
+            yield sent["path"]
+        sent = list(sent.values())
+    if isinstance(sent, list):
+        for part in sent:
+            yield from _named_files(part)
 
 
 def _ask_tab(run: Run, turn: threading.Lock) -> None:

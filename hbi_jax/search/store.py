@@ -19,6 +19,7 @@ import io
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import socket
 import zipfile
@@ -29,7 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from hbi_jax import fields
-from hbi_jax.files import replace_file
+from hbi_jax.files import LEFTOVERS, replace_file
 from hbi_jax.search.clips import Stamp
 from hbi_jax.search.config import SearchConfig, SearchError
 
@@ -47,7 +48,7 @@ class File(NamedTuple):
 
     Attributes:
       path: Its absolute path.
-      stamp: Its size and time of modification when it was read.
+      stamp: Its size and time of modification when it was read; others if it is to be read again.
       error: Why it could not be read; None if it was.
     """
 
@@ -113,6 +114,25 @@ class Segment:
                 raise _damaged(path, f"{len(out[path.stem])} rows, wanted {len(self.clips.source)}")
         return out
 
+    def check(self, wanted: Mapping[str, np.ndarray]) -> None:
+        """Checks that the stored arrays are those of a model.
+
+        Args:
+          wanted: What a model stores of any clip, see `Encoder.blank_rows`.
+
+        Raises:
+          SearchError: If one is missing, too many, or of another type or shape.
+        """
+
+        def kind(array: np.ndarray | None) -> str:
+            return "nothing" if array is None else f"{array.dtype} of shape {array.shape[1:]}"
+
+        stored = self.arrays()
+        for name in sorted(stored.keys() | wanted.keys()) if len(self.clips.source) else ():
+            got, right = kind(stored.get(name)), kind(wanted.get(name))
+            if got != right:
+                raise _damaged(self.folder / f"{name}.npy", f"it holds {got} for a clip, wanted {right}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
@@ -155,7 +175,7 @@ class Manifest:
         except FileNotFoundError as error:
             raise SearchError(
                 f"{folder} is no index: it has no {MANIFEST}; make one: "
-                f"python -m hbi_jax.search index {folder} --checkpoint=FOLDER VIDEOS"
+                f"python -m hbi_jax.search index {shlex.quote(os.fspath(folder))} --checkpoint=FOLDER VIDEOS"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged(path, error) from error
@@ -166,9 +186,17 @@ class Manifest:
         replace_file(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
-def segment_name(digest: str, settings: SearchConfig, files: Sequence[tuple[str, Stamp]]) -> str:
-    """Returns the name of the segment of some files: a checksum of everything that it is made from."""
-    about = [digest, fields.plain(settings), [[path, *stamp] for path, stamp in files]]
+def segment_name(
+    digest: str, settings: SearchConfig, files: Sequence[tuple[str, Stamp]], known: Mapping[str, Stamp]
+) -> str:
+    """Returns the name of the segment of some files: a checksum of everything that it is made from.
+
+    Args:
+      digest, settings: See `Manifest`.
+      files: The files, with their stamps.
+      known: The stamps by which the index knows files: another try to read a file is another segment.
+    """
+    about = [digest, fields.plain(settings), [[path, *stamp, *known.get(path, ())] for path, stamp in files]]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
 
@@ -183,8 +211,9 @@ def read_segment(folder: pathlib.Path, dropped: Sequence[int] = ()) -> Segment:
         files = [File(str(path), Stamp(int(size), int(at)), error) for path, size, at, error in entries]
         with np.load(folder / _CLIPS, allow_pickle=False) as stored:
             clips = ClipTable(*(stored[name] for name in ClipTable._fields))
-        rows = {len(column) for column in clips}
-        if len(rows) != 1 or not np.isin(clips.source, np.arange(len(files))).all():
+        rows, kinds = {len(column) for column in clips}, [(column.dtype.kind, column.ndim) for column in clips]
+        good = len(rows) == 1 and kinds == [("i", 1), ("f", 1), ("f", 1), ("f", 2)]
+        if not good or not np.isin(clips.source, np.arange(len(files))).all():
             raise ValueError("its columns do not fit together")
         return Segment(folder, files, clips, frozenset(dropped))
     except _DAMAGES as error:
@@ -228,7 +257,7 @@ def remove_leftovers(folder: pathlib.Path, kept: Mapping[str, Any]) -> None:
     for place in (folder / SEGMENTS).glob("*"):
         if place.name not in kept:
             shutil.rmtree(place, ignore_errors=True)
-    for path in folder.glob(f".{MANIFEST}.*.tmp"):
+    for path in folder.glob(LEFTOVERS):
         path.unlink(missing_ok=True)
 
 

@@ -3,6 +3,8 @@
 import logging
 import unicodedata
 
+from hbi_jax.data.datasets.readers import shown
+
 _log = logging.getLogger(__name__)
 
 
@@ -12,8 +14,8 @@ def check_script(text: str) -> None:
     names = {unicodedata.name(character, "?").split()[0].capitalize() for character in letters}
     if letters and "Latin" not in names:
         _log.warning(
-            "%r is written in another script (%s): the model was trained with English captions, and what it finds for "
+            "%s is written in another script (%s): the model was trained with English captions, and what it finds for "
             "other languages is mostly chance; ask in English",
-            text,
+            shown(text),
             ", ".join(sorted(names)),
         )

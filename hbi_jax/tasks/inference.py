@@ -22,6 +22,8 @@ from hbi_jax.train.checkpoint import CheckpointError
 
 _log = logging.getLogger(__name__)
 
+# Characters of a text in a message, which can be of any length.
+_SHOWN = 300
 # One path, or several.
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -111,13 +113,13 @@ def check_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> None:
         raise ValueError("texts: got none, wanted at least one; name some")
     for number, text in enumerate(texts):
         if not clean(text):
-            raise ValueError(f"text {number + 1} of {len(texts)}: got {text!r}, wanted words; write some")
+            raise ValueError(f"text {number + 1} of {len(texts)}: got {text[:_SHOWN]!r}, wanted words; write some")
     for text in dict.fromkeys(texts):
         if tokenizer.truncated([text]):
             (kept,), _ = tokenizer.encode([text])
             _log.warning(
                 "%r has more than config.data.num_words=%d tokens and loses its end: the model reads %r",
-                text,
+                text[:_SHOWN],
                 tokenizer.num_words,
                 tokenizer.decode(kept),
             )

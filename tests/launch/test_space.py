@@ -4,6 +4,8 @@ import pathlib
 import re
 import runpy
 
+from packaging.specifiers import SpecifierSet
+
 import hbi_jax
 from hbi_jax.search import serve
 
@@ -15,6 +17,8 @@ def test_the_parts_fit_together():
     head = dict(re.findall(r"^(\w+): (.*)$", (SPACE / "README.md").read_text().split("---")[1], re.MULTILINE))
     assert (SPACE / head["app_file"]).is_file()
     assert f'"gradio=={head["sdk_version"]}"' in SETUP.read_text()
+    wanted = re.search(r'python_requires="(.+)"', SETUP.read_text())[1]
+    assert head["python_version"].strip('"') in SpecifierSet(wanted)
     assert f"hbi_jax-{hbi_jax.__version__}-py3-none-any.whl" in (SPACE / "requirements.txt").read_text()
 
 

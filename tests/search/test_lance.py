@@ -32,6 +32,8 @@ def test_moments_are_those_of_the_scan(encoder, videos, tmp_path):
             _same(index.search(TEXT), flat.search(TEXT))
             video = min(videos.rglob("video*.mp4"))
             _same(index.search_like(video), flat.search_like(video))
+            for most in (10**11, 10**30):
+                _same(index.search(TEXT, top=most), flat.search(TEXT, top=most))
         with module.Index(index.folder, encoder, store.Manifest.read(index.folder)) as opened:
             _same(opened.search(TEXT), flat.search(TEXT))
         moved = shutil.move(min(videos.rglob("video*.mp4")), videos / "moved.mp4")

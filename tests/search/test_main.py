@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import threading
 
 import pytest
 
@@ -58,6 +59,63 @@ def test_videos_are_indexed_found_and_shown(indexed, tmp_path, capsys):
         ]
         assert moment["words"][-1] == "(whole text)"
     assert page.read_text().count('<section class="card">') == 3
+
+
+def test_any_number_of_results_can_be_asked_for(indexed, tmp_path, capsys):
+    place, videos, _ = indexed
+    texts = tmp_path / "captions.txt"
+    texts.write_text(f"{TEXT}\na blue circle spins\n")
+    for most in (10**11, 10**30):
+        assert command.main(["find", str(place), TEXT, f"--top={most}"]) == 0
+        like = f"--like={next(videos.rglob('long.mp4'))}"
+        assert command.main(["find", str(place), like, f"--top={most}"]) == 0
+        assert command.main(["find", str(place), like, f"--texts={texts}", f"--top={most}"]) == 0
+    assert "error" not in capsys.readouterr().err
+
+
+def test_the_page_goes_where_a_link_or_a_pipe_leads(indexed, tmp_path):
+    place, _, _ = indexed
+    page, link, pipe, got = tmp_path / "page.html", tmp_path / "link.html", tmp_path / "pipe", []
+    link.symlink_to(page.name)
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
+    reader.start()
+    for file in (link, pipe):
+        assert command.main(["find", str(place), TEXT, f"--html={file}"]) == 0
+    reader.join(60)
+    assert link.is_symlink()
+    assert got == [page.read_text()]
+
+
+def test_a_result_is_one_line_whatever_its_file_is_called(indexed, capsys):
+    place, videos, _ = indexed
+    next(videos.rglob("long.mp4")).rename(videos / "two\nlines\x1b[2J.mp4")
+    (videos / "bad\nname.mp4").write_bytes(b"no video")
+    assert command.main(["index", str(place), str(videos)]) == 1
+    assert f"unreadable: {videos}/bad\\nname.mp4: Invalid data" in capsys.readouterr().err
+    assert command.main(["find", str(place), TEXT]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(re.match(r" *-?\d\.\d{3}  /.*\.mp4  ", line) for line in lines)
+    assert sum(f"{videos}/two\\nlines\\x1b[2J.mp4" in line for line in lines) > 0
+
+
+def test_commands_to_copy_are_quoted(indexed, tmp_path, capsys):
+    place, _, _ = indexed
+    out = tmp_path / "an app"
+    assert command.main(["vespa", str(place), str(out)]) == 0
+    assert f"to use them: vespa deploy '{out}'; vespa feed '{out}/feed.jsonl'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "most"),
+    [("--port=99999", 65535), ("--port=0", 65535), ("--port=a", 65535), ("--upload_megabytes=-1", 10**6)],
+)
+def test_numbers_that_serve_cannot_use_are_refused_at_once(option, most, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["serve", "/no/such/index", option])
+    name, got = option.split("=")
+    wanted = f"error: argument {name}: got {got}, wanted a whole number from 1 to {most}; choose one"
+    assert wanted in capsys.readouterr().err
 
 
 def test_by_example_and_the_texts_of_a_video(indexed, tmp_path, capsys):

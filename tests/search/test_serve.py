@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import hbi_jax
+from hbi_jax.search import serve
 from hbi_jax.search.config import SearchError
 from hbi_jax.search.serve import Settings, make_app
 from tests.search.conftest import make_index
@@ -27,12 +28,17 @@ def served(rendered, encoder, tmp_path_factory):
             yield index, client
 
 
-def call(client, name, *data):
+def call(client, name, *data, end="complete"):
     """Calls a function of the page as its script does; returns what it shows."""
     event = client.post(f"/gradio_api/call/{name}", json={"data": list(data)}).json()["event_id"]
     text = client.get(f"/gradio_api/call/{name}/{event}").text
-    assert "event: complete" in text, text
+    assert f"event: {end}" in text, text
     return text.encode().decode("unicode_escape")
+
+
+def file_at(path):
+    """A file as a page names it to the server."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
 
 
 def test_the_page_is_there_and_sends_nothing_elsewhere(served):
@@ -77,6 +83,35 @@ def test_nothing_but_indexed_videos_is_sent(served, address):
     assert b"root:" not in found.content
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_no_file_is_opened_that_nobody_uploaded(served, answered, captioned, tmp_path, monkeypatch, ours):
+    """By any function that takes a file, or that can be sent one; Gradio's own check refuses files of this machine."""
+    client_of = pytest.importorskip("fastapi.testclient", reason=MISSING).TestClient
+
+    index, _ = served
+    cache, told = tmp_path / "cache", "that was not uploaded to this page" if ours else "was not uploaded by a user"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(cache))
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(b"a secret")
+    files = [file_at(secret), file_at(secret) | {"is_stream": True}, {"a": [{"path": "b"}, file_at(secret)]}]
+    if ours:
+        # What another program keeps in the same folder, and what another machine has.
+        (cache / "other").mkdir(parents=True)
+        (cache / "other" / "a.mp4").write_bytes(b"another secret")
+        files += [file_at(cache / "other" / "a.mp4"), file_at("https://example.org/a.mp4")]
+    else:
+        monkeypatch.setattr(serve, "_named_files", lambda sent: ())
+    before = sorted(cache.rglob("*"))
+    settings = Settings(ask=str(answered), caption=str(captioned))
+    with client_of(make_app(index, settings), base_url="http://127.0.0.1:7860") as client:
+        taking = [each for each in client.get("/config").json()["dependencies"] if each["inputs"]]
+        assert {each["api_name"] for each in taking} == {"search", "like", "ask", "caption"}
+        for each in taking:
+            for file in files:
+                assert told in call(client, each["api_name"], *[file] * len(each["inputs"]), end="error")
+    assert sorted(cache.rglob("*")) == before
+
+
 def test_other_sites_cannot_use_the_page(served):
     _, client = served
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
@@ -91,7 +126,7 @@ def test_uploads_are_bounded(served, rendered, encoder, tmp_path):
     index, client = served
     sent = client.post("/gradio_api/upload", files={"files": ("long.mp4", (rendered / "long.mp4").read_bytes())})
     (path,) = sent.json()
-    shown = call(client, "like", {"path": path, "meta": {"_type": "gradio.FileData"}}, 1)
+    shown = call(client, "like", file_at(path), 1)
     (moment,) = index.search_like(rendered / "long.mp4", top=1)
     assert f'<span class="score">{moment.score:.3f}</span>' in shown
     with client_of(make_app(index, Settings(upload_megabytes=1)), base_url="http://localhost") as small:
@@ -126,7 +161,7 @@ def test_runs_that_answer_and_caption_have_their_tabs(answered, captioned, world
         (sent, bad) = client.post(
             "/gradio_api/upload", files=[("files", (path.name, path.read_bytes())) for path in (video, broken)]
         ).json()
-        good, unreadable = ({"path": path, "meta": {"_type": "gradio.FileData"}} for path in (sent, bad))
+        good, unreadable = map(file_at, (sent, bad))
         (answer,) = hbi_jax.answer_questions(str(answered), video, question)
         said = call(client, "ask", good, question)
         assert all(
