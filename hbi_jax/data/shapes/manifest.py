@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,6 @@ def read_config(folder: str | Path) -> WorldConfig:
     if not found or not found["finished"] or found["version"] != WORLD_VERSION:
         raise ShapesError(
             f"{folder} holds no finished world of moving shapes (version {WORLD_VERSION}); generate it: "
-            f"python -m hbi_jax.data.shapes generate {folder}"
+            f"python -m hbi_jax.data.shapes generate {shlex.quote(str(folder))}"
         )
     return WorldConfig(**found["config"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def load_ground_truth(folder: str | Path) -> dict[str, GroundTruth]:
     except OSError as error:
         raise ShapesError(
             f"cannot read {path}: {error.strerror}; make the world first: "
-            f"python -m hbi_jax.data.shapes generate {folder}"
+            f"python -m hbi_jax.data.shapes generate {shlex.quote(str(folder))}"
         ) from error
     truths = {}
     for number, line in enumerate(lines, start=1):

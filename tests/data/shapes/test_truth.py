@@ -9,6 +9,7 @@ from hbi_jax.data.shapes import truth as truth_file
 from hbi_jax.data.shapes.encode import decode_video
 from hbi_jax.data.shapes.entities import COLORS
 from hbi_jax.data.shapes.grammar import canonical_sentence
+from hbi_jax.data.shapes.manifest import read_config
 from hbi_jax.data.shapes.scenes import Actor, Scene
 
 
@@ -83,6 +84,11 @@ def test_captions_name_the_events(truths):
 
 
 def test_no_world_and_damaged_lines(tmp_path):
+    """The remedy can be pasted, whatever the folder is called."""
+    spaced = tmp_path / "my world"
+    for read in (shapes.load_ground_truth, read_config):
+        with pytest.raises(shapes.ShapesError, match=f"generate '{spaced}'$"):
+            read(spaced)
     with pytest.raises(shapes.ShapesError, match="make the world first"):
         shapes.load_ground_truth(tmp_path)
     (tmp_path / "ground_truth.jsonl").write_text('{"video_id": "video0"}\n')
