@@ -233,8 +233,12 @@ def test_the_order_has_no_circle():
         "hbi_jax.config",
         "hbi_jax.commands.cli",
         "hbi_jax.ablate",
+        "hbi_jax.ask",
+        "hbi_jax.caption",
+        "hbi_jax.data.__main__",
         "hbi_jax.main",
         "hbi_jax.plan.__main__",
+        "hbi_jax.pretrained.__main__",
         "hbi_jax.search.__main__",
     ],
 )

@@ -50,7 +50,7 @@ def test_the_wheel_says_what_it_is(wheel):
     about = f"hbi_jax-{hbi_jax.__version__}.dist-info"
     metadata = email.message_from_bytes(archive.read(f"{about}/METADATA"), policy=email.policy.default)
     assert metadata["Version"] == hbi_jax.__version__
-    assert metadata["License-Expression"] or metadata["License"] == "Apache-2.0"
+    assert (metadata["License-Expression"] or metadata["License"]) == "Apache-2.0"
     assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
     wanted = metadata.get_all("Requires-Dist")
@@ -85,6 +85,7 @@ print(Tokenizer(6).encode(["a red circle"])[0][0].tolist(), config.default_confi
 def test_the_command_works_where_it_is_installed(installed, tmp_path, command):
     command = [str(installed / part) if part.startswith("bin/") else part for part in command]
     done = _run(sys.executable, *command, "--help", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert done.returncode == 0
     assert "--workdir" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
     wrong = _run(sys.executable, *command, "--workdir=runs", cwd=tmp_path, PYTHONPATH=str(installed))

@@ -77,6 +77,9 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
     for name in (module, __name__):
         for flag in flags.FLAGS.get_key_flags_for_module(name):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.define_help_flags()
+    for name in ("help", "helpshort", "helpfull", "helpxml"):
+        flags.FLAGS[name].parse = _ending_well(flags.FLAGS[name].parse)
 
     def main(argv: Sequence[str]) -> None:
         chosen, rest = command, argv[1:]
@@ -100,6 +103,18 @@ def run(command: Command | Mapping[str, Command], module: str, doc: str) -> None
             sys.exit(130)
 
     app.run(main, flags_parser=_parse)
+
+
+def _ending_well(parse: Callable[[str], None]) -> Callable[[str], None]:
+    """Returns what a flag does that shows help and ends the program: the same, but not with absl's exit code 1."""
+
+    def parse_well(argument: str) -> None:
+        try:
+            parse(argument)
+        except SystemExit:
+            sys.exit(0)
+
+    return parse_well
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

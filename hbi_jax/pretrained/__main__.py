@@ -4,30 +4,14 @@ import argparse
 import math
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from hbi_jax.models.clip import PIXELS
 from hbi_jax.pretrained.errors import PretrainedError, listed
-from hbi_jax.pretrained.exchange import export
-from hbi_jax.pretrained.folder import (
-    ESTIMATOR,
-    PARAMS,
-    PUBLISHED,
-    UNUSED,
-    WEIGHTS,
-    Contents,
-    check_destination,
-    exists,
-    is_converted,
-    local,
-    read_folder,
-    read_json,
-    write_folder,
-)
-from hbi_jax.pretrained.settings import ACTIVATIONS, CONFIG, Settings
-from hbi_jax.pretrained.shipped import is_shipped
-from hbi_jax.pretrained.sizes import KINDS, TOKENS, describe
-from hbi_jax.pretrained.sources import open_source
-from hbi_jax.pretrained.translate import translate
+from hbi_jax.pretrained.names import ACTIVATIONS, CONFIG, KINDS, NORMALIZATIONS, PUBLISHED, TOKENS, WEIGHTS
+
+# Import nothing heavier above, so that --help and wrong options are answered at once.
+if TYPE_CHECKING:
+    from hbi_jax.pretrained.folder import Contents
 
 _SOURCES = """supported sources:
   a folder with config.json and model.safetensors   CLIP in Hugging Face's format, whole or in shards
@@ -44,16 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "show":
-            _say(_summary(_open(options)))
+            _show(options)
         else:
-            check_destination(options.destination, options.overwrite, options.source)
-            if options.command == "convert":
-                contents = translate(open_source(options.source), options.words, options.frames, _given(options))
-                _say(_summary(contents))
-                write_folder(contents, options.destination, options.overwrite, progress=True)
-            else:
-                export(options.source, options.destination, options.overwrite, progress=True)
-            _say(f"saved {local(options.destination)}")
+            _write(options)
     # OSError and RecursionError: unexpected failures of the system, and files nested too deeply.
     except (PretrainedError, OSError, RecursionError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -65,30 +42,57 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    """Prints and flushes, so that a full disk or a closed pipe is reported here."""
+    """Prints and flushes, so that a full disk or a closed pipe is reported here.
+
+    What a file of others says of itself may hold characters that cannot be printed; they are printed as escapes.
+    """
     try:
-        print(text, flush=True)
+        print(text.encode(errors="backslashreplace").decode(), flush=True)
     except OSError as error:
         # Otherwise flushing the rest of the buffer at exit would fail again, with a traceback.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         raise PretrainedError(f"standard output cannot be written ({error.strerror})") from error
 
 
-def _open(options: argparse.Namespace) -> Contents:
+def _show(options: argparse.Namespace) -> None:
+    """Describes weights of ours or of others."""
+    from hbi_jax.pretrained.folder import exists, is_converted, local, read_folder, read_json
+    from hbi_jax.pretrained.shipped import is_shipped
+
     config = local(options.source) / CONFIG
-    if is_shipped(options.source):
-        return read_folder(options.source)
-    if exists(config) and is_converted(read_json(config)):
-        return read_folder(options.source)
-    return translate(open_source(options.source), options.words, options.frames, _given(options))
+    ours = is_shipped(options.source) or (exists(config) and is_converted(read_json(config)))
+    _say(_summary(read_folder(options.source) if ours else _translated(options)))
 
 
-def _given(options: argparse.Namespace) -> Settings:
-    return Settings(options.activation, options.head_width, options.text_head_width, options.pixels)
+def _write(options: argparse.Namespace) -> None:
+    """Writes a folder of ours, or one for PyTorch."""
+    from hbi_jax.pretrained.exchange import export
+    from hbi_jax.pretrained.folder import check_destination, local, write_folder
+
+    check_destination(options.destination, options.overwrite, options.source)
+    if options.command == "convert":
+        contents = _translated(options)
+        _say(_summary(contents))
+        write_folder(contents, options.destination, options.overwrite, progress=True)
+    else:
+        export(options.source, options.destination, options.overwrite, progress=True)
+    _say(f"saved {local(options.destination)}")
 
 
-def _summary(contents: Contents) -> str:
+def _translated(options: argparse.Namespace) -> "Contents":
+    """Returns weights of others under our names."""
+    from hbi_jax.pretrained.settings import Settings
+    from hbi_jax.pretrained.sources import open_source
+    from hbi_jax.pretrained.translate import translate
+
+    given = Settings(options.activation, options.head_width, options.text_head_width, options.pixels)
+    return translate(open_source(options.source), options.words, options.frames, given)
+
+
+def _summary(contents: "Contents") -> str:
     """Returns a summary of the weights in a few lines."""
+    from hbi_jax.pretrained.folder import ESTIMATOR, PARAMS, UNUSED
+    from hbi_jax.pretrained.sizes import describe
 
     def size(prefix: str) -> str:
         part = contents.part(prefix).values()
@@ -153,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         added.add_argument(
             "--pixels",
-            choices=tuple(PIXELS),
+            choices=NORMALIZATIONS,
             help=f"pixel normalisation: by mean and deviation of CLIP's training images, or to -1..1{more}",
         )
     return parser

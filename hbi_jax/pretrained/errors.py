@@ -1,10 +1,20 @@
-"""The error of this package, and a helper for lists in its messages."""
+"""The error of this package, and helpers for its messages."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 
 class PretrainedError(ValueError):
     """An error while reading, translating, writing or using weights. The message gives weights, reason and remedy."""
+
+
+@contextlib.contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Puts the origin of weights before the message of an error about them."""
+    try:
+        yield
+    except PretrainedError as error:
+        raise PretrainedError(f"{where}: {error}") from error
 
 
 def listed(items: Sequence[str], separator: str = ", ", most: int = 20) -> str:

@@ -12,8 +12,6 @@ from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained.errors import PretrainedError
 from hbi_jax.pretrained.folder import (
     METADATA,
-    PUBLISHED,
-    WEIGHTS,
     Contents,
     Pretrained,
     check_destination,
@@ -24,8 +22,9 @@ from hbi_jax.pretrained.folder import (
     read_folder,
     write_folder,
 )
-from hbi_jax.pretrained.settings import ASSUMED, CONFIG, OPENAI, PREPROCESSOR, Settings, settings_of
-from hbi_jax.pretrained.sizes import KINDS, build_model
+from hbi_jax.pretrained.names import CONFIG, KINDS, PREPROCESSOR, PUBLISHED, WEIGHTS
+from hbi_jax.pretrained.settings import ASSUMED, OPENAI, Settings, settings_of
+from hbi_jax.pretrained.sizes import build_model
 from hbi_jax.pretrained.sources import Source, open_source
 from hbi_jax.pretrained.tensors import from_arrays, write_safetensors
 from hbi_jax.pretrained.translate import hf_config, hf_entries, hf_preprocessor, published, towers, translate

@@ -19,13 +19,12 @@ from jaxtyping import Int, PyTree
 
 from hbi_jax.commands.progress import Progress
 from hbi_jax.models.config import CLIPConfig
-from hbi_jax.pretrained.errors import PretrainedError, listed
-from hbi_jax.pretrained.settings import CONFIG, PREPROCESSOR
+from hbi_jax.pretrained.errors import PretrainedError, listed, naming
+from hbi_jax.pretrained.names import CONFIG, PREPROCESSOR, PUBLISHED, WEIGHTS
 from hbi_jax.pretrained.shipped import compress, expand, is_shipped, shipped_file
 from hbi_jax.pretrained.sizes import build_model, leaves_of, model_config, verify
 from hbi_jax.pretrained.tensors import Entry, from_arrays, read_safetensors, write_safetensors
 
-WEIGHTS, PUBLISHED = "model.safetensors", "hbi.safetensors"
 FORMAT = 1
 # Prefixes of tensor names: parameters of the model, parameters of the accompanying estimator, and entries that no model
 # uses, under their names in the source.
@@ -152,21 +151,35 @@ def read_folder(folder: str | os.PathLike) -> Contents:
             f"{folder} is not a folder that hbi_jax wrote: its {CONFIG} names no kind; convert it first: "
             f"python -m hbi_jax.pretrained convert {folder} DESTINATION"
         )
-    if about.get("format") != FORMAT or not isinstance(about["model"], dict):
+    if about.get("format") != FORMAT:
         raise PretrainedError(
             f"{folder} is of format {about.get('format')!r}, wanted {FORMAT}; convert it again with this version"
         )
+    with naming(str(folder)):
+        kind, config = described(about)
     entries, _ = read_safetensors(folder / WEIGHTS)
     unknown = sorted(name for name in entries if not name.startswith((PARAMS, ESTIMATOR, UNUSED)))
     if unknown:
         raise PretrainedError(f"{folder} holds {listed(unknown)}, of which nothing is known; convert it again")
     notes = about.get("notes", ())
     notes = tuple(map(str, notes)) if isinstance(notes, list) else ()
-    contents = Contents(about["kind"], about["model"], str(about.get("origin", "")), entries, notes)
+    contents = Contents(kind, config, str(about.get("origin", "")), entries, notes)
     verify(contents.kind, contents.config, contents.shapes(PARAMS), str(folder))
     if contents.part(ESTIMATOR):
         verify("estimator", contents.estimator_config(), contents.shapes(ESTIMATOR), f"{folder}, estimator")
     return contents
+
+
+def described(about: object) -> tuple[str, dict[str, Any]]:
+    """Returns the kind and the configuration in the description of weights, which may come from anywhere.
+
+    Raises:
+      PretrainedError: If it holds something else.
+    """
+    match about:
+        case {"kind": str(kind), "model": dict(config)}:
+            return kind, config
+    raise PretrainedError("wanted a description with the name of a kind and the fields of a model; convert it again")
 
 
 def _read_shipped(name: str) -> Contents:

@@ -5,18 +5,15 @@ They come from the user or from a file beside the weights. Otherwise they are as
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from hbi_jax.choices import Activation
 from hbi_jax.models.clip import PIXELS
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained.errors import PretrainedError, listed
+from hbi_jax.pretrained.names import ACTIVATIONS, CONFIG, OPEN_CLIP, PREPROCESSOR
 
-# The files that hold the settings: Hugging Face's, its preprocessor's, and open_clip's.
-CONFIG, PREPROCESSOR, OPEN_CLIP = "config.json", "preprocessor_config.json", "open_clip_config.json"
 # Fields of `CLIPConfig` that shapes do not reveal.
 UNTOLD = ("head_features", "activation", "vision_head_features", "text_head_features", "pixels")
-ACTIVATIONS = get_args(Activation)
 # Prefix of the notes on assumptions.
 ASSUMED = "assumed, as nothing tells it"
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import flax.errors
 import flax.linen as nn
@@ -15,27 +15,21 @@ from jaxtyping import PyTree
 
 from hbi_jax import fields
 from hbi_jax.banzhaf.estimator import InteractionNet
+from hbi_jax.choices import InteractionNetKind
 from hbi_jax.models.answer import AnswerHBI
 from hbi_jax.models.caption import CaptionHBI
-from hbi_jax.models.clip import CLIP, PIXELS
+from hbi_jax.models.clip import CLIP
 from hbi_jax.models.config import CLIPConfig, HBIConfig, Level, of_earlier_versions
 from hbi_jax.models.hbi import HBI
 from hbi_jax.models.hcmi import HCMI
-from hbi_jax.pretrained.errors import PretrainedError, listed
-from hbi_jax.pretrained.settings import ACTIVATIONS, UNTOLD, settings_of
+from hbi_jax.pretrained.errors import PretrainedError, listed, naming
+from hbi_jax.pretrained.names import ACTIVATIONS, KINDS, NORMALIZATIONS, TOKENS
+from hbi_jax.pretrained.settings import UNTOLD, settings_of
 from hbi_jax.pretrained.tables import count_layers
 from hbi_jax.types import Batch
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-KINDS = {
-    "clip": "CLIP",
-    "hbi": "HBI (retrieval)",
-    "hcmi": "HCMI (retrieval)",
-    "answer": "HBI with an answer head",
-    "caption": "HBI with a caption decoder",
-    "estimator": "estimator of the interaction",
-}
 # The modules of the kinds that have levels, and their fields that are not in `config.model`.
 _MODULES = {
     "hbi": (HBI, ()),
@@ -72,8 +66,6 @@ _RATES = {
     "hbi": {"action": (0.25, 0.25), "event": (0.5, 0.5)},
     "answer": {"action": (0.25, 0.25), "event": (0.125, 0.25)},
 }
-# Words (including start and end) and frames that the published models were trained with.
-TOKENS = {"hbi": (24, 12), "answer": (32, 12)}
 
 
 def kind_of(paths: Sequence[str]) -> str:
@@ -172,7 +164,12 @@ def build_model(kind: str, config: Mapping) -> nn.Module:
         raise PretrainedError(f"weights of kind {kind!r}: wanted one of {', '.join(KINDS)}; convert them again")
     try:
         if kind == "estimator":
-            return InteractionNet(config["kind"], config["num_features"])
+            net, width = config["kind"], config["num_features"]
+            wanted = f"one of {', '.join(get_args(InteractionNetKind))}"
+            fields.require(net in get_args(InteractionNetKind), "config.kind", net, wanted, "choose one of them")
+            good = type(width) is int and width > 0
+            fields.require(good, "config.num_features", width, "a positive number", "correct it")
+            return InteractionNet(net, width)
         if kind == "clip":
             return CLIP(fields.parse(CLIPConfig, config, "config"))
         module, names = _MODULES[kind]
@@ -203,7 +200,7 @@ def abstract_params(kind: str, config: Mapping) -> dict:
         return jax.eval_shape(functools.partial(model.init, jax.random.key(0)), *_inputs(kind, model))
     except (ValueError, TypeError, ZeroDivisionError, flax.errors.FlaxError) as error:
         raise PretrainedError(
-            f"no {KINDS[kind]} can be built with the configuration of these weights: {error}"
+            f"no {KINDS[kind]} can be built with the configuration of these weights: {error}; correct it"
         ) from error
 
 
@@ -259,6 +256,16 @@ def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mappin
     Raises:
       PretrainedError: If they do not match; the message names each field or parameter that differs.
     """
+    with naming(where):
+        if problems := _problems(kind, config, shapes, names or {}):
+            raise PretrainedError(
+                f"weights and configuration differ: {listed(problems, '; ')}; convert them again, or correct the "
+                "configuration"
+            )
+
+
+def _problems(kind: str, config: Mapping, shapes: Shapes, names: Mapping[str, str]) -> list[str]:
+    """Returns in which fields, or else in which parameters, weights differ from the model of a configuration."""
     model = build_model(kind, config)
     if kind == "estimator":
         given = {"kind": model.kind, "num_features": model.num_features}
@@ -274,7 +281,6 @@ def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mappin
                 clip[f"{side}_mlp_features"] = 0
     # Compare the fields first: they say more than shapes, and a model with a wrong number of layers is never built.
     problems = differences(found, given)
-    names = names or {}
     if not problems:
         wanted = shapes_of(abstract_params(kind, config))
         problems = [f"{path} is missing" for path in sorted(set(wanted) - set(shapes))]
@@ -284,8 +290,7 @@ def verify(kind: str, config: Mapping, shapes: Shapes, where: str, names: Mappin
             for path in sorted(set(shapes) & set(wanted))
             if shapes[path] != wanted[path]
         ]
-    if problems:
-        raise PretrainedError(f"{where}: weights and configuration differ: {listed(problems, '; ')}")
+    return problems
 
 
 def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> list[str]:
@@ -335,9 +340,9 @@ def _level_text(level: Level) -> str:
 
 def _axes(shapes: Shapes, path: str, count: int) -> tuple[int, ...]:
     if path not in shapes:
-        raise PretrainedError(f"{path} is missing")
+        raise PretrainedError(f"{path} is missing; the weights are incomplete or have other names: convert them again")
     if len(shapes[path]) != count:
-        raise PretrainedError(f"{path} has shape {shapes[path]}, wanted {count} axes")
+        raise PretrainedError(f"{path} has shape {shapes[path]}, wanted {count} axes; convert the weights again")
     return shapes[path]
 
 
@@ -349,7 +354,7 @@ def _clip(shapes: Shapes, untold: Mapping[str, Any]) -> dict:
     if 3 * patch**2 != pixels or not grid or grid**2 + 1 != positions:
         raise PretrainedError(
             f"a vision tower with {positions} positions for patches of {pixels} numbers: wanted square patches of RGB "
-            "in a square grid, and one class token"
+            "in a square grid, and one class token; use another model"
         )
     sizes = CLIPConfig(
         image_size=patch * grid,
@@ -389,9 +394,10 @@ def _check_untold(clip: CLIPConfig) -> None:
             )
     else:
         raise PretrainedError(
-            f"attention heads {heads} wide: wanted positive numbers, or 0 for the width in the joint space"
+            f"attention heads {heads} wide: wanted positive numbers, or 0 for the width in the joint space; correct "
+            "the configuration"
         )
-    for field, choices in (("activation", ACTIVATIONS), ("pixels", tuple(PIXELS))):
+    for field, choices in (("activation", ACTIVATIONS), ("pixels", NORMALIZATIONS)):
         if (got := getattr(clip, field)) not in choices:
             raise PretrainedError(f"{field} is {got!r}, wanted one of {', '.join(choices)}; correct the configuration")
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hbi_jax.pretrained.errors import PretrainedError, listed
-from hbi_jax.pretrained.folder import PUBLISHED, WEIGHTS, exists, is_converted, local, read_json, refuse_run
-from hbi_jax.pretrained.settings import CONFIG, OPEN_CLIP, PREPROCESSOR
+from hbi_jax.pretrained.folder import exists, is_converted, local, read_json, refuse_run
+from hbi_jax.pretrained.names import CONFIG, OPEN_CLIP, PREPROCESSOR, PUBLISHED, WEIGHTS
 from hbi_jax.pretrained.tensors import Entry, read_safetensors
 from hbi_jax.pretrained.torch_archive import read_wrapped
 

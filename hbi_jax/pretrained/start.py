@@ -11,7 +11,8 @@ from hbi_jax.fields import plain
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained.errors import PretrainedError, listed
 from hbi_jax.pretrained.folder import Pretrained
-from hbi_jax.pretrained.sizes import KINDS, TASK_FIELDS, build_model, differences, kind_of, leaves_of, model_config
+from hbi_jax.pretrained.names import KINDS
+from hbi_jax.pretrained.sizes import TASK_FIELDS, build_model, differences, kind_of, leaves_of, model_config
 from hbi_jax.types import ArrayLike
 
 _log = logging.getLogger(__name__)

@@ -11,11 +11,10 @@ import numpy as np
 from hbi_jax.models.clip import PIXELS
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.pretrained import tables
-from hbi_jax.pretrained.errors import PretrainedError, listed
-from hbi_jax.pretrained.folder import ESTIMATOR, METADATA, PARAMS, UNUSED, Contents
+from hbi_jax.pretrained.errors import PretrainedError, listed, naming
+from hbi_jax.pretrained.folder import ESTIMATOR, METADATA, PARAMS, UNUSED, Contents, described
+from hbi_jax.pretrained.names import CONFIG, KINDS, OPEN_CLIP, TOKENS
 from hbi_jax.pretrained.settings import (
-    CONFIG,
-    OPEN_CLIP,
     OPENAI,
     Settings,
     check_given,
@@ -23,15 +22,7 @@ from hbi_jax.pretrained.settings import (
     open_clip,
     settle,
 )
-from hbi_jax.pretrained.sizes import (
-    KINDS,
-    MERGE_HEADS,
-    TOKENS,
-    build_model,
-    model_config,
-    published_levels,
-    verify,
-)
+from hbi_jax.pretrained.sizes import MERGE_HEADS, build_model, model_config, published_levels, verify
 from hbi_jax.pretrained.sources import Source
 from hbi_jax.pretrained.tables import Row
 from hbi_jax.pretrained.tensors import Entry, from_arrays
@@ -97,11 +88,13 @@ def translate(
         untold, settled = {}, ()
         if kind != "estimator":
             # Shapes do not reveal the head width; 1 divides the width of every tower.
-            config = model_config(kind, shapes, first, {"head_features": 1})
+            with naming(where):
+                config = model_config(kind, shapes, first, {"head_features": 1})
             sizes = CLIPConfig(**(config if kind == "clip" else config["clip"]))
             told, by = _told(source, make, entries, sizes)
             untold, settled = settle(given, told, by, sizes)
-        config = model_config(kind, shapes, first, untold)
+        with naming(where):
+            config = model_config(kind, shapes, first, untold)
         more = {"levels": levels, "merge_heads": MERGE_HEADS, "padding": "published"} if by_rates else {}
         contents = contents._replace(config=config | more, notes=notes + settled)
     names = {row.ours: " + ".join(row.theirs) for row in rows}
@@ -394,12 +387,10 @@ def _exported(source: Source, kind: str) -> dict:
     if text is None:
         return {}
     try:
-        about = json.loads(text)
-        build_model(about["kind"], about["model"])
-    except (ValueError, TypeError, KeyError) as error:
+        told, config = described(json.loads(text))
+        build_model(told, config)
+    except (ValueError, RecursionError) as error:
         raise PretrainedError(f"{source.where} has a damaged header ({error}); export it again") from error
-    if about["kind"] != kind:
-        raise PretrainedError(
-            f"{source.where} says that it is {about['kind']!r} but holds {KINDS[kind]}; export it again"
-        )
-    return about["model"]
+    if told != kind:
+        raise PretrainedError(f"{source.where} says that it is {told!r} but holds {KINDS[kind]}; export it again")
+    return config

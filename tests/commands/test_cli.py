@@ -1,6 +1,7 @@
 """How a command that takes a configuration ends."""
 
 import gc
+import subprocess
 import sys
 
 import pytest
@@ -45,6 +46,19 @@ def test_an_error_of_the_user_is_one_message(run, capsys):
 def test_an_error_of_ours_is_not_hidden(run):
     with pytest.raises(RuntimeError, match="a defect"):
         cli.run(lambda: _raise(RuntimeError("a defect")), __name__, "A command.")
+
+
+@pytest.mark.parametrize(
+    "module", ["main", "ablate", "data", "plan", "ask", "caption", "search", "pretrained", "data.shapes"]
+)
+def test_help_is_no_failure(module):
+    command = [sys.executable, "-m", f"hbi_jax.{module}"]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"hbi_jax.{module}" in done.stdout
+    # A wrong flag is one.
+    wrong = subprocess.run([*command, "--no_such_flag", "a"], capture_output=True, text=True, check=False)
+    assert wrong.returncode in (1, 2)
 
 
 def test_the_code_of_the_command_is_that_of_the_program(run):

@@ -1,14 +1,19 @@
 """The command line: what it says, what it writes, and how it fails."""
 
+import contextlib
 import errno
+import io
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+import safetensors.numpy
 
-from hbi_jax.pretrained import load, save, to_state_dict
+from hbi_jax.pretrained import export, load, save, to_state_dict
 from hbi_jax.pretrained.__main__ import main
 from tests.pretrained.foreign import CLIP, ESTIMATOR, HBI, weights, write_state
 
@@ -64,12 +69,66 @@ def test_errors_are_one_line(tmp_path, capsys):
         assert f"argument --words: {words} is not a positive number" in capsys.readouterr().err
 
 
+def _leaves(value, path=()):
+    """The place of everything in a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _leaves(item, (*path, key))
+
+
+def _with(value, path, new):
+    """A JSON value with another one somewhere in it."""
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = _with(value[path[0]], path[1:], new)
+    return copy
+
+
+@pytest.mark.parametrize("odd", [["x"], {}, None, -1, 10**30, float("nan"), "\ud800"])
+def test_whatever_a_configuration_of_others_holds(tmp_path, odd):
+    """Anywhere in config.json, and in the header of an export: described, or refused in one line with the folder."""
+    folder, back = tmp_path / "clip", tmp_path / "back"
+    save(folder, weights("clip", CLIP))
+    save(tmp_path / "net", weights("estimator", ESTIMATOR))
+    export(tmp_path / "net", back)
+    state = safetensors.numpy.load_file(back / "hbi.safetensors")
+    headers = [json.loads((place / "config.json").read_text()) for place in (folder, tmp_path / "net")]
+    writers = (
+        lambda about: (folder / "config.json").write_text(json.dumps(about)),
+        lambda about: safetensors.numpy.save_file(state, back / "hbi.safetensors", {"hbi_jax": json.dumps(about)}),
+    )
+    for place, header, write in zip((folder, back), headers, writers, strict=True):
+        for path in _leaves(header):
+            write(_with(header, path, odd))
+            out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main(["show", str(place)])
+            message = err.getvalue()
+            assert code in (0, 1), (path, message)
+            if code:
+                assert re.fullmatch(rf"error: .*{re.escape(str(place))}.+; .+\n", message), (path, message)
+
+
+def test_weights_with_other_names_are_told_with_their_folder(tmp_path, capsys):
+    save(tmp_path / "clip", weights("clip", CLIP))
+    file = tmp_path / "clip/model.safetensors"
+    state = {name.replace("patch", "stain"): array for name, array in safetensors.numpy.load_file(file).items()}
+    safetensors.numpy.save_file(state, file)
+    assert main(["show", str(tmp_path / "clip")]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'clip'}: vision_tower/patch_embedding/kernel is missing; the weights are incomplete or "
+        "have other names: convert them again\n"
+    )
+
+
 @pytest.mark.parametrize("error", [OSError("it"), RecursionError("it")])
 def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("hbi_jax.pretrained.__main__.open_source", fail)
+    monkeypatch.setattr("hbi_jax.pretrained.sources.open_source", fail)
     assert main(["show", "x"]) == 1
     assert capsys.readouterr().err == "error: it\n"
 
