@@ -4,21 +4,27 @@ PYTHON ?= python3
 ifeq ($(origin PYTHON), file)
 VENV ?= .venv
 else
-VERSION := $(shell { $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'; } 2>/dev/null)
+# In quotation marks, a shell leaves ~ as it is.
+override PYTHON := $(patsubst ~/%,$(HOME)/%,$(PYTHON))
+VERSION := $(shell { "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; } 2>/dev/null)
 VENV ?= .venv-$(VERSION)
+endif
+# Targets lie in it, and make takes a blank for the end of a target.
+ifneq ($(words $(VENV)), 1)
+$(error VENV='$(VENV)': wanted one path without blanks; choose another folder)
 endif
 PY := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help bench-gpu quickstart test test-all test-here test-fast test-faults test-gpu smoke lint clean
+.PHONY: help bench-gpu quickstart test test-all test-here test-fast test-faults test-extras test-gpu smoke lint clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # Says in its first line what is wanted where this Python or machine will not do.
-INSTALL = @command -v $(PYTHON) >/dev/null || { echo "error: wanted a Python; $(PYTHON) is not on PATH" >&2; exit 1; }; \
-	$(PYTHON) launch/environment.py $(VENV)
+INSTALL = @command -v "$(PYTHON)" >/dev/null || { echo "error: wanted a Python; $(PYTHON) is not on PATH" >&2; exit 1; }; \
+	"$(PYTHON)" launch/environment.py $(VENV)
 
 $(VENV)/run.stamp: requirements.txt
 	$(INSTALL) -r requirements.txt
@@ -32,16 +38,24 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp requirements-dev.txt
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@
 
+# Only setup.py names the packages of the extras. Installing the extras themselves would install a copy of hbi_jax too.
+EXTRAS := demo plan search
+$(VENV)/extras.stamp: $(VENV)/dev.stamp setup.py
+	$(INSTALL) -c requirements.txt $$($(PY) -c 'import runpy, setuptools, sys; \
+		setuptools.setup = lambda extras_require, **_: print(*(line for name in sys.argv[1:] for line in extras_require[name])); \
+		runpy.run_path("setup.py")' $(EXTRAS))
+	@touch $@
+
 # On Linux, memory that a step gives back is kept for the next one: the kernel would clear it anew every time.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1
 
 quickstart: $(VENV)/run.stamp  ## render the embedded data set, train, evaluate, show the result (four to five minutes on two cores)
-	$(KEEP_MEMORY) $(PY) -m hbi_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
+	$(KEEP_MEMORY) $(PY) -m hbi_jax.main --config=configs/quickstart.py --workdir="$(WORKDIR)"
 	@echo
 	@echo "Try next:"
-	@echo "  $(PY) -m hbi_jax.search index my.index --checkpoint=$(WORKDIR) $(WORKDIR)/data/videos"
+	@echo "  $(PY) -m hbi_jax.search index my.index --checkpoint='$(WORKDIR)' '$(WORKDIR)/data/videos'"
 	@echo "  $(PY) -m hbi_jax.search find my.index 'a large yellow triangle appears' --html=result.html"
-	@echo "  $(PY) -m hbi_jax.main --config=quickstart_caption --workdir=runs/captions --config.init=$(WORKDIR)"
+	@echo "  $(PY) -m hbi_jax.main --config=quickstart_caption --workdir=runs/captions --config.init='$(WORKDIR)'"
 
 test: test-here  ## the whole test suite, then a short run of everything on every other Python that is found
 	@$(PY) launch/pythons.py smoke smoke.stamp
@@ -57,6 +71,9 @@ test-fast: $(VENV)/dev.stamp  ## the suite without the tests marked slow
 
 test-faults: $(VENV)/dev.stamp  ## jobs of several processes, killed, stopped and compared with one; failing storage, memory
 	HBI_JAX_FAULTS=1 $(PY) -m pytest -n 0 tests/faults
+
+test-extras: $(VENV)/extras.stamp  ## what needs the extras demo, plan and search: the page, plans for TPUs, LanceDB (installs them)
+	$(PY) -m pytest tests/plan/test_tpu.py tests/search/test_lance.py tests/search/test_serve.py
 
 smoke: $(VENV)/smoke.stamp  ## everything once, from the wheel: train, resume, evaluate, ask, caption, convert, export
 	$(PY) -m pytest tests/smoke.py tests/models/test_golden.py

@@ -18,6 +18,8 @@ import sys
 SUPPORTED = ("3.11", "3.12", "3.13")
 # What an environment with all that the tests need takes, with pip's temporary files.
 FREE_GB = 3
+# What tools put into an environment, besides the stamps of the Makefile. Anything else in its folder is the user's.
+PARTS = {"pyvenv.cfg", "bin", "etc", "include", "lib", "lib64", "share", ".gitignore", ".lock", "CACHEDIR.TAG"}
 # How a message begins that is about the machine, and not about the requirements.
 NO_SPACE = "wanted {} GB of free disk space".format(FREE_GB)
 NO_INDEX = "wanted a package index"
@@ -92,8 +94,13 @@ def main(arguments):
     python = os.path.join(folder, "bin", "python")
     version = _version(python)
     if version and version not in SUPPORTED:
-        return _fail("wanted Python {} in {}; that is of {}: remove it".format(_either(SUPPORTED), folder, version))
-    if not version or _run(python, "-m", "pip", "--version")[0]:
+        message = "wanted Python {} in {}; that is of {}: choose a new folder, make VENV=NEW_FOLDER ..."
+        return _fail(message.format(_either(SUPPORTED), folder, version))
+    if not version:
+        kept = foreign(folder)
+        if kept:
+            message = "wanted a new folder; {} holds other files, such as {}: choose another, make VENV=NEW_FOLDER ..."
+            return _fail(message.format(folder, kept[0]))
         parent = os.path.dirname(os.path.abspath(folder))
         free = shutil.disk_usage(parent).free / 1e9 if os.path.isdir(parent) else FREE_GB
         if free < FREE_GB:
@@ -102,8 +109,22 @@ def main(arguments):
         code, output = _run(sys.executable, "-m", "venv", "--clear", folder)
         if code:
             return _fail("wanted Python's venv and pip; on Debian and Ubuntu: apt install python3-venv", output)
+    elif _run(python, "-m", "pip", "--version")[0]:
+        # As in one that uv made, or whose making was interrupted: what is installed there stays.
+        code, output = _run(python, "-m", "ensurepip")
+        if code:
+            message = "wanted pip in {}, where ensurepip adds none: add it, or choose another, make VENV=NEW_FOLDER ..."
+            return _fail(message.format(folder), output)
     code, output = _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted)
     return _fail(explained(output), output) if code else 0
+
+
+def foreign(folder):
+    """Returns what a new environment in a folder would delete, by name: all but an older environment's own parts."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    if "pyvenv.cfg" not in names:
+        return names
+    return [name for name in names if name not in PARTS and not name.endswith(".stamp")]
 
 
 def _run(*command):

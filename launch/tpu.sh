@@ -13,7 +13,8 @@ create   asks for a TPU VM
 run      copies this checkout to every worker, installs it there with jax[tpu], and runs
          python -m hbi_jax.main --multihost FLAGS on all workers at once
 watch    creates the TPU VM, runs, and does both again whenever the VM is preempted, until the run has written its
-         report; gives up where the run fails three times on a VM that is ready. --workdir has to outlive the VM.
+         report; asks again for as long as there is no capacity; gives up where the run fails three times on a VM that
+         is ready, or gcloud twenty times in a row. --workdir has to outlive the VM.
 delete   deletes the TPU VM with everything on its disks
 
   -n NAME     name of the TPU VM             (or the variable TPU_NAME)
@@ -29,7 +30,7 @@ delete   deletes the TPU VM with everything on its disks
 
 With several workers --workdir has to be a folder that all of them share. Where one process fails, all end within
 seconds with its exit code, which is that of run; the last line of the output is its reason. A preempted run saves its
-state and exits with 143. watch looks at a VM that is not ready every POLL seconds (else 60).
+state and exits with 143. watch looks at a VM that is not ready, and asks again, every POLL seconds (else 60).
 USAGE
 }
 
@@ -157,8 +158,18 @@ workdir_of() {
   done
 }
 
+# Waits before the next try; ends the watch after the 20th failure of gcloud in a row, as the network may fail a while.
+again() {
+  local failed=$1 what=$2
+  if [ "$failed" -ge 20 ]; then
+    echo "error: $what 20 times; see above" >&2
+    exit 1
+  fi
+  sleep "$poll"
+}
+
 watch() {
-  local workdir code now failures=0 unknown=0
+  local workdir code now answer seen=no failures=0 unknown=0 refused=0
   [ $# -gt 0 ] || fail "nothing to run; give the flags of hbi_jax.main after --"
   workdir=$(workdir_of "$@")
   case $workdir in
@@ -170,20 +181,38 @@ watch() {
     now=$(state)
     [ "$now" = unknown ] || unknown=0
     case $now in
-      unknown)
-        # The network may fail for a while.
-        unknown=$((unknown + 1))
-        if [ "$unknown" -ge 20 ]; then
-          echo "error: the state of $name could not be read 20 times; see above" >&2
-          return 1
-        fi
+      unknown) again $((unknown += 1)) "the state of $name could not be read" ;;
+      none)
+        echo "creating $name" >&2
+        keep=no code=0
+        answer=$(create 2>&1) || code=$?
+        echo "$answer" >&2
+        case $code:$answer in
+          0:*) ;;
+          *[Cc]apacity* | *"enough resources"* | *RESOURCE_POOL_EXHAUSTED*)
+            # After a preemption this is the usual answer, and may be for hours.
+            echo "there is no capacity for $name now; asking again in $poll s" >&2
+            refused=0
+            sleep "$poll"
+            ;;
+          *)
+            # What gcloud never granted, it will not grant later: a wrong type, or without permission.
+            [ "$seen" = yes ] || fail "$name could not be created; see above"
+            again $((refused += 1)) "$name could not be created"
+            ;;
+        esac
+        ;;
+      gone)
+        echo "$name was taken back: deleting it, to create it again" >&2
+        keep=no seen=yes
+        delete || again $((refused += 1)) "$name could not be deleted"
+        ;;
+      waiting)
+        seen=yes refused=0
         sleep "$poll"
         ;;
-      none) echo "creating $name" >&2 && keep=no && create ;;
-      gone) echo "$name was taken back: deleting it, to create it again" >&2 && keep=no && delete ;;
-      waiting) sleep "$poll" ;;
       ready)
-        code=0
+        seen=yes refused=0 code=0
         # As a program of its own: a failing command must not end the watch.
         run_apart "$@" || code=$?
         if [ "$code" -eq 0 ] && on_all_workers "test -s $(printf '%q' "$workdir")/report.json"; then

@@ -1,8 +1,11 @@
 """Environments: which Pythons and machines are refused, in which words, and what is run on the others."""
 
+import json
 import os
 import pathlib
+import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -111,6 +114,102 @@ def test_the_first_line_of_make_says_what_is_wanted(tmp_path):
     command = ["make", "--no-print-directory", "PYTHON=python3.99", "quickstart"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.startswith("error: wanted a Python; python3.99 is not on PATH")
+
+
+def _make(folder, *arguments):
+    """Makes an environment with what `pip install` would take; pip's --help installs nothing."""
+    command = [sys.executable, str(SCRIPT), str(folder), *(arguments or ["--help"])]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.parametrize("files", [["notes.txt"], ["bin/run", "lib/data"], ["pyvenv.cfg", "bin/run", "notes.txt"]])
+def test_a_folder_with_other_files_stays_as_it_is(tmp_path, files):
+    folder = tmp_path / "work"
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    done = _make(folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: wanted a new folder; {folder} holds other files, such as ")
+    assert "make VENV=NEW_FOLDER" in done.stderr
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == sorted(files)
+
+
+def test_a_working_environment_without_pip_gets_pip_and_keeps_the_rest(tmp_path):
+    """As uv makes them, or an interrupted venv."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    (tmp_path / "venv/mine").write_text("mine")
+    done = _make(tmp_path / "venv")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "venv/mine").read_text() == "mine"
+    assert list((tmp_path / "venv/bin").glob("pip3*"))
+
+
+def test_an_environment_that_does_not_run_is_made_anew(tmp_path):
+    """As after an update of the system's Python. An empty folder is taken as well."""
+    folder = tmp_path / "venv"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/python").symlink_to(tmp_path / "gone")
+    for name in ("pyvenv.cfg", "run.stamp", "bin/old"):
+        (folder / name).write_text("")
+    (tmp_path / "empty").mkdir()
+    for place in (folder, tmp_path / "empty"):
+        done = _make(place)
+        assert done.returncode == 0, done.stderr
+        assert (place / "bin/python").exists()
+    assert not (folder / "bin/old").exists()
+
+
+# Writes down how it was called; what make asks it to run itself, it runs.
+STUB = """#!{python}
+import json, os, sys
+with open({calls!r}, "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+if sys.argv[1] == "-c":
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+"""
+
+
+def _recorded(tmp_path, *arguments, **variables):
+    """Runs make with recording programs in place of Pythons, in a folder with a blank; returns its output and calls."""
+    folder, calls = tmp_path / "a b", tmp_path / "calls.jsonl"
+    programs = [folder / "python", tmp_path / "venv/bin/python"]
+    for program in programs:
+        program.parent.mkdir(parents=True)
+        program.write_text(STUB.format(python=sys.executable, calls=str(calls)))
+        program.chmod(0o755)
+    command = ["make", "--no-print-directory", f"VENV={programs[1].parents[1]}", "PYTHON=~/python", *arguments]
+    environment = {**os.environ, "HOME": str(folder)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout, [json.loads(line) for line in calls.read_text().splitlines()]
+
+
+def test_a_path_may_hold_a_blank(tmp_path):
+    """That of a Python and of the work folder, also in what may be tried next; ~ is the home folder."""
+    output, calls = _recorded(tmp_path, "quickstart", "WORKDIR=runs/my run")
+    assert calls[-1] == ["-m", "hbi_jax.main", "--config=configs/quickstart.py", "--workdir=runs/my run"]
+    _, index, _, captions = [shlex.split(line) for line in output.splitlines() if line.strip()][-4:]
+    assert index[-2:] == ["--checkpoint=runs/my run", "runs/my run/data/videos"]
+    assert captions[-1] == "--config.init=runs/my run"
+
+
+@pytest.mark.parametrize("folder", ["my venv", ""])
+def test_what_make_cannot_name_is_told(folder):
+    done = subprocess.run(["make", f"VENV={folder}", "help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert f"VENV='{folder}': wanted one path without blanks; choose another folder" in done.stderr
+
+
+def test_the_tests_of_extras_run_with_what_setup_py_names(tmp_path):
+    """All tests that are skipped without an extra, and the packages alone: hbi_jax itself is that of the checkout."""
+    _, calls = _recorded(tmp_path, "test-extras")
+    (installed,) = [call for call in calls if call[0] == "launch/environment.py" and "-c" in call]
+    assert installed[1:4] == [str(tmp_path / "venv"), "-c", "requirements.txt"]
+    assert [re.match(r"[\w\[\]]+", package)[0] for package in installed[4:]] == ["gradio", "jax[tpu]", "lancedb"]
+    needed = re.compile(r"(?:find_spec|importorskip)\(\"(?:gradio|lancedb|libtpu)\"")
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if needed.search(path.read_text())]
+    assert calls[-1] == ["-m", "pytest", *sorted(str(path.relative_to(ROOT)) for path in files)]
 
 
 @pytest.fixture

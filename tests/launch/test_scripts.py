@@ -286,10 +286,13 @@ if verb == "describe":
         sys.exit("ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource 'pod' was not found")
     print("WARNING: an old version", file=sys.stderr)
     print(state.read_text())
-elif verb == "create":
-    state.write_text({ready!r})
-elif verb == "delete":
-    state.unlink()
+elif verb in ("create", "delete"):
+    answers = root / verb
+    first, *others = json.loads(answers.read_text()) if answers.exists() else [None]
+    answers.write_text(json.dumps(others or [None]))
+    if first:
+        sys.exit(first)
+    state.write_text({ready!r}) if verb == "create" else state.unlink()
 elif "hbi_jax.main" in what:
     plan = root / "plan"
     (first, code), *rest = json.loads(plan.read_text())
@@ -367,6 +370,47 @@ def test_a_watch_outlives_a_failing_network_for_a_while(tmp_path, stub, troubles
         assert done.returncode == 1
         assert verbs == []
         assert "the state of pod could not be read 20 times" in done.stderr
+
+
+NO_CAPACITY = 'ERROR: {"code": 8, "message": "There is no more capacity in the zone \\"here-a\\""}'
+NO_NETWORK = "ERROR: gcloud crashed (ConnectionError): Connection reset by peer"
+NO_PERMISSION = "ERROR: PERMISSION_DENIED: Permission 'tpu.nodes.create' denied"
+START = ["create", "scp", "install", "run"]
+
+
+def test_a_watch_asks_for_as_long_as_there_is_no_capacity(tmp_path, stub):
+    """From the start and after a preemption, and each time it says so."""
+    (tmp_path / "create").write_text(json.dumps([NO_CAPACITY, None, *[NO_CAPACITY] * 25, None]))
+    done, verbs, _ = _watch(tmp_path, stub, [["PREEMPTED", 255], ["READY", 0]], "-s")
+    assert done.returncode == 0, done.stderr
+    assert verbs == ["create", *START, "delete", *["create"] * 25, *START, "report"]
+    assert done.stderr.count("There is no more capacity in the zone") == 26
+    assert done.stderr.count("there is no capacity for pod now; asking again in 0 s") == 26
+
+
+@pytest.mark.parametrize(
+    ("verb", "complaint"), [("create", "pod could not be created"), ("delete", "pod could not be deleted")]
+)
+@pytest.mark.parametrize("troubles", [3, 30])
+def test_a_watch_outlives_what_gcloud_refuses_for_a_while(tmp_path, stub, verb, complaint, troubles):
+    (tmp_path / verb).write_text(json.dumps([*([None] if verb == "create" else []), *[NO_NETWORK] * troubles, None]))
+    done, verbs, _ = _watch(tmp_path, stub, [["PREEMPTED", 255], ["READY", 0]])
+    between = [*["delete"] * (verb == "create"), *[verb] * min(troubles, 20)]
+    if troubles < 20:
+        assert done.returncode == 0, done.stderr
+        assert verbs == [*START, *between, *["delete"] * (verb == "delete"), *START, "report"]
+    else:
+        assert done.returncode == 1
+        assert verbs == [*START, *between]
+        assert f"error: {complaint} 20 times; see above" in done.stderr
+
+
+def test_what_gcloud_never_granted_is_asked_once(tmp_path, stub):
+    (tmp_path / "create").write_text(json.dumps([NO_PERMISSION, None]))
+    done, verbs, _ = _watch(tmp_path, stub, [["READY", 0]])
+    assert (done.returncode, verbs) == (2, ["create"])
+    assert NO_PERMISSION in done.stderr
+    assert done.stderr.endswith("error: pod could not be created; see above\n")
 
 
 def _slurm(tmp_path, stub, *arguments, code=0, **variables):
