@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from hbi_jax.ablations.tables import TABLES
 from hbi_jax.commands import cli
+from hbi_jax.commands.seeds import LARGEST, parse_seed
 
 # Not __name__, which is __main__ here.
 _log = logging.getLogger("hbi_jax.ablate")
@@ -43,8 +44,14 @@ def _main() -> int:
     for name in _TABLE.value:
         if name not in TABLES:
             cli.fail(f"--table={name}: wanted one of {', '.join(TABLES)}; choose among them")
-    if not _SEEDS.value or not all(seed.isdigit() for seed in _SEEDS.value):
-        cli.fail(f"--seeds={','.join(_SEEDS.value)}: wanted numbers separated by commas; write --seeds=0,1,2")
+    try:
+        seeds = [parse_seed(seed) for seed in _SEEDS.value]
+    except ValueError:
+        seeds = []
+    if not seeds:
+        cli.fail(
+            f"--seeds={','.join(_SEEDS.value)}: wanted numbers in 0..{LARGEST} separated by commas; write --seeds=0,1,2"
+        )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     from hbi_jax.ablations.runner import Base, make_tables
@@ -52,7 +59,7 @@ def _main() -> int:
     flag, workdir = flags.FLAGS["config"], pathlib.Path(cli.WORKDIR.value).expanduser()
     base = Base(cli.CONFIG.value, config_flags.get_config_filename(flag), config_flags.get_override_values(flag))
     command = shlex.join(["python", "-m", "hbi_jax.ablate", *sys.argv[1:]])
-    good = make_tables(_TABLE.value, base, workdir, [int(seed) for seed in _SEEDS.value], workdir, command)
+    good = make_tables(_TABLE.value, base, workdir, seeds, workdir, command)
     _log.info("the tables are in %s", ", ".join(str(workdir / f"ablation_{name}.md") for name in _TABLE.value))
     return 0 if good else 1
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from hbi_jax.choices import DecodingMethod
 from hbi_jax.commands import apply
+from hbi_jax.commands.seeds import parse_seed
 
 if TYPE_CHECKING:
     from hbi_jax.tasks.captions.inference import Caption
@@ -23,9 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = apply.parse(_parser(), arguments)
 
     def caption() -> "Sequence[Caption]":
+        seed = parse_seed(options.seed)
         from hbi_jax.tasks.captions.inference import generate_captions
 
-        return generate_captions(options.checkpoint, options.videos, options.method, options.top, options.seed)
+        return generate_captions(options.checkpoint, options.videos, options.method, options.top, seed)
 
     return apply.run(options, caption, _say)
 
@@ -41,9 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "--method", choices=get_args(DecodingMethod), help="decoding method (default: the method of the run)"
     )
     parser.add_argument("--top", type=int, default=1, metavar="N", help="captions per video (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of --method=sample (default: %(default)s)"
-    )
+    parser.add_argument("--seed", default="0", metavar="N", help="seed of --method=sample (default: %(default)s)")
     return parser
 
 

@@ -331,6 +331,29 @@ def test_what_cannot_work_is_told_before_the_first_run(program, tmp_path):
     assert calls() == []
 
 
+def test_an_estimator_without_a_configuration_is_told_before_the_first_run(program, tmp_path):
+    """A configuration of one's own lies elsewhere; with a copy of the estimator's beside it, all is well."""
+    _, calls = program
+    own, base = tmp_path / "own.py", base_of("quickstart")
+    own.write_text((ROOT / "configs/quickstart.py").read_text())
+    base = base._replace(file=str(own))
+    with pytest.raises(ConfigError, match=r"own\.py: wanted estimator\.py beside it, .* copy it there from configs/"):
+        make_tables(["teachers"], base, tmp_path, (0,), tmp_path, "")
+    assert calls() == []
+    assert make_tables(["versions"], base, tmp_path, (0,), tmp_path, "")
+    (tmp_path / "estimator.py").write_text((ROOT / "configs/estimator.py").read_text())
+    assert make_tables(["teachers"], base, tmp_path, (0,), tmp_path, "")
+    assert f"{tmp_path / 'estimator.py'}:own" in [call["config"] for call in calls()]
+
+
+def test_a_seed_given_twice_is_one_run(program, tmp_path):
+    _, calls = program
+    assert make(["two"], tmp_path, (1, 0, 1))
+    assert [call["config.seed"] for call in calls()] == ["1", "1", "0", "0"]
+    assert list(table_of(tmp_path).seeds) == [1, 0]
+    assert "Unfinished" not in (tmp_path / "out" / "ablation_two.md").read_text()
+
+
 def command(*arguments):
     return subprocess.Popen(
         [PYTHON, "-m", "hbi_jax.ablate", "--config=configs/quickstart.py", *map(str, arguments)],
@@ -351,7 +374,13 @@ def command(*arguments):
             "error: --table=8: wanted one of 4, 5, 6, 7, weights, versions, teachers, pointing, hcmi, methods; choose "
             "among them",
         ),
-        (("--table=4", "--seeds=0,a"), "error: --seeds=0,a: wanted numbers separated by commas; write --seeds=0,1,2"),
+        *(
+            (
+                ("--table=4", f"--seeds={seeds}"),
+                f"error: --seeds={seeds}: wanted numbers in 0..4294967295 separated by commas; write --seeds=0,1,2",
+            )
+            for seeds in ("0,a", "²", "", "0,4294967296", "-1")
+        ),
     ],
 )
 def test_wrong_flags_are_answered_in_one_line(arguments, message, tmp_path):
@@ -383,5 +412,9 @@ def test_a_table_of_real_runs_is_stopped_and_goes_on(tmp_path):
     assert "resuming from step" in log.read_text()
     assert (tmp_path / "data" / "MSRVTT_data.json").exists()
     baseline, *others = Ablation.from_json((tmp_path / "ablation_versions.json").read_text()).lines
-    assert 0 <= baseline.runs["3"]["in-group accuracy"] <= 100
+    (report,) = tmp_path.glob("contrastive-only-3-*/report.json")
+    rows = [gallery["rows"][0] for gallery in json.loads(report.read_text())["galleries"]]
+    (accuracy,) = [row["group_accuracy"] for row in rows if row["group_accuracy"] is not None]
+    assert baseline.runs["3"]["in-group accuracy"] == accuracy
+    assert baseline.runs["3"]["t2v R@1"] == rows[0]["metrics"]["t2v"]["R@1"]
     assert all(not line.runs and not line.failed for line in others)

@@ -104,6 +104,13 @@ def test_the_command_prints_and_writes_whatever_cannot_be_read(captioned, evalua
     assert "absent.mp4" in bad["error"]
 
 
+@pytest.mark.parametrize("seed", ["9223372036854775808", "4294967296", "-1", "²", "a"])
+def test_a_seed_that_is_none_is_refused_first(tmp_path, capsys, seed):
+    assert caption.main([f"--checkpoint={tmp_path}", "a.mp4", "--method=sample", f"--seed={seed}"]) == 1
+    wanted = f"error: --seed={seed}: wanted a whole number in 0..4294967295; choose such a one\n"
+    assert capsys.readouterr() == ("", wanted)
+
+
 def test_what_cannot_work_is_one_line(tmp_path, capsys):
     assert caption.main([f"--checkpoint={tmp_path}", "a.mp4"]) == 1
     said = capsys.readouterr()

@@ -20,7 +20,7 @@ from hbi_jax.ablations.runs import chance, figures, is_finished, run
 from hbi_jax.ablations.tables import ESTIMATOR, TABLES, Overrides, Row, rows_of
 from hbi_jax.commands.progress import format_duration
 from hbi_jax.config import default_config, parse
-from hbi_jax.fields import flat
+from hbi_jax.fields import ConfigError, flat
 from hbi_jax.tasks.config import FREE_FIELDS
 
 _log = logging.getLogger(__name__)
@@ -79,6 +79,8 @@ class Runner:
           first_seed: The seed of the model that estimators learn from.
         """
         self._base, self._workdir, self._first_seed = base, workdir, first_seed
+        # It reads the configuration that it is named after from its own folder.
+        self._estimator_config = pathlib.Path(base.file).with_name("estimator.py")
         # All runs share one rendered world and one cache; by default each would make its own.
         shared = {
             name: value.replace("{workdir}", str(workdir))
@@ -95,7 +97,7 @@ class Runner:
         """Returns the run of a model with a seed.
 
         Raises:
-          ConfigError: If its configuration is invalid.
+          ConfigError: If its configuration is invalid, or there is none for the estimator that it needs.
         """
         config = self._base.config.copy_and_resolve_references()
         for name, value in (_QUIET | row.overrides | {"seed": seed}).items():
@@ -105,7 +107,13 @@ class Runner:
                 section = section[part]
             section[field] = value
         parse(config)
-        return Job(row, seed, _digest(config))
+        job = Job(row, seed, _digest(config))
+        if self._needs_estimator(job) and not self._estimator_config.is_file():
+            raise ConfigError(
+                f"--config={self._base.file}: wanted {self._estimator_config.name} beside it, which trains the "
+                f"estimator of the model {row.name!r}; copy it there from configs/, or leave this table out"
+            )
+        return job
 
     def folder(self, job: Job) -> pathlib.Path:
         """Returns the folder of a run. It is found by the digest; the name before it is for readers only."""
@@ -116,7 +124,7 @@ class Runner:
         """Starts or resumes a run, or reads the report of a finished one."""
         try:
             fields = {**self._fields, **job.row.overrides, "seed": job.seed}
-            if fields.get("loss.estimator") == ESTIMATOR and not is_finished(self.folder(job)):
+            if self._needs_estimator(job):
                 fields["loss.estimator"] = self._estimator(job.row)
             self.reports[job.digest] = _run(self.folder(job), self._base.file, fields)
         except RunError as error:
@@ -129,6 +137,9 @@ class Runner:
         name, value = next(iter(figures(self.reports[job.digest]).items()))
         return f"{name} {value:.1f}"
 
+    def _needs_estimator(self, job: Job) -> bool:
+        return job.row.overrides.get("loss.estimator") == ESTIMATOR and not is_finished(self.folder(job))
+
     def _estimator(self, row: Row) -> pathlib.Path:
         """Returns the folder of an estimator, trained on the exact-teacher model of the first seed."""
         exact = Row("exact", row.overrides | {"loss.teacher": "exact", "loss.estimator": ""})
@@ -137,10 +148,10 @@ class Runner:
             self.make(job)
         if job.digest in self.failed:
             raise RunError(f"the run that its estimator learns from {self.failed[job.digest]}")
-        model, file = self.folder(job), pathlib.Path(self._base.file)
+        model = self.folder(job)
         folder = model.with_name(f"{model.name}-estimator")
         fields = {**self._fields, **exact.overrides, "init": model, "eval.best_metric": "correlation"}
-        _run(folder, f"{file.with_name('estimator.py')}:{file.stem}", fields)
+        _run(folder, f"{self._estimator_config}:{pathlib.Path(self._base.file).stem}", fields)
         return folder
 
 
@@ -186,6 +197,8 @@ def make_tables(
     Raises:
       ConfigError: If the configuration of a run is invalid; nothing is run.
     """
+    # A seed that is given twice is one run.
+    seeds = list(dict.fromkeys(seeds))
     runner = Runner(base, workdir, seeds[0])
     tables = {name: [runner.job(row, seed) for seed in seeds for row in rows_of(name, base.config)] for name in names}
     # Seed by seed, so that stopping early leaves complete tables with fewer seeds. Finished runs come first.

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import os
 import pathlib
 import runpy
 from collections.abc import Sequence
@@ -26,15 +27,15 @@ def locate(config: str) -> str:
 
     Args:
       config: A name such as `quickstart` or the path of a file, optionally followed by a colon and the argument of
-        its `get_config`.
+        its `get_config`; `~` is the home folder.
 
     Raises:
       ConfigError: If it is neither a name nor a file.
     """
     name, colon, argument = config.partition(":")
-    path = _files().get(name, pathlib.Path(name))
+    path = _files().get(name, pathlib.Path(os.path.expanduser(name)))
     if not path.is_file():
-        if colon and pathlib.Path(config).is_file():
+        if colon and pathlib.Path(os.path.expanduser(config)).is_file():
             raise ConfigError(
                 f"--config={config}: wanted a path without a colon, after which the argument of a configuration "
                 "stands; rename or move the file"

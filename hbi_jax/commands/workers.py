@@ -43,7 +43,7 @@ def share(worker: int | None, workers: int | None, environment: Mapping[str, str
         found = [
             (name, int(environment[number]), environment.get(count))
             for name, (number, count) in _STARTERS.items()
-            if environment.get(number, "").isdigit() and (name == "Kubernetes" or environment.get(count))
+            if environment.get(number, "").isdecimal() and (name == "Kubernetes" or environment.get(count))
         ]
         if workers is not None and not found:
             raise ValueError(f"workers={workers} without worker: wanted the number of this one too; add --worker=0")
@@ -51,7 +51,7 @@ def share(worker: int | None, workers: int | None, environment: Mapping[str, str
             return Share(0, 1, "default")
         source, worker, count = found[0]
         if workers is None:
-            if not (count or "").isdigit():
+            if not (count or "").isdecimal():
                 raise ValueError(
                     "JOB_COMPLETION_INDEX is set, but not how many workers there are: add --workers=N, the completions "
                     "of the job"

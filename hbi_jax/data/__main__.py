@@ -80,7 +80,7 @@ def _check() -> int | None:
             splits[name] = dataset.split(name)
         except DataError as error:
             broken[name] = str(error)
-    out = pathlib.Path(_OUT.value) if _OUT.value else None
+    out = pathlib.Path(_OUT.value).expanduser() if _OUT.value else None
     if out is not None:
         # Make the folder now, so that an error surfaces before hours of work.
         out.mkdir(parents=True, exist_ok=True)

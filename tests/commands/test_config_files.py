@@ -24,6 +24,21 @@ def test_a_name_is_its_file_wherever_one_is(tmp_path, monkeypatch):
     assert config_files.locate(str(own)) == str(own)
 
 
+def test_a_file_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    """A shell leaves ~ after an equals sign as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / "own.py"
+    own.write_text('"""Mine."""\nimport ml_collections as m\ndef get_config(): return m.ConfigDict({"mine": True})')
+    assert config_files.with_paths(["--config=~/own.py:a"]) == [f"--config={own}:a"]
+    assert config_files.load("~/own.py").mine
+    assert config_files.help_text(["--config=~/own.py"]) == f"--config=~/own.py is {own}:\n\nMine."
+    (tmp_path / "a:b.py").write_text("")
+    with pytest.raises(ConfigError, match="wanted a path without a colon"):
+        config_files.locate("~/a:b.py")
+    with pytest.raises(ConfigError, match="there is no file at that path"):
+        config_files.locate("~nobody-of-this-name/own.py")
+
+
 @pytest.mark.parametrize(
     ("config", "remedy"),
     [

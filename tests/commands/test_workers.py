@@ -30,6 +30,8 @@ def test_the_share(options, environment, wanted):
         ((4, 4), {}, "worker=4: wanted 0 to 3 of workers=4"),
         ((None, None), {"JOB_COMPLETION_INDEX": "3"}, "JOB_COMPLETION_INDEX is set, but not how many workers"),
         ((None, 2), {"JOB_COMPLETION_INDEX": "3"}, "worker=3: wanted 0 to 1 of workers=2"),
+        ((None, 2), {"JOB_COMPLETION_INDEX": "²"}, "workers=2 without worker: wanted the number of this one too"),
+        ((None, None), {"JOB_COMPLETION_INDEX": "3", "JOB_COMPLETIONS": "²"}, "JOB_COMPLETION_INDEX is set, but not"),
     ],
 )
 def test_what_is_missing_is_told(options, environment, message):

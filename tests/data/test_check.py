@@ -228,6 +228,14 @@ def run_here(mine, monkeypatch):
     return functools.partial(run, **folders, num_val_videos=0)
 
 
+def test_the_home_folder_may_be_meant(run_here, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run_here(out="~/found")
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["check.json", "check.md"]
+    assert not (tmp_path / "~").exists()
+
+
 def test_the_threshold_and_the_splits(run_here, capsys):
     assert run_here() == 1
     assert "1 of 4 videos are bad (25.00%)" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 
 from hbi_jax.data.shapes import ShapesError, WorldConfig, export, generate, preview
@@ -74,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Saves a contact sheet with a row of frames and the caption per video; near-twins are adjacent.",
     )
     sheet.add_argument("folder", nargs="?", default=None, help="a finished world; None renders a few videos")
-    sheet.add_argument("--out", default="shapes.png", help="output image; the extension selects the format")
+    sheet.add_argument(
+        "--out", type=os.path.expanduser, default="shapes.png", help="output image; the extension selects the format"
+    )
     sheet.add_argument("--num_videos", type=int, default=12, help="rows; with 8 or more, half are near-twins")
     sheet.add_argument("--boxes", action="store_true", help="draw the ground-truth boxes")
     return parser

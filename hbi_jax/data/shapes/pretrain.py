@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import functools
 import math
+import os
 import pathlib
 import random
 import sys
@@ -268,7 +269,9 @@ def main(arguments: list[str] | None = None) -> int:
         description="Trains shapes-clip, the towers that the quickstarts start from, on single rendered pictures.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=pathlib.Path, default=shipped_file(NAME), help="the file to write or replace")
+    parser.add_argument(
+        "--out", type=os.path.expanduser, default=shipped_file(NAME), help="the file to write or replace"
+    )
     parser.add_argument("--num_steps", type=int, default=9600, help="steps of training")
     parser.add_argument("--batch_size", type=int, default=128, help=f"stills in a batch, a multiple of {_GROUP}")
     parser.add_argument("--num_stills", type=int, default=48000, help="stills that are rendered")
@@ -277,8 +280,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.batch_size % _GROUP or not 0 < options.batch_size <= options.num_stills:
         parser.error(f"--batch_size={options.batch_size}: wanted a multiple of {_GROUP}, at most --num_stills")
+    if not 0 <= options.seed < 2**32:
+        parser.error(f"--seed={options.seed}: wanted 0 to {2**32 - 1}; JAX tells no other seeds apart")
     try:
-        pretrain(**vars(options))
+        pretrain(**{**vars(options), "out": pathlib.Path(options.out)})
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130

@@ -195,13 +195,17 @@ def test_num_workers_is_checked(tmp_path):
         _generate(tmp_path, num_workers=0)
 
 
-def test_the_commands(tmp_path, capsys):
+def test_the_commands(tmp_path, capsys, monkeypatch):
     world, sheet = str(tmp_path / "w"), str(tmp_path / "sheet.png")
     flags = ["--num_train=1", "--num_val=0", "--num_test=2", "--num_twin_groups=0", "--num_workers=1"]
     assert main(["generate", world, *flags]) == 0
     assert "3 videos (3 rendered now)" in capsys.readouterr().out
     assert main(["preview", world, "--out", sheet, "--num_videos=2"]) == 0
     assert "saved" in capsys.readouterr().out
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["preview", world, "--out=~/other.png", "--num_videos=2"]) == 0
+    assert (tmp_path / "other.png").is_file()
+    capsys.readouterr()
     assert main(["generate", world, "--num_train=2"]) == 1
     assert "error: " in capsys.readouterr().err
     with pytest.raises(SystemExit):

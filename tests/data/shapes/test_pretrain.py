@@ -84,7 +84,8 @@ def test_the_command_writes_weights_that_load(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrain, "TOWERS", TINY)
     out = tmp_path / "clip.safetensors"
     flags = ["--num_steps=2", "--batch_size=8", "--num_stills=16", "--num_workers=1", "--seed=3"]
-    assert pretrain.main([f"--out={out}", *flags]) == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert pretrain.main(["--out=~/clip.safetensors", *flags]) == 0
     assert "step 2: sentences " in capsys.readouterr().out
     monkeypatch.setattr(folder, "shipped_file", lambda name: out)
     weights = load("shapes-clip", progress=False)
@@ -93,6 +94,10 @@ def test_the_command_writes_weights_that_load(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         pretrain.main(["--batch_size=12"])
     assert "wanted a multiple of 8" in capsys.readouterr().err
+    for seed in (-1, 2**32, 2**63):
+        with pytest.raises(SystemExit):
+            pretrain.main([f"--seed={seed}", *flags[:-1]])
+        assert f"--seed={seed}: wanted 0 to 4294967295" in capsys.readouterr().err
 
 
 def test_facts_are_what_the_pictures_show():
