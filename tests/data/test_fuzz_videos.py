@@ -223,11 +223,12 @@ def test_what_is_no_video_is_named(tmp_path, name, make, reason):
         read_frames(path, 6, 16, timeout=_LIMIT)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to the superuser")
 def test_a_forbidden_file_is_named(whole, tmp_path):
     path = tmp_path / "forbidden.mp4"
     path.write_bytes(whole[".mp4"].read_bytes())
     path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("nothing is forbidden to this user")
     with pytest.raises(VideoError, match="Permission denied"):
         read_frames(path, 6, 16)
 

@@ -11,9 +11,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared"
 
-needs_msrvtt = pytest.mark.skipif(
-    not (SHARED / "data" / "msrvtt").is_dir(), reason="the MSR-VTT annotations are not here"
-)
+PUBLISHED, ANNOTATIONS = SHARED / "golden" / "tokens.npz", SHARED / "data" / "msrvtt"
+CAPTIONS, QUESTIONS = ANNOTATIONS / "MSRVTT_JSFUSION_test.csv", ANNOTATIONS / "val.jsonl"
+
+
+def _needs(*files):
+    missing = [file.name for file in files if not file.is_file()]
+    return pytest.mark.skipif(bool(missing), reason=f"{' and '.join(missing)} of MSR-VTT are not here")
 
 
 def _compare(texts, ids, lengths):
@@ -29,19 +33,19 @@ def test_odd_strings_have_the_published_ids():
     _compare(texts, golden["odd_ids"], golden["odd_len"])
 
 
-@needs_msrvtt
+@_needs(PUBLISHED, CAPTIONS)
 def test_msrvtt_captions_have_the_published_ids():
-    golden = np.load(SHARED / "golden" / "tokens.npz")
-    with open(SHARED / "data" / "msrvtt" / "MSRVTT_JSFUSION_test.csv", encoding="utf-8") as file:
+    golden = np.load(PUBLISHED)
+    with open(CAPTIONS, encoding="utf-8") as file:
         captions = [row["sentence"] for row in csv.DictReader(file)]
     assert len(captions) == 1000
     _compare(captions, golden["captions_ids"], golden["captions_len"])
 
 
-@needs_msrvtt
+@_needs(PUBLISHED, QUESTIONS)
 def test_msrvtt_questions_have_the_published_ids():
-    golden = np.load(SHARED / "golden" / "tokens.npz")
-    with open(SHARED / "data" / "msrvtt" / "val.jsonl", encoding="utf-8") as file:
+    golden = np.load(PUBLISHED)
+    with open(QUESTIONS, encoding="utf-8") as file:
         questions = [json.loads(line)["question"] for line in file][:1000]
     _compare(questions, golden["questions_ids"], golden["questions_len"])
 

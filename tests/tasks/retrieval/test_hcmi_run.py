@@ -41,7 +41,15 @@ def test_the_report_has_what_a_report_of_hbi_has(workdir):
         "HBI, step 2",
         "HBI, step 2, dual softmax (uses all test queries)",
     ]
-    assert test["rows"][0]["metrics"]["t2v"]["R@1"] >= 0
+    for row in test["rows"]:
+        found = row["metrics"]
+        recalls = [found[way][f"R@{top}"] for way in ("t2v", "v2t") for top in (1, 5, 10)]
+        # Shares of as many texts and videos.
+        counts = np.array(recalls) / 100 * np.repeat([test["texts"], test["videos"]], 3)
+        np.testing.assert_allclose(counts, counts.round(), atol=1e-3)
+        assert 0 <= recalls[0] <= recalls[1] <= recalls[2] <= 100
+        assert 0 <= recalls[3] <= recalls[4] <= recalls[5] <= 100
+        assert found["Rsum"] == pytest.approx(sum(recalls))
     assert twins["rows"][0]["group_accuracy"] is not None
     assert report["dataset"]["training captions"] == 40 * 5
     assert 0 <= report["dataset"]["training captions that describe another training video as well"] < 100
