@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from hbi_jax.ablations.tables import TABLES
 from hbi_jax.commands import cli
-from hbi_jax.commands.seeds import LARGEST, parse_seed
+from hbi_jax.commands.seeds import LARGEST_SEED, parse_seed
 
 # Not __name__, which is __main__ here.
 _log = logging.getLogger("hbi_jax.ablate")
@@ -50,7 +50,8 @@ def _main() -> int:
         seeds = []
     if not seeds:
         cli.fail(
-            f"--seeds={','.join(_SEEDS.value)}: wanted numbers in 0..{LARGEST} separated by commas; write --seeds=0,1,2"
+            f"--seeds={','.join(_SEEDS.value)}: wanted numbers in 0..{LARGEST_SEED} separated by commas; write "
+            "--seeds=0,1,2"
         )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)

@@ -21,6 +21,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+# NumPy, Grain and JAX all take seeds up to this one, and JAX tells no others apart.
+LARGEST_SEED = 2**32 - 1
+
 
 class ConfigError(ValueError):
     """An invalid configuration. The message names the field, the value, the wanted value and the remedy."""

@@ -76,6 +76,8 @@ def test_samples_follow_from_the_seed(opened, evaluated):
     [
         ([], {}, "videos: got none, wanted at least one"),
         ("a.mp4", {"top": 0}, "top=0: wanted 1 caption or more"),
+        ("a.mp4", {"seed": 2**63}, "seed=9223372036854775808: wanted a whole number in 0..4294967295"),
+        ("a.mp4", {"seed": -1}, "seed=-1: wanted a whole number in 0..4294967295"),
         ("a.mp4", {"top": 2, "method": "greedy"}, "top=2: wanted 1 if the method is 'greedy'; use 'beam' or"),
         ("a.mp4", {"method": "guess"}, "method='guess': wanted one of 'greedy', 'beam', 'sample'"),
     ],

@@ -2,8 +2,7 @@
 
 import re
 
-# NumPy, Grain and JAX all take these, and JAX tells no others apart.
-LARGEST = 2**32 - 1
+from hbi_jax.fields import LARGEST_SEED
 
 
 def parse_seed(text: str) -> int:
@@ -12,6 +11,6 @@ def parse_seed(text: str) -> int:
     Raises:
       ValueError: If it gives none.
     """
-    if re.fullmatch("[0-9]{1,10}", text) and int(text) <= LARGEST:
+    if re.fullmatch("[0-9]{1,10}", text) and int(text) <= LARGEST_SEED:
         return int(text)
-    raise ValueError(f"--seed={text}: wanted a whole number in 0..{LARGEST}; choose such a one")
+    raise ValueError(f"--seed={text}: wanted a whole number in 0..{LARGEST_SEED}; choose such a one")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hbi_jax import fields
 from hbi_jax.data.config import QUESTIONS, DataConfig
-from hbi_jax.fields import ConfigError, field, require, section
+from hbi_jax.fields import LARGEST_SEED, ConfigError, field, require, section
 from hbi_jax.models.config import HBIConfig, of_earlier_versions
 from hbi_jax.parallel.config import MeshConfig
 from hbi_jax.tasks.answers.config import BEST_METRICS as ANSWER_METRICS
@@ -125,7 +125,10 @@ class Config:
         "towers for the embedded world that ship with the package. Empty: random.",
     )
     seed: int = field(
-        0, "Seed of the initialisation, of the order and augmentation of training data, and of sampling teachers."
+        0,
+        "Seed of the initialisation, of the order and augmentation of training data, and of sampling teachers.",
+        at_least=0,
+        at_most=LARGEST_SEED,
     )
     model: HBIConfig = section(HBIConfig, "The model.")
     data: DataConfig = section(DataConfig, "The data.")

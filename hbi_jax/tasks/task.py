@@ -188,7 +188,8 @@ class Task(abc.ABC):
             )
         file = None
         if config.data.feature_folder and jax.process_count() == 1:
-            file = FeatureFile(pathlib.Path(config.data.feature_folder), source, _describe_tower(config, params))
+            folder = pathlib.Path(config.data.feature_folder).expanduser()
+            file = FeatureFile(folder, source, _describe_tower(config, params))
             if file.read(source):
                 return
         encoder = GalleryEncoder(self.model, self.mesh, config.eval.batch_size)

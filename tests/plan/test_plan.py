@@ -148,7 +148,7 @@ def test_a_vocabulary_has_as_many_answers_as_published(dataset, count):
     ("changes", "message"),
     [
         ({"train__batch_size": 6}, "--topology=cpu:4: config.train.batch_size=6: wanted a multiple of the 4 devices"),
-        ({"mesh__model": 3}, "--topology=cpu:4: config.mesh.data=1 x config.mesh.model=3 is not the 4 devices"),
+        ({"mesh__model": 3}, "--topology=cpu:4: config.mesh.data=-1 x config.mesh.model=3 is not the 4 devices"),
     ],
 )
 def test_what_does_not_divide_is_told(changes, message):

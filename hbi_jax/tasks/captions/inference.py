@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from hbi_jax.fields import parse, plain
+from hbi_jax.fields import LARGEST_SEED, parse, plain
 from hbi_jax.tasks.captions.config import CaptionsConfig
 from hbi_jax.tasks.inference import Paths, Run, open_run, several, video_source
 
@@ -40,12 +40,14 @@ def generate_captions(
       One result per video, in order.
 
     Raises:
-      ValueError: If there is no video, the method is unknown, `top` is less than 1, or `top` is more than 1 with a
-        method that gives one caption.
+      ValueError: If there is no video, the method is unknown, `top` is less than 1, `top` is more than 1 with a
+        method that gives one caption, or the seed is none of those that JAX tells apart.
       CheckpointError: If the checkpoint cannot be opened, see `open_run`.
     """
     if top < 1:
         raise ValueError(f"top={top}: wanted 1 caption or more; raise it")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed={seed}: wanted a whole number in 0..{LARGEST_SEED}; choose such a one")
     if not isinstance(checkpoint, Run):
         checkpoint = open_run(checkpoint, "captions", batch_size=min(8, len(several(videos))))
     config, task, params = checkpoint

@@ -75,8 +75,9 @@ class RetrievalTask(Task):
         self.model = make_model(config.model)
         self.evaluator = make_evaluator(self.model, config, mesh)
         # Read at once, so that errors surface before training.
-        path = config.eval.word_times
-        self._word_times = truths.read_word_times(pathlib.Path(path)) if path and not config.data.render else {}
+        path = pathlib.Path(config.eval.word_times).expanduser()
+        known = config.eval.word_times and not config.data.render
+        self._word_times = truths.read_word_times(path) if known else {}
 
     @classmethod
     def without_data(cls, config: Config, mesh: Mesh, workdir: epath.Path) -> tuple["RetrievalTask", list[str]]:  # noqa: D102

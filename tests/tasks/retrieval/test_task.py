@@ -216,11 +216,12 @@ def test_every_block_of_a_gallery_draws_its_own_coalitions(world, finished, tmp_
     assert len(drawn) == 2 * size
 
 
-def test_annotated_captions_of_no_gallery_are_told(world, tmp_path, caplog):
-    """Those of videos that cannot be read are told elsewhere."""
+def test_annotated_captions_of_no_gallery_are_told(world, tmp_path, caplog, monkeypatch):
+    """Those of videos that cannot be read are told elsewhere. The file may lie in the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     lines = [{"video_id": video, "caption": "A dog runs.", "words": []} for video in ("one", "two")]
     (tmp_path / "words.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = tiny_config(world, data__render="", eval__word_times=str(tmp_path / "words.jsonl"))
+    config = tiny_config(world, data__render="", eval__word_times="~/words.jsonl")
     task = experiment.prepare(config, str(tmp_path / "run")).task
     task._tell_unknown({("one", "A dog runs.")}, {"two": "gone"})
     assert not told(caplog)
