@@ -72,13 +72,12 @@ def denoised_positives(
 
     Text `i` also belongs to video `j` if videos `i` and `j` are as similar as two views of video `i`: if the mean of
     the four cosines of their views is at least the cosine of the views of `i`. Matched pairs always belong together. No
-    gradient flows through the decision.
+    gradient flows through the decision, which is Boolean.
 
     Args:
       first, second: The vectors of two views of each row's video, of length 1.
       mask: Pairs that may be found, from `negatives_mask`.
     """
-    first, second = jax.lax.stop_gradient((first, second))
     # The mean of the four cosines is the inner product of the means of the views.
     mean = 0.5 * (first + second)
     own = jnp.sum(first * second, axis=-1)

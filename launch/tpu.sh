@@ -185,8 +185,7 @@ watch() {
       none)
         echo "creating $name" >&2
         keep=no code=0
-        answer=$(create 2>&1) || code=$?
-        echo "$answer" >&2
+        answer=$(create 2>&1 | tee /dev/stderr) || code=$?
         case $code:$answer in
           0:*) ;;
           *[Cc]apacity* | *"enough resources"* | *RESOURCE_POOL_EXHAUSTED*)

@@ -22,7 +22,7 @@ from hbi_jax.train.checkpoint import CheckpointError
 
 _log = logging.getLogger(__name__)
 
-# Characters of a text in a message, which can be of any length.
+# Characters of a text in a message: all of an ordinary question, and not of a file that is pasted by mistake.
 _SHOWN = 300
 # One path, or several.
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

@@ -30,6 +30,7 @@ def several_texts(
     records = np.full((len(batch.record_index), count), FILLING, np.int32)
     for row, (own, video) in enumerate(zip(batch.record_index.tolist(), batch.video_index.tolist(), strict=True)):
         others = source.records_of[video]
+        # The 3 separates this random stream from those that are numbered by rows, (seed, step, row, ...).
         others = np.random.default_rng((seed, step, own, 3)).permutation(others[others != own])
         chosen = [own, *others[: count - 1]]
         records[row, : len(chosen)] = chosen

@@ -41,7 +41,7 @@ from hbi_jax.data.images import resize_and_crop
 from hbi_jax.data.shapes.entities import COLORS, SHAPES
 from hbi_jax.data.shapes.stills import Still, draw_stills
 from hbi_jax.data.text import Tokenizer
-from hbi_jax.fields import plain
+from hbi_jax.fields import LARGEST_SEED, plain
 from hbi_jax.models.clip import CLIP
 from hbi_jax.models.config import CLIPConfig
 from hbi_jax.models.similarity import masked_max, normalize
@@ -280,8 +280,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.batch_size % _GROUP or not 0 < options.batch_size <= options.num_stills:
         parser.error(f"--batch_size={options.batch_size}: wanted a multiple of {_GROUP}, at most --num_stills")
-    if not 0 <= options.seed < 2**32:
-        parser.error(f"--seed={options.seed}: wanted 0 to {2**32 - 1}; JAX tells no other seeds apart")
+    if not 0 <= options.seed <= LARGEST_SEED:
+        parser.error(f"--seed={options.seed}: wanted 0 to {LARGEST_SEED}; JAX tells no other seeds apart")
     try:
         pretrain(**{**vars(options), "out": pathlib.Path(options.out)})
     except KeyboardInterrupt:

@@ -187,13 +187,22 @@ def test_processes_that_do_not_draw_play_the_same_games(
     assert rows == [played, played]
 
 
-def test_pictures_of_several_captions_of_a_video_are_several_files(world, finished, tmp_path):
+def encoded(world, finished, tmp_path):
+    """The task of a finished run, its test split encoded, and a function that plays texts of it at the first level."""
     setup = experiment.prepare(tiny_config(world), str(tmp_path))
     params, _ = experiment.restore_params(setup, str(finished))
-    task = setup.task
-    source = task.source("test")
+    task, source = setup.task, setup.task.source("test")
     gallery = task.evaluator.encoder.encode(params, source)
-    played = play(task.evaluator, params, gallery, np.array([0, 0]), "entity", source, task.dataset.tokenizer)
+
+    def play_rows(rows, estimates=None):
+        return play(task.evaluator, params, gallery, rows, "entity", source, task.dataset.tokenizer, estimates)
+
+    return task, source, gallery, play_rows
+
+
+def test_pictures_of_several_captions_of_a_video_are_several_files(world, finished, tmp_path):
+    _, source, gallery, play_rows = encoded(world, finished, tmp_path)
+    played = play_rows(np.array([0, 0]))
     pictures = drawings.draw_interactions({"entity": played}, source, tmp_path / "pictures", {})
     video = source.split.records[gallery.record_index[0]].video_id
     wanted = [tmp_path / "pictures" / f"interaction_{video}{number}.png" for number in ("", "_2")]
@@ -203,14 +212,9 @@ def test_pictures_of_several_captions_of_a_video_are_several_files(world, finish
 
 def test_every_block_of_a_gallery_draws_its_own_coalitions(world, finished, tmp_path):
     """One pair again and again: its interaction is the same, and samples differ within blocks and between them."""
-    setup = experiment.prepare(tiny_config(world), str(tmp_path))
-    params, _ = experiment.restore_params(setup, str(finished))
-    task = setup.task
-    source = task.source("test")
-    gallery = task.evaluator.encoder.encode(params, source)
+    task, _, _, play_rows = encoded(world, finished, tmp_path)
     size = task.evaluator.encoder.batch_size
-    rows, estimates = np.zeros(2 * size, int), task._estimates
-    played = play(task.evaluator, params, gallery, rows, "entity", source, task.dataset.tokenizer, estimates)
+    played = play_rows(np.zeros(2 * size, int), task._estimates)
     drawn = {game.values["sampled, 100 coalitions"].tobytes() for game in played}
     assert len({game.values["interaction"].tobytes() for game in played}) == 1
     assert len(drawn) == 2 * size
